@@ -1,0 +1,1 @@
+"""Composable adapters for pretrained vision transformers."""
