@@ -1,1 +1,38 @@
 """Composable adapters for pretrained vision transformers."""
+
+from adapterkit import methods, parts
+from adapterkit.adapter_file import (
+    AdapterFileError,
+    AdapterHeader,
+    inspect_adapter,
+    load_adapter,
+    save_adapter,
+)
+from adapterkit.inject import activate, adapters, disabled, eject, inject, inject_samus
+from adapterkit.published import load_published
+from adapterkit.sam import SamConfig, build_sam, load_sam
+from adapterkit.segmenter import Segmenter
+from adapterkit.summary import Summary, summary
+
+__all__ = [
+    "AdapterFileError",
+    "AdapterHeader",
+    "SamConfig",
+    "Segmenter",
+    "Summary",
+    "activate",
+    "adapters",
+    "build_sam",
+    "disabled",
+    "eject",
+    "inject",
+    "inject_samus",
+    "inspect_adapter",
+    "load_adapter",
+    "load_published",
+    "load_sam",
+    "methods",
+    "parts",
+    "save_adapter",
+    "summary",
+]

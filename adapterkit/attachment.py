@@ -1,0 +1,257 @@
+"""How parts attach to an encoder: reversible actions on modules that stay what they are.
+
+A part is built against a `ViT` view without touching it: `Attachment` collects the new modules and
+the actions (hooks, overlays, attribute values) that will connect them. The finished `Adapter` is
+then switched on and off by applying and undoing those actions, which is all that injecting,
+ejecting, disabling and switching between adapters amount to.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterkit.overlay import Transform, overlays, set_overlay
+from adapterkit.vit import PARALLEL_SITES, Block, ViT
+
+
+class Part(Protocol):
+    """What is attached, at which site and in which blocks: a frozen dataclass of plain values."""
+
+    def attach(self, to: "Attachment") -> None:
+        """Add this part's modules and actions to `to`, leaving the encoder untouched.
+
+        Raises:
+            ValueError: the encoder lacks what this part needs.
+        """
+
+
+class Action(Protocol):
+    def apply(self) -> None: ...
+    def undo(self) -> None: ...
+
+
+@dataclass
+class ForwardHook:
+    """`hook(module, args, output)` after `module`'s forward; what it returns replaces the output."""
+
+    module: nn.Module
+    hook: Callable[[nn.Module, Any, Any], Any]
+    handle: RemovableHandle | None = None
+
+    def apply(self) -> None:
+        self.handle = self.module.register_forward_hook(self.hook)
+
+    def undo(self) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+        self.handle = None
+
+
+@dataclass
+class ForwardPreHook:
+    """`hook(module, args)` before `module`'s forward; what it returns replaces the arguments."""
+
+    module: nn.Module
+    hook: Callable[[nn.Module, Any], Any]
+    handle: RemovableHandle | None = None
+
+    def apply(self) -> None:
+        self.handle = self.module.register_forward_pre_hook(self.hook)
+
+    def undo(self) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+        self.handle = None
+
+
+@dataclass
+class Overlay:
+    """`module` reads its parameter `name` through `transform`, after the overlays it has."""
+
+    module: nn.Module
+    name: str
+    transform: Transform
+
+    def apply(self) -> None:
+        below = overlays(self.module).get(self.name, ())
+        set_overlay(self.module, self.name, (*below, self.transform))
+
+    def undo(self) -> None:
+        below = overlays(self.module).get(self.name, ())
+        kept = tuple(each for each in below if each is not self.transform)
+        set_overlay(self.module, self.name, kept)
+
+
+@dataclass
+class Attribute:
+    """`owner.name` is `value`. A tensor follows the device and dtype of the one it replaces."""
+
+    owner: nn.Module
+    name: str
+    value: Any
+    original: Any = None
+
+    def apply(self) -> None:
+        self.original = getattr(self.owner, self.name)
+        self._set(self.value)
+
+    def undo(self) -> None:
+        self._set(self.original)
+        self.original = None
+
+    def _set(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            value = value.to(getattr(self.owner, self.name))
+        setattr(self.owner, self.name, value)
+
+
+class Residual:
+    """A forward hook that adds `scale * branch(x)` to a module's output.
+
+    Args:
+        branch: the added computation, shape-preserving.
+        scale: its factor.
+        parallel: x is the module's input rather than its output.
+    """
+
+    def __init__(self, branch: Callable[[Tensor], Tensor], scale: float, parallel: bool):
+        self.branch = branch
+        self.scale = scale
+        self.parallel = parallel
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        added = self.branch(args[0] if self.parallel else output)
+        return output + (added if self.scale == 1 else self.scale * added)
+
+
+class Namespace(nn.Module):
+    """Modules under names, and nothing else. It holds what parts add, a level per dot in a path."""
+
+    def place(self, path: str, module: nn.Module) -> None:
+        """Add `module` at the dotted `path`, with the namespaces on the way.
+
+        Raises:
+            ValueError: something is there already.
+        """
+        *parents, name = path.split(".")
+        space = self
+        for parent in parents:
+            if parent not in space._modules:
+                space.add_module(parent, Namespace())
+            child = space._modules[parent]
+            if not isinstance(child, Namespace):
+                raise ValueError(f"two parts add modules under {path!r}; keep one of them")
+            space = child
+        if name in space._modules:
+            raise ValueError(f"two parts add a module {path!r}; keep one of them")
+        space.add_module(name, module)
+
+
+@dataclass
+class Attachment:
+    """What a list of parts would add to an encoder and change about it.
+
+    Attributes:
+        view: the untouched encoder.
+        image_size: side of the square input that the patched encoder takes, in pixels.
+        grid: rows and columns of its tokens.
+        modules: what the parts add, and `paths` where, in order.
+        actions: what connects it, in order of application.
+        last_actions: applied after those.
+    """
+
+    view: ViT
+    image_size: int = field(init=False)
+    grid: tuple[int, int] = field(init=False)
+    modules: Namespace = field(default_factory=Namespace)
+    paths: list[str] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    last_actions: list[Action] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.image_size = self.view.image_size
+        self.grid = self.view.grid
+
+    def add(self, path: str, module: nn.Module) -> None:
+        """Add a module to the adapter under a dotted path: the part, then the site, the block."""
+        weight = self.view.patch_projection.weight
+        device = None if any(each.is_meta for each in module.parameters()) else weight.device
+        self.modules.place(path, module.to(device=device, dtype=weight.dtype))
+        self.paths.append(path)
+
+    def add_residual(
+        self,
+        at: str,
+        branch: Callable[[Tensor], Tensor],
+        scale: float = 1.0,
+        block: Block | None = None,
+    ) -> None:
+        """Add `scale * branch(x)` at a site, x being its output, or its input at parallel sites."""
+        hook = Residual(branch, scale, parallel=at in PARALLEL_SITES)
+        self.actions.append(ForwardHook(self.view.site(at, block), hook))
+
+    def before(self, module: nn.Module, hook: Callable[[nn.Module, Any], Any]) -> None:
+        """Run `hook(module, args)` before `module`; what it returns replaces the arguments."""
+        self.actions.append(ForwardPreHook(module, hook))
+
+    def after(self, module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
+        """Run `hook(module, args, output)` after `module`; its result replaces the output."""
+        self.actions.append(ForwardHook(module, hook))
+
+    def overlay(
+        self, module: nn.Module, name: str, transform: Transform, last: bool = False
+    ) -> None:
+        """Let `module` read its parameter `name` through `transform`.
+
+        With `last`, the transform is applied after those of the parts that follow too.
+        """
+        actions = self.last_actions if last else self.actions
+        actions.append(Overlay(module, name, transform))
+
+    def set(self, owner: nn.Module, name: str, value: Any) -> None:
+        """Give `owner` another value of its attribute or buffer `name`."""
+        self.actions.append(Attribute(owner, name, value))
+
+
+class Adapter(nn.Module):
+    """A list of parts, attached to one encoder; switched on and off as a whole.
+
+    Attributes:
+        parts: the list.
+        modules_by_part: for each part, the paths of the modules that it added.
+        added: what the parts added; its state dict is what an adapter file holds.
+    """
+
+    def __init__(self, view: ViT, parts: Sequence[Part]):
+        super().__init__()
+        to = Attachment(view)
+        self.parts = tuple(parts)
+        self.modules_by_part: list[list[str]] = []
+        for part in parts:
+            before = len(to.paths)
+            part.attach(to)
+            self.modules_by_part.append(to.paths[before:])
+        self.added = to.modules
+        self.image_size = to.image_size
+        self.grid = to.grid
+        self._actions = [*to.actions, *to.last_actions]
+
+    def activate(self) -> None:
+        """Apply every action, or none if one fails."""
+        done: list[Action] = []
+        try:
+            for action in self._actions:
+                action.apply()
+                done.append(action)
+        except Exception:
+            for action in reversed(done):
+                action.undo()
+            raise
+
+    def deactivate(self) -> None:
+        """Undo every action, last first."""
+        for action in reversed(self._actions):
+            action.undo()

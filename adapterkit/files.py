@@ -1,0 +1,92 @@
+"""Reading and writing files so that nothing is half-written and nothing foreign is executed."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to write to; it replaces `path` when the block succeeds.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    # mkstemp keeps its file private; what a user saves shall have the mode that `open` would give.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a `.pth`/`.pt` checkpoint or a safetensors file, on the CPU.
+
+    A checkpoint that wraps it under "state_dict", "model", "model_state_dict" or "model_state" is
+    unwrapped, and the prefix "module." that `DataParallel` leaves is dropped. Only tensors and
+    plain containers are read from a pickle: nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of tensors alone. It is damaged, or it holds Python "
+            "objects, which adapterkit refuses to load since that can run code from the file"
+        ) from error
+    except (RuntimeError, EOFError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    for wrapper in ("state_dict", "model", "model_state_dict", "model_state"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    return tensors_only(loaded, str(path))
+
+
+def tensors_only(state_dict: Any, source: str) -> dict[str, Tensor]:
+    """`state_dict` without a `DataParallel` prefix.
+
+    Raises:
+        ValueError: it is not a dict of tensors; the message names `source`.
+    """
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise ValueError(f"{source} holds no state dict but a {type(state_dict).__name__}")
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{source} holds no state dict: {key!r} is a {type(value).__name__}, not a tensor"
+            )
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}

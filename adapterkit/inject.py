@@ -1,0 +1,202 @@
+"""Attaching adapters to a model, switching them, and taking them off again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from adapterkit import methods
+from adapterkit.attachment import Adapter, Part
+from adapterkit.vit import ViT, view
+
+Model = TypeVar("Model", bound=nn.Module)
+CONTAINER = "adapterkit"
+"""The encoder's attribute, and so the state-dict prefix, under which adapters live."""
+
+
+class Adapters(nn.Module):
+    """The adapters of one encoder, by name, and what it takes to leave the base as it was.
+
+    Attributes:
+        active: names of the adapters that take part in the forward pass, in order of application.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: tuple[str, ...] = ()
+        self._frozen: list[tuple[nn.Module, str]] = []
+        self.register_load_state_dict_pre_hook(_keep_adapters_when_loading_a_base)
+
+    def __getitem__(self, name: str) -> Adapter:
+        adapter = self._modules.get(name)
+        if not isinstance(adapter, Adapter):
+            raise ValueError(f"no adapter is named {name!r}; there is {', '.join(self.names)}")
+        return adapter
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._modules)
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Make exactly these adapters take part, applied in this order.
+
+        Raises:
+            ValueError: a name is unknown; nothing has changed then.
+        """
+        wanted = [self[name] for name in names]
+        for name in reversed(self.active):
+            self[name].deactivate()
+        self.active = ()
+        for name, adapter in zip(names, wanted, strict=True):
+            adapter.activate()
+            self.active = (*self.active, name)
+
+    def freeze(self, model: nn.Module) -> None:
+        """Stop training every parameter of the base, and remember which were trained."""
+        own = set(self.modules())
+        for module in (each for each in model.modules() if each not in own):
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    self._frozen.append((module, name))
+
+    def unfreeze(self) -> None:
+        """Train again what was trained before `freeze`."""
+        for module, name in self._frozen:
+            parameter = module._parameters[name]
+            assert parameter is not None
+            parameter.requires_grad_(True)
+        self._frozen.clear()
+
+
+def _keep_adapters_when_loading_a_base(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    # A base checkpoint knows nothing of adapters; it must still load strictly.
+    if not any(key.startswith(prefix) for key in state_dict):
+        state_dict.update({prefix + key: value for key, value in module.state_dict().items()})
+
+
+def adapters(model: nn.Module) -> Adapters | None:
+    """The adapters on `model`'s encoder, or None where there are none."""
+    return view(model).encoder._modules.get(CONTAINER)  # pyright: ignore[reportReturnType]
+
+
+def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
+    """Attach `parts` to `model`, in place, and freeze everything else.
+
+    Afterwards `model.parameters()` that require gradients are the adapter's. Earlier adapters stay
+    loaded but inactive; `activate` switches or stacks them.
+
+    Args:
+        model: a `segment_anything` `Sam` or its image encoder.
+        parts: attached in order; `methods` has the published lists.
+        name: of this adapter, unique on this model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `model` is of no family that adapterkit knows.
+        ValueError: a part does not fit this encoder, or the name is taken; the model is as before.
+    """
+    with deactivated(model) as base:
+        attach(base, Adapter(base, _checked(parts)), name)
+    return model
+
+
+def inject_samus(
+    model: Model, image_size: int = 256, patch_stride: int = 8, name: str = "default"
+) -> Model:
+    """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`."""
+    return inject(model, methods.samus(image_size, patch_stride), name)
+
+
+def eject(model: Model) -> Model:
+    """Take every adapter off `model`: each bit, key, flag, hook and attribute is as before.
+
+    Raises:
+        ValueError: there is no adapter on it.
+    """
+    found = _adapters_or_raise(model)
+    found.activate(())
+    found.unfreeze()
+    delattr(view(model).encoder, CONTAINER)
+    return model
+
+
+def activate(model: Model, *names: str) -> Model:
+    """Make exactly the named adapters take part in `model`'s forward, applied in this order.
+
+    Raises:
+        ValueError: a name is unknown; the model is as before.
+    """
+    _adapters_or_raise(model).activate(names)
+    return model
+
+
+@contextmanager
+def disabled(model: Model) -> Iterator[Model]:
+    """Within the context, `model` computes what the base computes, at the base's input size.
+
+    Raises:
+        ValueError: there is no adapter on it.
+    """
+    _adapters_or_raise(model)
+    with deactivated(model):
+        yield model
+
+
+@contextmanager
+def deactivated(model: nn.Module) -> Iterator[ViT]:
+    """The view of the base: within the context, no adapter of `model` is active.
+
+    On leaving, those that were active are so again, unless others were activated meanwhile.
+    """
+    found = adapters(model)
+    was_active = found.active if found else ()
+    if found:
+        found.activate(())
+    try:
+        yield view(model)
+    finally:
+        if found and not found.active:
+            found.activate(was_active)
+
+
+def attach(base: ViT, adapter: Adapter, name: str) -> None:
+    """Put a built adapter on the base's encoder under `name`, active, and freeze the base.
+
+    Raises:
+        ValueError: the name is taken or is no valid name; nothing has changed then.
+    """
+    container = base.encoder._modules.get(CONTAINER)
+    found = container if isinstance(container, Adapters) else Adapters()
+    if name in found.names:
+        raise ValueError(
+            f"an adapter named {name!r} is on this model; eject it first, or give another name"
+        )
+    if not name.isidentifier() or hasattr(found, name):
+        raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
+    adapter.activate()
+    found.add_module(name, adapter)
+    found.active = (name,)
+    found.freeze(base.model)
+    base.encoder.add_module(CONTAINER, found)
+
+
+def _checked(parts: Sequence[Part]) -> Sequence[Part]:
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError(f"parts={parts!r}: expected a list of parts, such as methods.samus()")
+    for part in parts:
+        if not hasattr(part, "attach"):
+            raise ValueError(f"parts holds {part!r}, which is not a part; see adapterkit.parts")
+    return parts
+
+
+def _adapters_or_raise(model: nn.Module) -> Adapters:
+    found = adapters(model)
+    if found is None:
+        raise ValueError("this model has no adapter; inject or load one first")
+    return found

@@ -1,0 +1,28 @@
+"""The parts, as dataclasses that say what is attached where, and the modules behind them."""
+
+from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
+from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
+from adapterkit.parts.normalise import Normalise
+from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
+from adapterkit.parts.resize import Resize
+from adapterkit.parts.train import Train
+
+PARTS = {
+    part.__name__: part
+    for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, Train)
+}
+"""The dataclasses by name, as an adapter file names them."""
+
+__all__ = [
+    "PARTS",
+    "Bottleneck",
+    "CNNBranch",
+    "ConvBranch",
+    "CrossBranchAttention",
+    "FeatureAdapter",
+    "Normalise",
+    "PooledPosition",
+    "PositionAdapter",
+    "Resize",
+    "Train",
+]

@@ -1,0 +1,184 @@
+"""The CNN branch: local detail beside the transformer, read by cross-branch attention."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attachment import Attachment
+from adapterkit.parts.conv import conv_block
+from adapterkit.vit import Blocks
+
+
+class ConvBranch(nn.Module):
+    """A convolutional pyramid that reaches the token grid, then one refinement per attending block.
+
+    A single-conv block (3 -> c), then conv-pool blocks (c -> 2c -> 4c ... -> d), one for each
+    halving from the image to the token grid, then `refinements` single-conv blocks (d -> d).
+
+    Source: SAMUS (Lin et al. 2023), CNN branch.
+
+    Args:
+        width: d, channels of a token.
+        halvings: log2 of pixels per token.
+        refinements: how many blocks read the branch.
+        stem_channels: c.
+    """
+
+    def __init__(self, width: int, halvings: int, refinements: int, stem_channels: int = 64):
+        super().__init__()
+        channels = [stem_channels * 2**i for i in range(halvings)] + [width]
+        self.stem = conv_block(3, channels[0])
+        self.pools = nn.Sequential(
+            *(
+                conv_block(narrow, wide, pool=True)
+                for narrow, wide in zip(channels, channels[1:], strict=False)
+            )
+        )
+        self.refine = nn.ModuleList(conv_block(width, width) for _ in range(refinements))
+
+    def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
+        """The maps that the attending blocks read, in order, and the refined map after the last."""
+        maps = [self.pools(self.stem(image))]
+        for refine in self.refine:
+            maps.append(refine(maps[-1]))
+        return maps
+
+
+class CrossBranchAttention(nn.Module):
+    """Multi-head attention with tokens as queries and a map of the CNN branch as keys and values.
+
+    Source: SAMUS (Lin et al. 2023), cross-branch attention; no relative positions, as published.
+
+    Args:
+        width: channels of a token and of the map.
+        num_heads: must divide `width`.
+    """
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide the token width, {width}")
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, tokens: Float[Tensor, "b *grid width"], features: Float[Tensor, "b width h w"]
+    ) -> Float[Tensor, "b *grid width"]:
+        queries = self._heads(self.q(tokens.flatten(1, -2)))
+        pixels = rearrange(features, "b c h w -> b (h w) c")
+        attended = F.scaled_dot_product_attention(
+            queries, self._heads(self.k(pixels)), self._heads(self.v(pixels))
+        )
+        return self.proj(rearrange(attended, "b heads n d -> b n (heads d)")).view_as(tokens)
+
+    def _heads(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b heads n d"]:
+        return rearrange(x, "b n (heads d) -> b heads n d", heads=self.num_heads)
+
+
+class FeatureMaps:
+    """The branch's maps of the image that the encoder is at, for its blocks to read.
+
+    A copy starts empty: the maps belong to one forward pass, and may be part of its graph.
+    """
+
+    def __init__(self) -> None:
+        self.maps: list[Tensor] = []
+
+    def __reduce__(self) -> tuple[type["FeatureMaps"], tuple[()]]:
+        return FeatureMaps, ()
+
+
+class ComputeMaps:
+    """A forward pre-hook on the encoder that runs the branch once, on the image.
+
+    The blocks only read the maps, so re-running a block for activation checkpointing is safe.
+    """
+
+    def __init__(self, branch: ConvBranch, features: FeatureMaps):
+        self.branch = branch
+        self.features = features
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.features.maps = self.branch(args[0])
+
+
+class ForgetMaps:
+    """A forward hook on the encoder that frees the maps where no backward pass can need them."""
+
+    def __init__(self, features: FeatureMaps):
+        self.features = features
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not torch.is_grad_enabled():
+            self.features.maps = []
+
+
+class AttendToMap:
+    """What a block adds to its attention's input: cross-branch attention to its map."""
+
+    def __init__(self, attention: CrossBranchAttention, features: FeatureMaps, index: int):
+        self.attention = attention
+        self.features = features
+        self.index = index
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.attention(tokens, self.features.maps[self.index])
+
+
+class LastMap:
+    """What is added to the last block's output: the branch's last map, in the tokens' layout."""
+
+    def __init__(self, features: FeatureMaps):
+        self.features = features
+
+    def __call__(self, tokens: Float[Tensor, "b h w width"]) -> Float[Tensor, "b h w width"]:
+        return rearrange(self.features.maps[-1], "b c h w -> b h w c")
+
+
+@dataclass(frozen=True)
+class CNNBranch:
+    """A CNN on the image, read by cross-branch attention in some blocks and added at the end.
+
+    In each chosen block, after norm1: x + MHA(q = x, k = v = map); the map then passes the next
+    single-conv block. After the last block: x + output_scale * map. Not the identity at
+    initialisation: as published, all of it starts from random weights.
+
+    Args:
+        blocks: which blocks attend to the branch.
+        stem_channels: channels at full resolution; doubled at each pooling, up to the token width.
+        output_scale: factor of the last map, added to the last block's output.
+    """
+
+    blocks: Blocks = "global"
+    stem_channels: int = 64
+    output_scale: float = 0.5
+
+    def attach(self, to: Attachment) -> None:
+        pixels_per_token = to.image_size / to.grid[0]
+        halvings = int(math.log2(pixels_per_token))
+        if 2**halvings != pixels_per_token:
+            raise ValueError(
+                f"CNNBranch reaches the token grid by halving, but {to.image_size} pixels and "
+                f"{to.grid[0]} tokens a side are {pixels_per_token:g} pixels a token, not a power "
+                "of 2; choose the patch stride with Resize(image_size, patch_stride=8)"
+            )
+        blocks = to.view.select(self.blocks)
+        branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels)
+        to.add("cnn_branch.convolutions", branch)
+        features = FeatureMaps()
+        to.before(to.view.encoder, ComputeMaps(branch, features))
+        for index, block in enumerate(blocks):
+            attention = CrossBranchAttention(to.view.width, block.num_heads)
+            to.add(f"cnn_branch.attention.{block.index}", attention)
+            to.add_residual("attn_in", AttendToMap(attention, features, index), block=block)
+        to.add_residual("output", LastMap(features), self.output_scale)
+        to.after(to.view.encoder, ForgetMaps(features))

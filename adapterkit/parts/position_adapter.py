@@ -1,0 +1,50 @@
+"""The position adapter: a pretrained position embedding, resized by pooling and convolution."""
+
+import math
+from dataclasses import dataclass
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attachment import Attachment
+from adapterkit.parts.conv import conv_block
+
+
+class PooledPosition(nn.Module):
+    """MaxPool2d(2) -> Conv2d 3x3 -> LayerNorm2d -> GELU, repeated for each halving of the grid.
+
+    Source: SAMUS (Lin et al. 2023), position adapter. Not the identity at initialisation.
+
+    Args:
+        width: channels of a token.
+        halvings: how often the grid is halved. 0: one convolution block that keeps the grid.
+    """
+
+    def __init__(self, width: int, halvings: int):
+        super().__init__()
+        stages = [conv_block(width, width, pool=True) for _ in range(halvings)]
+        self.stages = nn.Sequential(*(stages or [conv_block(width, width)]))
+
+    def forward(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
+        adapted = self.stages(rearrange(pos_embed, "b h w c -> b c h w"))
+        return rearrange(adapted, "b c h w -> b h w c")
+
+
+@dataclass(frozen=True)
+class PositionAdapter:
+    """The encoder sees its frozen absolute position embedding through a `PooledPosition`.
+
+    The embedding is halved until it is less than twice the token grid that `Resize`, earlier in
+    the list, asks for; what then remains to be resized is interpolated.
+    """
+
+    def attach(self, to: Attachment) -> None:
+        if to.view.pos_embed is None:
+            raise ValueError(
+                "PositionAdapter: this encoder has no absolute position embedding; leave it out"
+            )
+        halvings = max(0, int(math.log2(to.view.grid[0] / to.grid[0])))
+        adapter = PooledPosition(to.view.width, halvings)
+        to.add("position_adapter", adapter)
+        to.overlay(*to.view.pos_embed, adapter)

@@ -1,0 +1,107 @@
+"""Another input size and patch stride for a pretrained encoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attachment import Attachment
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Gives the encoder another square input size and, optionally, overlapping patches.
+
+    With a patch stride s smaller than the patch size p, the image is resized bilinearly to
+    `image_size + p - s` before the patch embedding, so that the grid has `image_size / s` tokens
+    a side (SAMUS: 256 -> 264 pixels, 16x16 patches every 8 pixels, 32x32 tokens). The position
+    embedding is interpolated to the new grid unless a `PositionAdapter` does it. Relative positions
+    follow the grid by themselves. A `Sam`'s prompt encoder follows too, so `SamPredictor` and
+    `SamAutomaticMaskGenerator` work at the new size.
+
+    Args:
+        image_size: side of the square input, in pixels; a multiple of the patch stride.
+        patch_stride: pixels between patches; None keeps the encoder's own.
+    """
+
+    image_size: int
+    patch_stride: int | None = None
+
+    def attach(self, to: Attachment) -> None:
+        view = to.view
+        patch_size = view.patch_projection.kernel_size[0]
+        stride = self.patch_stride or view.patch_projection.stride[0]
+        if not 1 <= stride <= patch_size:
+            raise ValueError(
+                f"Resize(patch_stride={stride}): expected 1 to the encoder's patch size, "
+                f"{patch_size}"
+            )
+        if self.image_size < stride or self.image_size % stride:
+            raise ValueError(
+                f"Resize(image_size={self.image_size}): expected a multiple of the patch stride, "
+                f"{stride}; the nearest is {max(1, round(self.image_size / stride)) * stride}"
+            )
+        to.image_size = self.image_size
+        to.grid = (self.image_size // stride, self.image_size // stride)
+        to.before(view.encoder, CheckImageSize(self.image_size))
+        if stride < patch_size:
+            to.before(view.patch_embed, ResizeImage(self.image_size + patch_size - stride))
+        to.set(view.patch_projection, "stride", (stride, stride))
+        to.set(view.encoder, "img_size", self.image_size)
+        if view.pos_embed is not None:
+            to.overlay(*view.pos_embed, FitGrid(to.grid), last=True)
+        prompt_encoder = view.components.get("prompt_encoder")
+        if prompt_encoder is not None:
+            to.set(prompt_encoder, "input_image_size", (self.image_size, self.image_size))
+            to.set(prompt_encoder, "image_embedding_size", to.grid)
+            to.set(prompt_encoder, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
+
+
+@dataclass(frozen=True)
+class CheckImageSize:
+    """A forward pre-hook that refuses images of another size than the encoder was adapted to."""
+
+    image_size: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        height, width = args[0].shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ValueError(
+                f"the image is {height}x{width} pixels, but this encoder was adapted to "
+                f"{self.image_size}x{self.image_size}; resize the image first"
+            )
+
+
+@dataclass(frozen=True)
+class ResizeImage:
+    """A forward pre-hook that resizes the image bilinearly to a square of `size` pixels."""
+
+    size: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        image, *others = args
+        size = (self.size, self.size)
+        return F.interpolate(image, size, mode="bilinear", align_corners=False), *others
+
+
+@dataclass(frozen=True)
+class FitGrid:
+    """An overlay that interpolates a position embedding bicubically to a grid, if it has another.
+
+    Args:
+        grid: rows and columns of tokens.
+    """
+
+    grid: tuple[int, int]
+
+    def __call__(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
+        if tuple(pos_embed.shape[1:3]) == self.grid:
+            return pos_embed
+        channels_first = rearrange(pos_embed, "b h w c -> b c h w")
+        resized = F.interpolate(
+            channels_first, self.grid, mode="bicubic", antialias=True, align_corners=False
+        )
+        return rearrange(resized, "b c h w -> b h w c")

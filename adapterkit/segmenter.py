@@ -1,0 +1,125 @@
+"""A (patched) Sam as a batched, differentiable, promptable model."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a `Segmenter` predicts for K prompts of each of B images.
+
+    Attributes:
+        low_res_logits: (B, K, h, w), a quarter of the input's size at SAM's patch stride; above 0
+            is foreground.
+        predicted_iou: (B, K), the mask decoder's own estimate of each mask's quality.
+        image_size: side of the input, in pixels.
+    """
+
+    low_res_logits: Float[Tensor, "b k h w"]
+    predicted_iou: Float[Tensor, "b k"]
+    image_size: int
+
+    def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
+        """The logits, interpolated bilinearly to `size`; None: to the input's size."""
+        size = size or (self.image_size, self.image_size)
+        return F.interpolate(self.low_res_logits, size, mode="bilinear", align_corners=False)
+
+
+class Segmenter(nn.Module):
+    """A `Sam`, with or without adapters, that segments K prompted structures in each of B images.
+
+    An image is encoded once, whatever the number of its prompts, and the K prompts are decoded in
+    one batch. Outputs and gradients equal those of one prompt at a time.
+
+    Args:
+        sam: a `segment_anything` `Sam`; its pixel_mean and pixel_std normalise the images, its
+            parameters stay its own.
+    """
+
+    def __init__(self, sam: Sam):
+        super().__init__()
+        self.sam = sam
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.sam.image_encoder.img_size
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 H W"],
+        points: Float[Tensor, "b k n 2"] | None = None,
+        labels: Int[Tensor, "b k n"] | None = None,
+        boxes: Float[Tensor, "b k 4"] | None = None,
+        masks: Float[Tensor, "b k h w"] | None = None,
+    ) -> Masks:
+        """Segment the prompted structures.
+
+        Args:
+            images: RGB in [0, 255], square, of side `image_size`.
+            points: (x, y) in pixels of the input.
+            labels: 1 foreground, 0 background, -1 padding, for each point.
+            boxes: (x0, y0, x1, y1) in pixels of the input.
+            masks: low-resolution logits of a previous prediction.
+
+        Raises:
+            ValueError: the image has another size, there is no prompt, or points lack labels.
+        """
+        return self.decode(self.encode(images), points, labels, boxes, masks)
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """The image embedding of RGB images in [0, 255]."""
+        if tuple(images.shape[-2:]) != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images are {images.shape[-2]}x{images.shape[-1]} pixels, and this model takes "
+                f"{self.image_size}x{self.image_size}; resize them first"
+            )
+        return self.sam.image_encoder((images - self.sam.pixel_mean) / self.sam.pixel_std)
+
+    def decode(
+        self,
+        embedding: Float[Tensor, "b c h w"],
+        points: Float[Tensor, "b k n 2"] | None = None,
+        labels: Int[Tensor, "b k n"] | None = None,
+        boxes: Float[Tensor, "b k 4"] | None = None,
+        masks: Float[Tensor, "b k h w"] | None = None,
+    ) -> Masks:
+        """Decode K prompts of each embedded image; the arguments are those of `forward`."""
+        given = [prompt for prompt in (points, boxes, masks) if prompt is not None]
+        if not given:
+            raise ValueError("no prompt: give points with labels, boxes, or masks")
+        if (points is None) != (labels is None):
+            raise ValueError("points and labels belong together; give both or neither")
+        batch, prompts = given[0].shape[:2]
+        if batch != len(embedding):
+            raise ValueError(f"{len(embedding)} images but prompts for {batch}")
+
+        def flat(prompt: Tensor | None) -> Tensor | None:
+            return None if prompt is None else prompt.flatten(0, 1)
+
+        sparse, dense = self.sam.prompt_encoder(
+            points=None if points is None else (flat(points), flat(labels)),
+            boxes=flat(boxes),
+            masks=None if masks is None else flat(masks[:, :, None]),
+        )
+        position = self.sam.prompt_encoder.get_dense_pe()
+        # The mask decoder takes all prompts of one image at a time.
+        per_image = [
+            self.sam.mask_decoder(
+                image_embeddings=image,
+                image_pe=position,
+                sparse_prompt_embeddings=image_sparse,
+                dense_prompt_embeddings=image_dense,
+                multimask_output=False,
+            )
+            for image, image_sparse, image_dense in zip(
+                embedding.split(1), sparse.split(prompts), dense.split(prompts), strict=True
+            )
+        ]
+        low_res_logits, predicted_iou = map(torch.stack, zip(*per_image, strict=True))
+        return Masks(low_res_logits[:, :, 0], predicted_iou[:, :, 0], self.image_size)
