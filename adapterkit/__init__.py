@@ -13,6 +13,7 @@ from adapterkit.published import load_published
 from adapterkit.sam import SamConfig, build_sam, load_sam
 from adapterkit.segmenter import Segmenter
 from adapterkit.summary import Summary, summary
+from adapterkit.vit import view
 
 __all__ = [
     "AdapterFileError",
@@ -35,4 +36,5 @@ __all__ = [
     "parts",
     "save_adapter",
     "summary",
+    "view",
 ]

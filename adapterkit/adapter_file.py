@@ -7,7 +7,7 @@ summary of the training. Tensors are named as under the adapter, `feature_adapte
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from adapterkit.attachment import Adapter, Part
 from adapterkit.files import atomic_write
 from adapterkit.inject import CONTAINER, Model, adapters, attach, deactivated
 from adapterkit.parts import PARTS, Normalise
-from adapterkit.vit import ViT, view
+from adapterkit.vit import view
 
 FORMAT_VERSION = 1
 _KEY = "adapterkit"
@@ -88,7 +88,7 @@ def save_adapter(
 
     Args:
         model: with an adapter on it.
-        path: the file, by custom `*.safetensors`; replaced if it exists.
+        path: the file, `*.safetensors` by custom; replaced if it exists.
         name: which adapter; None: the active one.
         classes: names of the structures that it segments.
         training: a summary of the training, of JSON values.
@@ -110,7 +110,7 @@ def save_adapter(
         finally:
             adapter.deactivate()
         header = AdapterHeader(
-            parts=tuple(_with_block_indices(part, base) for part in adapter.parts),
+            parts=adapter.parts,
             image_size=adapter.image_size,
             mean=mean,
             std=std,
@@ -253,14 +253,6 @@ def _normalisation(
         if isinstance(part, Normalise):
             return part.mean, part.std
     return None, None
-
-
-def _with_block_indices(part: Any, base: ViT) -> Part:
-    """`part` with a callable selection of blocks replaced by the indices that it selects."""
-    blocks = getattr(part, "blocks", None)
-    if not callable(blocks):
-        return part
-    return replace(part, blocks=tuple(block.index for block in base.select(blocks)))
 
 
 def _part_to_json(part: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ ejecting, disabling and switching between adapters amount to.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Action(Protocol):
 
 @dataclass
 class ForwardHook:
-    """`hook(module, args, output)` after `module`'s forward; what it returns replaces the output."""
+    """`hook(module, args, output)` after a module's forward; its result replaces the output."""
 
     module: nn.Module
     hook: Callable[[nn.Module, Any, Any], Any]
@@ -52,7 +52,7 @@ class ForwardHook:
 
 @dataclass
 class ForwardPreHook:
-    """`hook(module, args)` before `module`'s forward; what it returns replaces the arguments."""
+    """`hook(module, args)` before a module's forward; its result replaces the arguments."""
 
     module: nn.Module
     hook: Callable[[nn.Module, Any], Any]
@@ -220,7 +220,7 @@ class Adapter(nn.Module):
     """A list of parts, attached to one encoder; switched on and off as a whole.
 
     Attributes:
-        parts: the list.
+        parts: the list, with callable selections of blocks replaced by the indices they select.
         modules_by_part: for each part, the paths of the modules that it added.
         added: what the parts added; its state dict is what an adapter file holds.
     """
@@ -228,9 +228,9 @@ class Adapter(nn.Module):
     def __init__(self, view: ViT, parts: Sequence[Part]):
         super().__init__()
         to = Attachment(view)
-        self.parts = tuple(parts)
+        self.parts = tuple(_with_block_indices(part, view) for part in parts)
         self.modules_by_part: list[list[str]] = []
-        for part in parts:
+        for part in self.parts:
             before = len(to.paths)
             part.attach(to)
             self.modules_by_part.append(to.paths[before:])
@@ -255,3 +255,10 @@ class Adapter(nn.Module):
         """Undo every action, last first."""
         for action in reversed(self._actions):
             action.undo()
+
+
+def _with_block_indices(part: Any, view: ViT) -> Part:
+    blocks = getattr(part, "blocks", None)
+    if not callable(blocks):
+        return part
+    return replace(part, blocks=tuple(block.index for block in view.select(blocks)))  # pyright: ignore[reportArgumentType]

@@ -34,6 +34,9 @@ class Adapters(nn.Module):
             raise ValueError(f"no adapter is named {name!r}; there is {', '.join(self.names)}")
         return adapter
 
+    def items(self) -> Iterator[tuple[str, Adapter]]:
+        return ((name, self[name]) for name in self.names)
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._modules)
@@ -80,7 +83,8 @@ def _keep_adapters_when_loading_a_base(
 
 def adapters(model: nn.Module) -> Adapters | None:
     """The adapters on `model`'s encoder, or None where there are none."""
-    return view(model).encoder._modules.get(CONTAINER)  # pyright: ignore[reportReturnType]
+    found = view(model).encoder._modules.get(CONTAINER)
+    return found if isinstance(found, Adapters) else None
 
 
 def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
@@ -171,8 +175,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
     Raises:
         ValueError: the name is taken or is no valid name; nothing has changed then.
     """
-    container = base.encoder._modules.get(CONTAINER)
-    found = container if isinstance(container, Adapters) else Adapters()
+    found = adapters(base.encoder) or Adapters()
     if name in found.names:
         raise ValueError(
             f"an adapter named {name!r} is on this model; eject it first, or give another name"

@@ -5,7 +5,7 @@ from adapterkit.parts import CNNBranch, FeatureAdapter, Normalise, PositionAdapt
 
 
 def samus(image_size: int = 256, patch_stride: int = 8) -> list[Part]:
-    """SAMUS (Lin et al. 2023, arXiv 2309.06824), its image encoder; decoder and prompts stay frozen.
+    """SAMUS (Lin et al. 2023, arXiv 2309.06824): all in the image encoder, the rest stays frozen.
 
     Args:
         image_size: side of the square input, in pixels.

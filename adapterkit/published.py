@@ -103,25 +103,29 @@ _SAMUS_NAMES = (
 )
 
 
-def _samus(base: ViT, tensors: Mapping[str, Tensor]) -> tuple[Sequence[Part], dict[str, str]]:
-    """The parts and, for each published key that SAMUS trains, the adapter's key."""
+def samus_names(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each key of a published SAMUS that the method trains, the adapter's key."""
     encoder = "image_encoder."
     names: dict[str, str] = {}
     for key in tensors:
         for theirs, ours in _SAMUS_NAMES:
             if re.fullmatch(re.escape(encoder) + theirs, key):
                 names[key] = re.sub(re.escape(encoder) + theirs, ours, key)
-    global_blocks = base.select("global")
-    for order, block in enumerate(global_blocks):
+    for order, block in enumerate(base.select("global")):
         refine = f"{encoder}blocks.{block.index}.refine_Adapter.conv."
         for key in (key for key in tensors if key.startswith(refine)):
             names[key] = f"cnn_branch.convolutions.refine.{order}.{key.removeprefix(refine)}"
         for _, table in block.rel_pos:
             key = f"{encoder}blocks.{block.index}.attn.{table}"
             names[key] = f"trained.blocks.{block.index}.{table}.value"
-    rows = len(tensors[f"{encoder}blocks.{global_blocks[0].index}.attn.rel_pos_h"])
+    return names
+
+
+def _samus(base: ViT, tensors: Mapping[str, Tensor]) -> tuple[Sequence[Part], dict[str, str]]:
+    first = base.select("global")[0].index
+    rows = len(tensors[f"image_encoder.blocks.{first}.attn.rel_pos_h"])
     # The published implementation fixes the patch stride at 8 pixels.
-    return samus(image_size=(rows + 1) // 2 * 8, patch_stride=8), names
+    return samus(image_size=(rows + 1) // 2 * 8, patch_stride=8), samus_names(base, tensors)
 
 
 _METHODS = {"samus": _samus}

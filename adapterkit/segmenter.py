@@ -79,7 +79,8 @@ class Segmenter(nn.Module):
                 f"images are {images.shape[-2]}x{images.shape[-1]} pixels, and this model takes "
                 f"{self.image_size}x{self.image_size}; resize them first"
             )
-        return self.sam.image_encoder((images - self.sam.pixel_mean) / self.sam.pixel_std)
+        mean, std = self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")
+        return self.sam.image_encoder((images - mean) / std)
 
     def decode(
         self,

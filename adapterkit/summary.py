@@ -91,9 +91,9 @@ def summary(model: nn.Module) -> Summary:
     found = adapters(model)
     with deactivated(model) as base:
         rows = tuple(
-            _part_summary(name, part, base, [found[name].added.get_submodule(p) for p in paths])
-            for name in (found.names if found else ())
-            for part, paths in zip(found[name].parts, found[name].modules_by_part, strict=True)
+            _part_summary(name, part, base, [adapter.added.get_submodule(path) for path in paths])
+            for name, adapter in (found.items() if found else ())
+            for part, paths in zip(adapter.parts, adapter.modules_by_part, strict=True)
         )
     return Summary(
         parts=rows,

@@ -17,7 +17,7 @@ Parts know these names and never a family; a family is known here and nowhere el
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -171,7 +171,7 @@ def _segment_anything(model: nn.Module) -> ViT | None:
     )
 
 
-def _segment_anything_block(index: int, block: nn.Module) -> Block:
+def _segment_anything_block(index: int, block: Any) -> Block:
     attention = block.attn
     return Block(
         index=index,

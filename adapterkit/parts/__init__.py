@@ -1,5 +1,8 @@
 """The parts, as dataclasses that say what is attached where, and the modules behind them."""
 
+from collections.abc import Callable
+
+from adapterkit.attachment import Part
 from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
 from adapterkit.parts.normalise import Normalise
@@ -7,7 +10,7 @@ from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.resize import Resize
 from adapterkit.parts.train import Train
 
-PARTS = {
+PARTS: dict[str, Callable[..., Part]] = {
     part.__name__: part
     for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, Train)
 }

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,10 +36,7 @@ class ConvBranch(nn.Module):
         channels = [stem_channels * 2**i for i in range(halvings)] + [width]
         self.stem = conv_block(3, channels[0])
         self.pools = nn.Sequential(
-            *(
-                conv_block(narrow, wide, pool=True)
-                for narrow, wide in zip(channels, channels[1:], strict=False)
-            )
+            *(conv_block(narrow, wide, pool=True) for narrow, wide in pairwise(channels))
         )
         self.refine = nn.ModuleList(conv_block(width, width) for _ in range(refinements))
 

@@ -1,6 +1,6 @@
 """The convolution block that the position adapter and the CNN branch are made of."""
 
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from torch import nn
 
 
