@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -68,8 +67,10 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a checkpoint of tensors alone. It is damaged, or it holds Python "
             "objects, which adapterkit refuses to load since that can run code from the file"
         ) from error
-    except (RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # On bytes that are no pickle, the unpickler fails in any way.
+        raise ValueError(f"{path} is not a readable checkpoint: {error!r}") from error
     for wrapper in ("state_dict", "model", "model_state_dict", "model_state"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
         points: Float[Tensor, "b k n 2"] | None = None,
         labels: Int[Tensor, "b k n"] | None = None,
         boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k h w"] | None = None,
+        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
         """Segment the prompted structures.
 
@@ -88,7 +88,7 @@ class Segmenter(nn.Module):
         points: Float[Tensor, "b k n 2"] | None = None,
         labels: Int[Tensor, "b k n"] | None = None,
         boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k h w"] | None = None,
+        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
         """Decode K prompts of each embedded image; the arguments are those of `forward`."""
         given = [prompt for prompt in (points, boxes, masks) if prompt is not None]

@@ -88,8 +88,14 @@ def train(
         The epochs, in order.
 
     Raises:
+        ValueError: a number is out of its range.
         FloatingPointError: the loss is not finite; the message names the images of the batch.
     """
+    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
+        raise ValueError(
+            f"epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}: expected at "
+            "least 1, at least 1 and above 0"
+        )
     parameters = [each for each in segmenter.parameters() if each.requires_grad]
     loader = DataLoader(training, batch_size=batch_size, shuffle=True)
     model, optimizer, loader = accelerator.prepare(

@@ -12,7 +12,7 @@ import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ class Config:
     """Folder for the results, new or empty. By default, a new one under runs/samus_camus."""
     image_size: int | None = None
     """Side of SAMUS's square input, in pixels. By default a quarter of the base's: 256 for SAM."""
-    epochs: int = 50
-    """Passes over the training images."""
+    train_decoder: bool | None = None
+    """Also train the mask decoder, which SAMUS keeps frozen. By default only without a checkpoint:
+    a frozen random decoder cannot draw a mask."""
+    epochs: int | None = None
+    """Passes over the training images. By default the paper's 50, or 12 without a checkpoint."""
     batch_size: int = 8
     """Images per step; each is encoded once for all its structures."""
-    learning_rate: float = 1e-4
-    """Of Adam."""
+    learning_rate: float | None = None
+    """Of Adam. By default the paper's 1e-4, or 1e-3 without a checkpoint."""
     patients: int | None = None
     """Use only so many patients, drawn at random, for a quick look."""
     zero_shot: bool = True
@@ -62,19 +65,22 @@ def main(config: Config) -> None:
     accelerator = make_accelerator(config.seed)
     torch.manual_seed(config.seed)
 
-    # The base.
-    if config.checkpoint is None:
+    # The base, and what depends on whether it is pretrained.
+    pretrained = config.checkpoint is not None
+    if config.checkpoint is not None:
+        sam, base = ak.load_sam(config.checkpoint), config.checkpoint.name
+    else:
         sam = ak.build_sam(SMALL, seed=config.seed)
         base = "small SAM, RANDOM weights (no --checkpoint given)"
-    else:
-        sam = ak.load_sam(config.checkpoint)
-        base = config.checkpoint.name
     base_size = sam.image_encoder.img_size
     image_size = config.image_size or base_size // 4
+    epochs = config.epochs or (50 if pretrained else 12)
+    learning_rate = config.learning_rate or (1e-4 if pretrained else 1e-3)
+    train_decoder = not pretrained if config.train_decoder is None else config.train_decoder
 
     # The data.
     if config.data is None:
-        data_folder = write_phantom(Path("runs/phantom"))
+        data_folder = write_phantom(Path("runs/phantom"), patients=48)
         data = "SYNTHETIC echo made by adapterkit (no --data given)"
     else:
         data_folder, data = config.data, str(config.data)
@@ -105,7 +111,12 @@ def main(config: Config) -> None:
         write_per_image(folder / "per_image_zero_shot.csv", names, results["zero-shot"])
 
     # SAMUS, trained.
-    ak.inject_samus(sam, image_size=image_size)
+    parts = ak.methods.samus(image_size)
+    method = "SAMUS"
+    if train_decoder:
+        parts.append(ak.parts.Train("mask_decoder"))
+        method = "SAMUS + trained mask decoder"
+    ak.inject(sam, parts)
     console.print(ak.summary(sam).table())
     training, validation, test = (
         CamusDataset(sets[name], image_size) for name in ("train", "validation", "test")
@@ -121,9 +132,9 @@ def main(config: Config) -> None:
         segmenter,
         training,
         validation,
-        epochs=config.epochs,
+        epochs=epochs,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         seed=config.seed,
         accelerator=accelerator,
         on_improvement=save,
@@ -132,13 +143,21 @@ def main(config: Config) -> None:
 
     # After: the saved adapter of the best epoch, on the base that it came from.
     ak.load_adapter(ak.eject(sam), adapter_file)
-    names, results["SAMUS"] = evaluate(segmenter, test, config.seed, config.batch_size)
-    write_per_image(folder / "per_image.csv", names, results["SAMUS"])
+    names, results[method] = evaluate(segmenter, test, config.seed, config.batch_size)
+    write_per_image(folder / "per_image.csv", names, results[method])
 
     summaries = {name: summarise(v, list(STRUCTURES.values())) for name, v in results.items()}
     table = markdown_table(summaries)
     write_text(folder / "table.md", f"{table}\n\nBase: {base}. Data: {data}.\n")
-    write_json(folder / "config.json", {**asdict(config), "image_size": image_size})
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resolved = replace(
+        config,
+        image_size=image_size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        train_decoder=train_decoder,
+    )
+    write_json(folder / "config.json", asdict(resolved))
     write_json(
         folder / "metrics.json",
         {
@@ -149,14 +168,18 @@ def main(config: Config) -> None:
             "history": [asdict(epoch) for epoch in history],
             "trained_parameters": ak.summary(sam).trained_parameters,
             "seconds": {"training": training_seconds, "all": time.monotonic() - start},
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": peak_memory,
         },
     )
     training_curves([asdict(epoch) for epoch in history], folder / "curves.png")
-    cases = best_median_worst(segmenter, test, results["SAMUS"]["dice"], config.seed)
+    cases = best_median_worst(segmenter, test, results[method]["dice"], config.seed)
     segmentation_figure(cases, folder / "segmentations.png")
     console.print(table, markup=False, soft_wrap=True)
-    console.print(f"results in {folder}", soft_wrap=True)
+    console.print(
+        f"trained in {training_seconds / 60:.1f} min, peak memory {peak_memory / 1e9:.1f} GB\n"
+        f"results in {folder}",
+        soft_wrap=True,
+    )
 
 
 def new_folder(folder: Path | None) -> Path:

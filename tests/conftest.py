@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -37,3 +38,11 @@ def samus_reference() -> dict[str, Tensor]:
     if not path.is_file():
         pytest.skip("the published SAMUS's reference tensors are not beside the project")
     return load_file(path)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Let wrong shapes reach the errors that a user, who runs without shape checks, will see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -30,7 +30,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             if isinstance(value, int | float | str | bool | tuple):
                 found[f"attribute {path}.{name}"] = value
             elif name.endswith("_hooks"):
-                found[f"hooks {path}.{name}"] = list(value or ())
+                hooks = (value or {}).values()
+                found[f"hooks {path}.{name}"] = [type(hook).__qualname__ for hook in hooks]
             elif name not in ("_parameters", "_buffers", "_modules"):
                 found[f"attribute {path}.{name}"] = type(value)
         for name, value in [*module._parameters.items(), *module._buffers.items()]:

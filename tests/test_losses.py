@@ -94,6 +94,7 @@ def test_half_precision_does_not_overflow(dtype):
         (torch.zeros(2, 4, 4), torch.zeros(2, 4, 4), {"positive_weight": 0.0}, "positive_weight"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_loss_errors(logits, target, options, message):
     with pytest.raises(ValueError, match=message):
         dice_bce_loss(logits, target, **options)
@@ -111,6 +112,7 @@ def test_low_res_target_is_that_of_pil(size):
         np.testing.assert_array_equal(small.numpy(), np.asarray(resized))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_low_res_target_errors():
     with pytest.raises(ValueError, match="boolean"):
         low_res_target(torch.zeros(1, 1, 4, 4), (2, 2))  # pyright: ignore[reportArgumentType]

@@ -193,6 +193,7 @@ def test_a_miss_is_worse_than_any_wrong_prediction():
         (scene(), scene(), (1.0, 1.0, 1.0), "spacing"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_metric_errors(predicted, reference, spacing, message):
     with pytest.raises(ValueError, match=message):
         segmentation_metrics(predicted, reference, spacing)

@@ -147,6 +147,7 @@ def test_pyplot_is_not_imported():
         ("dice", [0.5], "Dice"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_case_errors(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(make_case(), **{field: value})

@@ -158,6 +158,7 @@ def test_strategies_concatenate():
     assert torch.cat([labels, second_labels], dim=-1).shape == (2, 3, 2)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_errors():
     masks = torch.ones(2, 4, 4, dtype=torch.bool)
     generator = torch.Generator()

@@ -44,9 +44,7 @@ def low_res_logits(sam: Sam, embedding: Tensor, reference: Reference) -> Tensor:
 def test_outputs_are_the_published_ones(samus: Sam, samus_reference: Reference):
     embedding = samus.image_encoder(samus_reference["in/image"])
     logits = low_res_logits(samus, embedding, samus_reference)
-    torch.testing.assert_close(
-        embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5)
     torch.testing.assert_close(logits, samus_reference["out/low_res_logits"], rtol=0, atol=1e-5)
     loss = dice_bce_loss(logits, samus_reference["in/target"])
     torch.testing.assert_close(loss, samus_reference["out/loss"][0], rtol=0, atol=1e-5)
@@ -93,14 +91,10 @@ def test_a_published_checkpoint_loads_from_a_file(
     ak.load_published(base, path, method="samus")
     with torch.no_grad():
         embedding = base.image_encoder(samus_reference["in/image"])
-    torch.testing.assert_close(
-        embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5)
 
 
-def test_another_base_is_refused_unless_it_is_to_be_loaded(
-    sam: Sam, samus_reference: Reference
-):
+def test_another_base_is_refused_unless_it_is_to_be_loaded(sam: Sam, samus_reference: Reference):
     before = {key: value.clone() for key, value in sam.state_dict().items()}
     weights = published(samus_reference)
     with pytest.raises(ValueError, match=r"another base: .* differs .* load_base=True"):
@@ -111,9 +105,7 @@ def test_another_base_is_refused_unless_it_is_to_be_loaded(
     ak.load_published(sam, weights, method="samus", load_base=True)
     with torch.no_grad():
         embedding = sam.image_encoder(samus_reference["in/image"])
-    torch.testing.assert_close(
-        embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(embedding, samus_reference["out/image_embedding"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""SAM checkpoints of every size load by their shapes, and nothing else loads."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+
+import adapterkit as ak
+from adapterkit.sam import SMALL, SamConfig
+from tests.models import TINY
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"model": d}, lambda d: {"state_dict": d}])
+def test_a_checkpoint_loads_by_its_shapes(sam: Sam, tmp_path: Path, wrap):
+    torch.save(wrap(sam.state_dict()), tmp_path / "sam.pth")
+    loaded = ak.load_sam(tmp_path / "sam.pth", decoder_num_heads=TINY.decoder_num_heads)
+    state = sam.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "global_blocks"),
+    [
+        ("vit_b", 768, (2, 5, 8, 11)),
+        ("vit_l", 1024, (5, 11, 17, 23)),
+        ("vit_h", 1280, (7, 15, 23, 31)),
+    ],
+)
+def test_the_released_sizes_are_recognised(name: str, width: int, global_blocks: tuple[int, ...]):
+    with torch.device("meta"):
+        stock = sam_model_registry[name]()
+    config = SamConfig.of(stock.state_dict())
+    assert (config.width, config.global_blocks) == (width, global_blocks)
+    assert (config.image_size, config.window_size, config.patch_size) == (1024, 14, 16)
+    with torch.device("meta"):
+        built = ak.build_sam(config)
+    shapes = {key: value.shape for key, value in stock.state_dict().items()}
+    assert {key: value.shape for key, value in built.state_dict().items()} == shapes
+    for mine, theirs in zip(built.modules(), stock.modules(), strict=True):
+        assert type(mine) is type(theirs)
+        for attribute in ("num_heads", "window_size", "img_size", "eps", "mask_input_size"):
+            assert getattr(mine, attribute, None) == getattr(theirs, attribute, None)
+
+
+def test_the_defaults_are_vit_b_s():
+    with torch.device("meta"):
+        stock = sam_model_registry["vit_b"]()
+    assert SamConfig.of(stock.state_dict()) == SamConfig()
+
+
+def test_the_small_sam_is_small_and_reproducible():
+    small = ak.build_sam(SMALL, seed=3)
+    assert sum(each.numel() for each in small.parameters()) < 5_000_000
+    assert SamConfig.of(small.state_dict()) == SMALL
+    again = ak.build_sam(SMALL, seed=3).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in small.state_dict().items())
+
+
+class Command:
+    """What a hostile pickle does when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
+    torch.save({"image_encoder.pos_embed": Command(tmp_path / "ran")}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Command(tmp_path / "ran")))
+    for name in ("evil.pth", "plain.pth"):
+        with pytest.raises(ValueError, match=f"{name} is not a checkpoint of tensors alone"):
+            ak.load_sam(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable checkpoint"),
+        (b"hello, I am a text file", "not a readable checkpoint"),
+        ({"a": torch.zeros(1)}, r"not a checkpoint of a segment_anything Sam .*\['a'\]"),
+        ({}, "holds no state dict"),
+        ([1, 2], "holds no state dict"),
+        ({"a": 1}, "'a' is a int, not a tensor"),
+    ],
+)
+def test_what_is_no_sam_is_refused_by_name(tmp_path: Path, content, message: str):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        ak.load_sam(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_truncated_or_incomplete_checkpoint_is_refused(sam: Sam, tmp_path: Path):
+    path = tmp_path / "sam.pth"
+    torch.save(sam.state_dict(), path)
+    content = path.read_bytes()
+    for cut in (10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match=str(path)):
+            ak.load_sam(path)
+    state = sam.state_dict()
+    del state["mask_decoder.iou_token.weight"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"mask_decoder\.iou_token\.weight"):
+        ak.load_sam(path, decoder_num_heads=4)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none\.pth"):
+        ak.load_sam(tmp_path / "none.pth")

@@ -1,0 +1,69 @@
+"""The summary counts what the published SAMUS trains on ViT-B."""
+
+import pytest
+import torch
+from segment_anything import build_sam_vit_b
+from segment_anything.modeling import Sam
+
+import adapterkit as ak
+
+
+@pytest.fixture(scope="module")
+def vit_b() -> Sam:
+    return ak.inject_samus(build_sam_vit_b())
+
+
+def test_samus_trains_the_published_number_of_parameters(vit_b: Sam):
+    by_part = {
+        row.part.split("(")[0] + " " + row.site: row.parameters for row in ak.summary(vit_b).parts
+    }
+    assert by_part == {
+        "Resize ": 0,
+        "Normalise ": 0,
+        "PositionAdapter ": 5_309_952,
+        "FeatureAdapter tokens": 295_872,
+        "FeatureAdapter mlp": 1_183_488,
+        "CNNBranch ": 2_142_272 + 9_449_472 + 21_239_808,
+        "Train ": 32_256,
+    }
+    assert ak.summary(vit_b).trained_parameters == 39_653_120
+    trained = sum(each.numel() for each in vit_b.parameters() if each.requires_grad)
+    assert trained == 39_653_120
+
+
+def test_the_table_shows_parts_sites_blocks_and_totals(vit_b: Sam):
+    text = str(ak.summary(vit_b))
+    for expected in (
+        "PositionAdapter()",
+        "tokens",
+        "2, 5, 8, 11",
+        "1,183,488",
+        "39,653,120",
+        "159 MB",
+    ):
+        assert expected in text
+
+
+def test_it_counts_the_file_s_bytes(vit_b: Sam, tmp_path):
+    ak.save_adapter(vit_b, tmp_path / "samus.safetensors")
+    size = (tmp_path / "samus.safetensors").stat().st_size
+    assert ak.summary(vit_b).bytes <= size < ak.summary(vit_b).bytes + 100_000
+
+
+def test_a_model_without_adapters_has_an_empty_summary(sam: Sam):
+    found = ak.summary(sam)
+    assert (found.parts, found.active, found.trained_parameters) == ((), (), 0)
+    assert found.base_parameters == sum(each.numel() for each in sam.parameters())
+    assert "0 trained" in str(found)
+
+
+def test_inactive_adapters_are_marked_and_stay_inactive(sam: Sam):
+    ak.inject_samus(sam, name="heart")
+    ak.inject(sam, [ak.parts.FeatureAdapter()], name="features")
+    assert "heart (inactive)" in str(ak.summary(sam))
+    assert ak.summary(sam).active == ("features",)
+
+
+def test_the_patched_vit_b_gives_sam_s_embedding_shape(vit_b: Sam):
+    with torch.no_grad():
+        assert vit_b.image_encoder(torch.rand(1, 3, 256, 256)).shape == (1, 256, 32, 32)
