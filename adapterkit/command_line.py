@@ -15,9 +15,8 @@ def run(main: Callable[[Config], None], config: type[Config]) -> None:
     A `ValueError` or `OSError`, which is what adapterkit raises for bad input, is printed as one
     line and ends with status 1; an interruption ends with status 130.
     """
-    arguments = tyro.cli(config, description=sys.modules["__main__"].__doc__)
     try:
-        main(arguments)
+        main(tyro.cli(config, description=sys.modules["__main__"].__doc__))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

@@ -62,6 +62,7 @@ class Config:
 
 def main(config: Config) -> None:
     start = time.monotonic()
+    check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
     accelerator = make_accelerator(config.seed)
     torch.manual_seed(config.seed)
 
@@ -180,6 +181,13 @@ def main(config: Config) -> None:
         f"results in {folder}",
         soft_wrap=True,
     )
+
+
+def check_positive(config: Config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a positive number")
 
 
 def new_folder(folder: Path | None) -> Path:
