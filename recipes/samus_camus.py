@@ -81,7 +81,7 @@ def main(config: Config) -> None:
 
     # The data.
     if config.data is None:
-        data_folder = write_phantom(Path("runs/phantom"), patients=48)
+        data_folder = write_phantom(Path("runs/phantom_48_patients"), patients=48)
         data = "SYNTHETIC echo made by adapterkit (no --data given)"
     else:
         data_folder, data = config.data, str(config.data)
