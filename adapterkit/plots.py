@@ -3,7 +3,6 @@
 They use matplotlib's objects and not ``pyplot``, so they change no global state and need no screen.
 """
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from adapterkit.files import atomic_write
 
 # Okabe and Ito 2008, "Color Universal Design": distinct under the common colour vision
 # deficiencies. The brightest come first, because the images are mostly dark; black is left out.
@@ -255,10 +256,5 @@ def _save(figure: Figure, path: Path) -> None:
     if not path.suffix:
         raise ValueError(f"path needs a suffix that tells the format, such as .png: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A reader of path never sees half a file: the new one appears by one rename.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
