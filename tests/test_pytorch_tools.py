@@ -86,7 +86,8 @@ def test_two_processes_train_one_adapter(tmp_path: Path):
 
         def gradients(model, images):
             model(images).square().mean().backward()
-            return {{name: each.grad for name, each in model.named_parameters() if each.requires_grad}}
+            named = model.named_parameters()
+            return {{name: each.grad for name, each in named if each.requires_grad}}
 
 
         def worker(rank, base):
