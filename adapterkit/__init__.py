@@ -8,7 +8,18 @@ from adapterkit.adapter_file import (
     load_adapter,
     save_adapter,
 )
-from adapterkit.inject import activate, adapters, disabled, eject, inject, inject_samus
+from adapterkit.inject import (
+    activate,
+    adapters,
+    disabled,
+    eject,
+    inject,
+    inject_medsam,
+    inject_msa,
+    inject_samed,
+    inject_samus,
+)
+from adapterkit.merge import merge
 from adapterkit.published import load_published
 from adapterkit.sam import SamConfig, build_sam, load_sam
 from adapterkit.segmenter import Segmenter
@@ -27,11 +38,15 @@ __all__ = [
     "disabled",
     "eject",
     "inject",
+    "inject_medsam",
+    "inject_msa",
+    "inject_samed",
     "inject_samus",
     "inspect_adapter",
     "load_adapter",
     "load_published",
     "load_sam",
+    "merge",
     "methods",
     "parts",
     "save_adapter",

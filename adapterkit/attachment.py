@@ -158,9 +158,10 @@ class Attachment:
         view: the untouched encoder.
         image_size: side of the square input that the patched encoder takes, in pixels.
         grid: rows and columns of its tokens.
-        modules: what the parts add, and `paths` where, in order.
+        modules: what the parts add.
+        paths: where under `modules` the present part added something, in order.
         actions: what connects it, in order of application.
-        last_actions: applied after those.
+        last_actions: its actions that are applied after all parts' others.
     """
 
     view: ViT
@@ -216,34 +217,62 @@ class Attachment:
         self.actions.append(Attribute(owner, name, value))
 
 
+@dataclass
+class AttachedPart:
+    """A part, the paths of the modules that it added, and its actions, those applied last apart.
+
+    Its callable selection of blocks, if it had one, is replaced by the indices that it selected.
+    """
+
+    part: Part
+    paths: list[str]
+    actions: list[Action]
+    last_actions: list[Action]
+
+
 class Adapter(nn.Module):
     """A list of parts, attached to one encoder; switched on and off as a whole.
 
     Attributes:
-        parts: the list, with callable selections of blocks replaced by the indices they select.
-        modules_by_part: for each part, the paths of the modules that it added.
+        attached: the parts, in order, and what came of each.
         added: what the parts added; its state dict is what an adapter file holds.
+        image_size: side of the square input that the adapted encoder takes, in pixels.
     """
 
     def __init__(self, view: ViT, parts: Sequence[Part]):
         super().__init__()
         to = Attachment(view)
-        self.parts = tuple(_with_block_indices(part, view) for part in parts)
-        self.modules_by_part: list[list[str]] = []
-        for part in self.parts:
-            before = len(to.paths)
+        self.attached: list[AttachedPart] = []
+        for part in parts:
+            part = _with_block_indices(part, view)
             part.attach(to)
-            self.modules_by_part.append(to.paths[before:])
+            self.attached.append(AttachedPart(part, to.paths, to.actions, to.last_actions))
+            to.paths, to.actions, to.last_actions = [], [], []
         self.added = to.modules
         self.image_size = to.image_size
-        self.grid = to.grid
-        self._actions = [*to.actions, *to.last_actions]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(each.part for each in self.attached)
+
+    @property
+    def actions(self) -> list[Action]:
+        """All actions, in order of application."""
+        first = [action for each in self.attached for action in each.actions]
+        return first + [action for each in self.attached for action in each.last_actions]
+
+    def remove(self, attached: AttachedPart) -> None:
+        """Forget a part and what it added, while the adapter is not active."""
+        self.attached.remove(attached)
+        for path in attached.paths:
+            parent, _, name = path.rpartition(".")
+            delattr(self.added.get_submodule(parent), name)
 
     def activate(self) -> None:
         """Apply every action, or none if one fails."""
         done: list[Action] = []
         try:
-            for action in self._actions:
+            for action in self.actions:
                 action.apply()
                 done.append(action)
         except Exception:
@@ -253,7 +282,7 @@ class Adapter(nn.Module):
 
     def deactivate(self) -> None:
         """Undo every action, last first."""
-        for action in reversed(self._actions):
+        for action in reversed(self.actions):
             action.undo()
 
 

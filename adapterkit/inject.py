@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adapterkit import methods
 from adapterkit.attachment import Adapter, Part
+from adapterkit.parts import Train
 from adapterkit.vit import ViT, view
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -115,6 +116,32 @@ def inject_samus(
 ) -> Model:
     """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`."""
     return inject(model, methods.samus(image_size, patch_stride), name)
+
+
+def inject_samed(
+    model: Model, rank: int = 4, image_size: int = 512, name: str = "default"
+) -> Model:
+    """Attach SAMed: `inject(model, methods.samed(rank, image_size), name)`.
+
+    To an image encoder alone, which has neither prompt encoder nor mask decoder, without those.
+    """
+    components = view(model).components
+    parts = [
+        part
+        for part in methods.samed(rank, image_size)
+        if not isinstance(part, Train) or part.what in components
+    ]
+    return inject(model, parts, name)
+
+
+def inject_msa(model: Model, image_size: int | None = None, name: str = "default") -> Model:
+    """Attach Medical SAM Adapter: `inject(model, methods.msa(image_size), name)`."""
+    return inject(model, methods.msa(image_size), name)
+
+
+def inject_medsam(model: Model, image_size: int | None = None, name: str = "default") -> Model:
+    """Attach MedSAM: `inject(model, methods.medsam(image_size), name)`."""
+    return inject(model, methods.medsam(image_size), name)
 
 
 def eject(model: Model) -> Model:

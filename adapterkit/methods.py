@@ -1,7 +1,15 @@
 """Published methods, each a list of parts."""
 
 from adapterkit.attachment import Part
-from adapterkit.parts import CNNBranch, FeatureAdapter, Normalise, PositionAdapter, Resize, Train
+from adapterkit.parts import (
+    CNNBranch,
+    FeatureAdapter,
+    LoRA,
+    Normalise,
+    PositionAdapter,
+    Resize,
+    Train,
+)
 
 
 def samus(image_size: int = 256, patch_stride: int = 8) -> list[Part]:
@@ -13,10 +21,57 @@ def samus(image_size: int = 256, patch_stride: int = 8) -> list[Part]:
     """
     return [
         Resize(image_size, patch_stride),
-        Normalise(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)),
+        Normalise(),
         PositionAdapter(),
         FeatureAdapter(at="tokens", zero_init=False),
         FeatureAdapter(at="mlp", blocks="global", scale=0.5, zero_init=False),
         CNNBranch(blocks="global"),
         Train("rel_pos", blocks="global"),
     ]
+
+
+def samed(rank: int = 4, image_size: int = 512) -> list[Part]:
+    """SAMed (Zhang & Liu 2023, arXiv 2304.13785): LoRA on q and v, and all but the encoder trained.
+
+    Args:
+        rank: of the LoRA updates.
+        image_size: side of the square input, in pixels.
+    """
+    return [
+        Resize(image_size),
+        Normalise(),
+        LoRA(rank, targets=("q", "v")),
+        Train("prompt_encoder"),
+        Train("mask_decoder"),
+    ]
+
+
+def msa(image_size: int | None = None) -> list[Part]:
+    """Medical SAM Adapter (Wu et al. 2023, arXiv 2304.12620), in 2-D: two adapters in every block.
+
+    Args:
+        image_size: side of the square input, in pixels; None keeps the base's own.
+    """
+    return [
+        *_resized(image_size),
+        Normalise(),
+        FeatureAdapter(at="attn_out", zero_init=False),
+        FeatureAdapter(at="mlp", scale=0.5, zero_init=False),
+    ]
+
+
+def medsam(image_size: int | None = None) -> list[Part]:
+    """MedSAM (Ma & Wang 2023, arXiv 2304.12306), first version: the mask decoder alone is trained.
+
+    Args:
+        image_size: side of the square input, in pixels; None keeps the base's own.
+    """
+    return [
+        *_resized(image_size),
+        Normalise(),
+        Train("mask_decoder"),
+    ]
+
+
+def _resized(image_size: int | None) -> list[Part]:
+    return [] if image_size is None else [Resize(image_size)]

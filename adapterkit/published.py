@@ -1,17 +1,22 @@
 """Checkpoints of the published implementations, loaded as adapters."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from adapterkit import methods
 from adapterkit.attachment import Adapter, Part
 from adapterkit.files import load_state_dict, tensors_only
 from adapterkit.inject import CONTAINER, Model, attach, deactivated
-from adapterkit.methods import samus
+from adapterkit.parts import LoRA, Normalise, Train
 from adapterkit.vit import ViT
+
+_ENCODER = "image_encoder."
+Mapped = tuple[list[Part], dict[str, str]]
+"""A method's parts and, for each published key that it trains, the adapter's key."""
 
 
 def load_published(
@@ -26,10 +31,13 @@ def load_published(
     Args:
         model: the base that the checkpoint was trained from.
         checkpoint: a `.pth` (with or without a "module." prefix), or its state dict.
-        method: "samus".
+        method: "samus"; "samed", the file of LoRA weights, with prompt encoder and mask decoder
+            or without; "msa", in 2-D, whose unused `Depth_Adapter` is left out; "medsam", of which
+            the mask decoder is taken.
         name: what the adapter is called on this model.
         load_base: take the base's tensors from the checkpoint too, where it holds them. By
-            default they must equal the model's.
+            default they must equal the model's. The released `medsam_vit_b.pth` was trained with
+            its image encoder, so it needs this.
 
     Returns:
         The same model.
@@ -46,21 +54,25 @@ def load_published(
     else:
         source, tensors = "the state dict", tensors_only(dict(checkpoint), "checkpoint")
     with deactivated(model) as base:
+        own = _base_tensors(base)
         try:
-            parts, trained = _METHODS[method](base, tensors)
+            tensors = _named_as_in_a_sam(tensors)
+            parts, names = _METHODS[method](base, tensors)
+            trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
             raise ValueError(
                 f"{source} is no {method} checkpoint of this encoder: it lacks {error}"
             ) from error
-        own = {k: v for k, v in model.state_dict().items() if CONTAINER not in k.split(".")}
-        rest = {key: value for key, value in tensors.items() if key not in trained}
+        rest = {
+            key: value
+            for key, value in tensors.items()
+            if key not in names and ".Depth_Adapter." not in key
+        }
         _check_base(own, rest, source, compare=not load_base)
         with torch.device("meta"):
             adapter = Adapter(base, parts)
         like = base.patch_projection.weight
-        placed = {
-            ours: tensors[theirs].to(like.device, like.dtype) for theirs, ours in trained.items()
-        }
+        placed = {key: value.to(like.device, like.dtype) for key, value in trained.items()}
         try:
             adapter.added.load_state_dict(placed, assign=True)
         except RuntimeError as error:
@@ -69,8 +81,26 @@ def load_published(
             ) from error
         attach(base, adapter, name)
         if load_base:
-            model.load_state_dict({**own, **rest}, strict=False)
+            with torch.no_grad():
+                for key, value in rest.items():
+                    own[key].copy_(value)
     return model
+
+
+def _base_tensors(base: ViT) -> dict[str, Tensor]:
+    """The base's own tensors, named as in a `Sam` also where there is an encoder alone."""
+    prefix = _ENCODER if base.model is base.encoder else ""
+    state = base.model.state_dict()
+    return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
+
+
+def _named_as_in_a_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder's checkpoint with the encoder's prefix, and MSA's relative positions as SAM's."""
+    is_encoder = "pos_embed" in tensors
+    return {
+        (_ENCODER if is_encoder else "") + re.sub(r"\.rel_([hw])$", r".rel_pos_\1", key): value
+        for key, value in tensors.items()
+    }
 
 
 def _check_base(
@@ -78,7 +108,9 @@ def _check_base(
 ) -> None:
     for key, value in found.items():
         if key not in own:
-            raise ValueError(f"{source} holds a tensor {key} that neither the method nor SAM has")
+            raise ValueError(
+                f"{source} holds a tensor {key} that neither the method nor this model has"
+            )
         if value.shape != own[key].shape:
             raise ValueError(
                 f"{source}: {key} has shape {tuple(value.shape)}, and in this model it has "
@@ -105,27 +137,100 @@ _SAMUS_NAMES = (
 
 def samus_names(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """For each key of a published SAMUS that the method trains, the adapter's key."""
-    encoder = "image_encoder."
     names: dict[str, str] = {}
     for key in tensors:
         for theirs, ours in _SAMUS_NAMES:
-            if re.fullmatch(re.escape(encoder) + theirs, key):
-                names[key] = re.sub(re.escape(encoder) + theirs, ours, key)
+            if re.fullmatch(re.escape(_ENCODER) + theirs, key):
+                names[key] = re.sub(re.escape(_ENCODER) + theirs, ours, key)
     for order, block in enumerate(base.select("global")):
-        refine = f"{encoder}blocks.{block.index}.refine_Adapter.conv."
+        refine = f"{_ENCODER}blocks.{block.index}.refine_Adapter.conv."
         for key in (key for key in tensors if key.startswith(refine)):
             names[key] = f"cnn_branch.convolutions.refine.{order}.{key.removeprefix(refine)}"
         for _, table in block.rel_pos:
-            key = f"{encoder}blocks.{block.index}.attn.{table}"
+            key = f"{_ENCODER}blocks.{block.index}.attn.{table}"
             names[key] = f"trained.blocks.{block.index}.{table}.value"
     return names
 
 
-def _samus(base: ViT, tensors: Mapping[str, Tensor]) -> tuple[Sequence[Part], dict[str, str]]:
+def _samus(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
     first = base.select("global")[0].index
-    rows = len(tensors[f"image_encoder.blocks.{first}.attn.rel_pos_h"])
+    rows = len(tensors[f"{_ENCODER}blocks.{first}.attn.rel_pos_h"])
     # The published implementation fixes the patch stride at 8 pixels.
-    return samus(image_size=(rows + 1) // 2 * 8, patch_stride=8), samus_names(base, tensors)
+    parts = methods.samus(image_size=(rows + 1) // 2 * 8, patch_stride=8)
+    return parts, samus_names(base, tensors)
 
 
-_METHODS = {"samus": _samus}
+def _samed(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    names: dict[str, str] = {}
+    for block in base.blocks:
+        for offset, target in enumerate("qv"):
+            number = f"{2 * block.index + offset:03d}"
+            names[f"w_a_{number}"] = f"lora.{block.index}.{target}.a"
+            names[f"w_b_{number}"] = f"lora.{block.index}.{target}.b"
+    rank = len(tensors["w_a_000"])
+    trained, trained_names = _trained_components(base, tensors, "prompt_encoder", "mask_decoder")
+    # The checkpoint does not tell its image size; SAMed's is 512 unless it was told otherwise.
+    parts = [Normalise(), LoRA(rank, targets=("q", "v")), *trained]
+    return parts, names | trained_names
+
+
+def _msa(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    names: dict[str, str] = {}
+    for key in tensors:
+        match = re.fullmatch(
+            re.escape(_ENCODER) + r"blocks\.(\d+)\.(Space|MLP)_Adapter\.D_fc([12])\.(.+)", key
+        )
+        if match:
+            block, adapter, layer, parameter = match.groups()
+            site = {"Space": "attn_out", "MLP": "mlp"}[adapter]
+            linear = {"1": "down", "2": "up"}[layer]
+            names[key] = f"feature_adapter.{site}.{block}.{linear}.{parameter}"
+    resized: list[int] = []
+    rows = 0
+    for block in base.blocks:
+        for owner, table in block.rel_pos:
+            key = f"{_ENCODER}blocks.{block.index}.attn.{table}"
+            if block.attends_globally:
+                rows = len(tensors[key])
+            if tensors[key].shape != owner._parameters[table].shape:  # pyright: ignore[reportOptionalMemberAccess]
+                resized = [*resized, *([] if block.index in resized else [block.index])]
+                names[key] = f"trained.blocks.{block.index}.{table}.value"
+    image_size = (rows + 1) // 2 * base.patch_projection.kernel_size[0]
+    trained, trained_names = _trained_components(base, tensors, "mask_decoder")
+    parts = [
+        *methods.msa(image_size),
+        *([Train("rel_pos", blocks=tuple(resized))] if resized else []),
+        *trained,
+    ]
+    return parts, names | trained_names
+
+
+def _medsam(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    trained, names = _trained_components(base, tensors, "mask_decoder")
+    if not trained:
+        raise KeyError("mask_decoder")
+    return methods.medsam(), names
+
+
+def _trained_components(
+    base: ViT, tensors: Mapping[str, Tensor], *components: str
+) -> tuple[list[Part], dict[str, str]]:
+    """`Train` parts for the components that checkpoint and model have, and their tensors' names."""
+    parts: list[Part] = []
+    names: dict[str, str] = {}
+    for what in components:
+        module = base.components.get(what)
+        if module is None or not any(key.startswith(f"{what}.") for key in tensors):
+            continue
+        parts.append(Train(what))
+        for name, _ in module.named_parameters():
+            names[f"{what}.{name}"] = f"trained.{what}.{name}.value"
+    return parts, names
+
+
+_METHODS: dict[str, Callable[[ViT, Mapping[str, Tensor]], Mapped]] = {
+    "samus": _samus,
+    "samed": _samed,
+    "msa": _msa,
+    "medsam": _medsam,
+}

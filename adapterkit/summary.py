@@ -1,11 +1,13 @@
 """What an adapter adds to a model, as numbers and as a table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from adapterkit.attachment import Adapter, AttachedPart
 from adapterkit.inject import CONTAINER, adapters, deactivated
 from adapterkit.vit import ViT
 
@@ -16,7 +18,7 @@ class PartSummary:
 
     Attributes:
         adapter: the adapter's name.
-        part: the part, as it was written.
+        part: the part, with the values that are not its defaults.
         site: where it is attached; "" for a part that changes the whole encoder.
         blocks: in which blocks; empty for a part that no block has.
         parameters: trained parameters that it adds.
@@ -91,9 +93,9 @@ def summary(model: nn.Module) -> Summary:
     found = adapters(model)
     with deactivated(model) as base:
         rows = tuple(
-            _part_summary(name, part, base, [adapter.added.get_submodule(path) for path in paths])
+            _part_summary(name, adapter, each, base)
             for name, adapter in (found.items() if found else ())
-            for part, paths in zip(adapter.parts, adapter.modules_by_part, strict=True)
+            for each in adapter.attached
         )
     return Summary(
         parts=rows,
@@ -106,18 +108,29 @@ def summary(model: nn.Module) -> Summary:
     )
 
 
-def _part_summary(name: str, part: object, base: ViT, modules: list[nn.Module]) -> PartSummary:
+def _part_summary(name: str, adapter: Adapter, attached: AttachedPart, base: ViT) -> PartSummary:
+    part: Any = attached.part
+    modules = [adapter.added.get_submodule(path) for path in attached.paths]
     site = getattr(part, "at", "")
     has_blocks = hasattr(part, "blocks") and site not in ("tokens", "output")
     parameters = [each for module in modules for each in module.parameters()]
     return PartSummary(
         adapter=name,
-        part=repr(part),
+        part=_short(part),
         site=site,
-        blocks=tuple(b.index for b in base.select(part.blocks)) if has_blocks else (),  # pyright: ignore[reportAttributeAccessIssue]
+        blocks=tuple(b.index for b in base.select(part.blocks)) if has_blocks else (),
         parameters=sum(each.numel() for each in parameters),
         bytes=sum(each.numel() * each.element_size() for each in parameters),
     )
+
+
+def _short(part: Any) -> str:
+    changed = [
+        f"{each.name}={getattr(part, each.name)!r}"
+        for each in fields(part)
+        if each.name != "at" and getattr(part, each.name) != each.default
+    ]
+    return f"{type(part).__name__}({', '.join(changed)})"
 
 
 def _readable(size: int) -> str:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.adapter_file import fingerprint
-from adapterkit.parts import FeatureAdapter, Resize, Train
+from adapterkit.parts import FeatureAdapter, Resize
 from tests.models import TINY, snapshot, train_one_step
 
 METHODS = {
     "samus": ak.methods.samus(),
-    "decoder": [Resize(256), Train("mask_decoder"), Train("prompt_encoder")],
+    "samed": ak.methods.samed(rank=2, image_size=256),
+    "msa": ak.methods.msa(image_size=256),
+    "medsam": ak.methods.medsam(image_size=256),
     "callable blocks": [Resize(256), FeatureAdapter(blocks=lambda block: block.index > 3)],
 }
 

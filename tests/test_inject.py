@@ -15,6 +15,7 @@ import adapterkit as ak
 from adapterkit.parts import (
     CNNBranch,
     FeatureAdapter,
+    LoRA,
     Normalise,
     PositionAdapter,
     Resize,
@@ -22,16 +23,23 @@ from adapterkit.parts import (
 )
 from tests.models import TINY, snapshot, train_one_step
 
-IDENTITIES = [
-    [FeatureAdapter(at="tokens")],
-    [FeatureAdapter(at="mlp", blocks="global", scale=0.5)],
-    [FeatureAdapter(at="attn_in", blocks="windowed"), FeatureAdapter(at="attn_out", blocks=[0, 5])],
-    [FeatureAdapter(at="block_out", blocks=lambda block: block.index % 2 == 0)],
-    [FeatureAdapter(at="output")],
-    [Train("rel_pos")],
-    [Train("neck")],
-    [Train("mask_decoder"), Train("prompt_encoder")],
-]
+IDENTITIES = {
+    "tokens": [FeatureAdapter(at="tokens")],
+    "mlp": [FeatureAdapter(at="mlp", blocks="global", scale=0.5)],
+    "attention": [
+        FeatureAdapter(at="attn_in", blocks="windowed"),
+        FeatureAdapter(at="attn_out", blocks=[0, 5]),
+    ],
+    "every other block": [
+        FeatureAdapter(at="block_out", blocks=lambda block: block.index % 2 == 0)
+    ],
+    "output": [FeatureAdapter(at="output")],
+    "LoRA": [LoRA()],
+    "LoRA on k": [LoRA(rank=2, targets=("k",), blocks="global", alpha=16)],
+    "relative positions": [Train("rel_pos")],
+    "neck": [Train("neck")],
+    "decoder": [Train("mask_decoder"), Train("prompt_encoder")],
+}
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def encode(sam: Sam, image: Tensor) -> Tensor:
         return sam.image_encoder(image)
 
 
-@pytest.mark.parametrize("parts", IDENTITIES, ids=str)
+@pytest.mark.parametrize("parts", IDENTITIES.values(), ids=IDENTITIES)
 def test_parts_that_start_as_the_identity_change_no_bit(parts: list[Any]):
     sam = ak.build_sam(
         ak.SamConfig(
@@ -220,6 +228,7 @@ class Failing:
         ([Train("mask_encoder")], "expected 'rel_pos' or a component"),
         ([Resize(256, patch_stride=5)], "multiple of the patch stride, 5; the nearest is 255"),
         ([Resize(255, patch_stride=5), CNNBranch()], "5 pixels a token, not a power of 2"),
+        ([LoRA(), LoRA(blocks=[5])], "two parts add a module 'lora.5.q'"),
         ([Resize(256), Failing()], "no_such_attribute"),
     ],
 )
@@ -248,6 +257,9 @@ def test_bad_parts_leave_an_earlier_adapter_active(sam: Sam, image: Tensor):
     "make",
     [
         lambda: FeatureAdapter(at="qkv"),  # pyright: ignore[reportArgumentType]
+        lambda: LoRA(rank=0),
+        lambda: LoRA(targets=()),
+        lambda: LoRA(targets=("q", "q")),
         lambda: Normalise(mean=(0, 0, 0), std=(1, 0, 1)),
         lambda: Normalise(mean=(0, 0), std=(1, 1)),  # pyright: ignore[reportArgumentType]
     ],

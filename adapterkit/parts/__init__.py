@@ -5,6 +5,7 @@ from collections.abc import Callable
 from adapterkit.attachment import Part
 from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
+from adapterkit.parts.lora import LoRA, LowRankUpdate
 from adapterkit.parts.normalise import Normalise
 from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.resize import Resize
@@ -12,7 +13,7 @@ from adapterkit.parts.train import Train
 
 PARTS: dict[str, Callable[..., Part]] = {
     part.__name__: part
-    for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, Train)
+    for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, LoRA, Train)
 }
 """The dataclasses by name, as an adapter file names them."""
 
@@ -23,6 +24,8 @@ __all__ = [
     "ConvBranch",
     "CrossBranchAttention",
     "FeatureAdapter",
+    "LoRA",
+    "LowRankUpdate",
     "Normalise",
     "PooledPosition",
     "PositionAdapter",

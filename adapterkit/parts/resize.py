@@ -101,7 +101,5 @@ class FitGrid:
         if tuple(pos_embed.shape[1:3]) == self.grid:
             return pos_embed
         channels_first = rearrange(pos_embed, "b h w c -> b c h w")
-        resized = F.interpolate(
-            channels_first, self.grid, mode="bicubic", antialias=True, align_corners=False
-        )
+        resized = F.interpolate(channels_first, self.grid, mode="bicubic", align_corners=False)
         return rearrange(resized, "b c h w -> b h w c")

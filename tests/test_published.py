@@ -1,0 +1,208 @@
+"""SAMed and MSA compute what their published implementations compute; MedSAM's decoder loads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from segment_anything.modeling import Sam
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from torch import Tensor, nn
+
+import adapterkit as ak
+from adapterkit.parts import LoRA, Train
+from tests.conftest import SHARED
+from tests.models import TINY, snapshot
+
+SAMED = ak.SamConfig(
+    width=48, depth=4, num_heads=2, global_blocks=(1, 3), image_size=256, prompt_width=32,
+    decoder_mlp_width=64, decoder_num_heads=4, iou_head_width=32,
+)  # fmt: skip
+
+
+def reference(name: str) -> dict[str, Tensor]:
+    path = SHARED / "reference" / f"{name}_tiny.safetensors"
+    if not path.is_file():
+        pytest.skip(f"the published {name}'s reference tensors are not beside the project")
+    return load_file(path)
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@pytest.fixture
+def samed() -> dict[str, Tensor]:
+    return reference("samed")
+
+
+@pytest.fixture
+def msa() -> dict[str, Tensor]:
+    return reference("msa")
+
+
+@pytest.fixture
+def samed_base(samed: dict[str, Tensor]) -> Sam:
+    sam = ak.build_sam(SAMED, seed=0)
+    fitting = {
+        k: v for k, v in below("sam/", samed).items() if v.shape == sam.state_dict()[k].shape
+    }
+    sam.load_state_dict({**sam.state_dict(), **fitting})
+    return sam
+
+
+@pytest.fixture
+def msa_base(msa: dict[str, Tensor]) -> ImageEncoderViT:
+    """The encoder that the reference was made from; its global relative-position tables, which the
+    published code resized, are not in the reference and stay random."""
+    encoder = ak.build_sam(
+        ak.SamConfig(width=48, depth=4, num_heads=2, global_blocks=(1, 3), prompt_width=32), seed=0
+    ).image_encoder
+    own = encoder.state_dict()
+    weights = {k.replace(".rel_", ".rel_pos_"): v for k, v in below("official/", msa).items()}
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    assert len(own) - len(fitting) == 4
+    encoder.load_state_dict({**own, **fitting})
+    return encoder
+
+
+def close(encoder: nn.Module, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        embedding = encoder(tensors["in/image"])
+    torch.testing.assert_close(embedding, tensors["out/image_embedding"], rtol=0, atol=1e-4)
+
+
+def test_samed_is_the_published_one(samed_base: Sam, samed: dict[str, Tensor]):
+    before = snapshot(samed_base)
+    ak.load_published(samed_base, below("official/", samed), method="samed")
+    close(samed_base.image_encoder, samed)
+    assert snapshot(ak.eject(samed_base)) == before
+
+
+def test_msa_is_the_published_one(msa_base: ImageEncoderViT, msa: dict[str, Tensor]):
+    before = snapshot(msa_base)
+    ak.load_published(msa_base, below("official/", msa), method="msa")
+    close(msa_base, msa)
+    assert snapshot(ak.eject(msa_base)) == before
+
+
+def test_samed_s_whole_file_brings_prompt_encoder_and_decoder(
+    samed_base: Sam, samed: dict[str, Tensor], tmp_path: Path
+):
+    other = ak.build_sam(SAMED, seed=1).state_dict()
+    buffer = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    other[buffer] = samed_base.state_dict()[buffer]
+    trained = {k: v for k, v in other.items() if not k.startswith("image_encoder.")}
+    torch.save({**below("official/", samed), **trained}, tmp_path / "samed.pth")
+    ak.load_published(samed_base, tmp_path / "samed.pth", method="samed")
+    close(samed_base.image_encoder, samed)
+    token = "mask_decoder.iou_token"
+    seen = torch.as_tensor(samed_base.get_submodule(token).weight)
+    assert torch.equal(seen, other[f"{token}.weight"])
+
+
+def test_medsam_s_decoder_becomes_the_adapter(sam: Sam, tmp_path: Path):
+    trained = sam.state_dict()
+    for key in trained:
+        if key.startswith("mask_decoder."):
+            trained[key] = trained[key] + 1
+    torch.save({f"module.{key}": value for key, value in trained.items()}, tmp_path / "m.pth")
+    before = snapshot(sam)
+    ak.load_published(sam, tmp_path / "m.pth", method="medsam")
+    for name, _ in sam.mask_decoder.named_parameters():
+        owner, _, parameter = name.rpartition(".")
+        seen = getattr(sam.mask_decoder.get_submodule(owner), parameter)
+        assert torch.equal(seen, trained[f"mask_decoder.{name}"]), name
+    assert snapshot(ak.eject(sam)) == before
+
+
+def test_medsam_with_a_trained_encoder_needs_load_base(sam: Sam):
+    trained = {key: value + 1 for key, value in sam.state_dict().items()}
+    before = snapshot(sam)
+    with pytest.raises(ValueError, match=r"another base: image_encoder\.pos_embed differs"):
+        ak.load_published(sam, trained, method="medsam")
+    assert snapshot(sam) == before
+    ak.load_published(sam, trained, method="medsam", load_base=True)
+    assert torch.equal(
+        sam.get_parameter("image_encoder.pos_embed"), trained["image_encoder.pos_embed"]
+    )
+
+
+@pytest.mark.parametrize("method", ["samed", "msa"])
+def test_from_a_checkpoint_to_a_fresh_process(request, tmp_path: Path, method: str):
+    tensors = reference(method)
+    base = request.getfixturevalue(f"{method}_base")
+    encoder = base.image_encoder if isinstance(base, Sam) else base
+    save_file(encoder.state_dict(), tmp_path / "base.safetensors")
+    checkpoint = {f"module.{k}": v for k, v in below("official/", tensors).items()}
+    torch.save(checkpoint, tmp_path / "published.pth")
+    ak.load_published(base, tmp_path / "published.pth", method=method)
+    ak.save_adapter(encoder, tmp_path / "adapter.safetensors")
+    with torch.no_grad():
+        embedding = encoder(tensors["in/image"])
+    save_file({"image": tensors["in/image"], "embedding": embedding}, tmp_path / "io.safetensors")
+    script = f"""
+import torch, adapterkit as ak
+from safetensors.torch import load_file
+torch.set_num_threads({torch.get_num_threads()})
+io = load_file("io.safetensors")
+config = ak.SamConfig(width=48, depth=4, num_heads=2, global_blocks=(1, 3), prompt_width=32,
+                      image_size={encoder.state_dict()["pos_embed"].shape[1] * 16})
+encoder = ak.build_sam(config).image_encoder
+encoder.load_state_dict(load_file("base.safetensors"))
+ak.load_adapter(encoder, "adapter.safetensors")
+with torch.no_grad():
+    assert torch.equal(encoder(io["image"]), io["embedding"])
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("samed", lambda w: w.pop("w_b_003"), "lacks 'w_b_003'"),
+        ("samed", lambda w: w.update(w_c_000=torch.zeros(1)), "w_c_000"),
+        ("samed", lambda w: w.pop("w_a_000"), "w_a_000"),
+        ("msa", lambda w: w.pop("blocks.1.MLP_Adapter.D_fc2.bias"), r"mlp\.1\.up\.bias"),
+        ("msa", lambda w: w.pop("blocks.3.attn.rel_h"), r"blocks\.3\.attn\.rel_pos_h"),
+        ("msa", lambda w: w.update(stray=torch.zeros(1)), "stray"),
+    ],
+)
+def test_an_unfit_checkpoint_is_refused_by_name(request, method: str, change, message: str):
+    weights = below("official/", reference(method))
+    base = request.getfixturevalue(f"{method}_base")
+    before = snapshot(base)
+    change(weights)
+    with pytest.raises(ValueError, match=message):
+        ak.load_published(base, weights, method=method)
+    assert snapshot(base) == before
+
+
+def test_a_checkpoint_without_decoder_is_no_medsam(sam: Sam):
+    with pytest.raises(ValueError, match="lacks 'mask_decoder'"):
+        ak.load_published(sam, {"image_encoder.pos_embed": torch.zeros(1)}, method="medsam")
+
+
+def test_samed_on_an_encoder_alone_is_its_lora(sam: Sam):
+    encoder = ak.inject_samed(sam.image_encoder)
+    parts = ak.summary(encoder).parts
+    assert [row.part.split("(")[0] for row in parts] == ["Resize", "Normalise", "LoRA"]
+    with pytest.raises(ValueError, match=r"Train\('mask_decoder'\): expected"):
+        ak.inject_medsam(ak.eject(sam).image_encoder)
+
+
+def test_a_rank_4_lora_of_vit_b_is_below_a_megabyte(tmp_path: Path):
+    encoder = ak.inject(ak.build_sam().image_encoder, [LoRA(rank=4)])
+    ak.save_adapter(encoder, tmp_path / "lora.safetensors")
+    assert (tmp_path / "lora.safetensors").stat().st_size < 1e6
+
+
+def test_trained_components_start_from_the_base(sam: Sam):
+    weight = sam.get_parameter("mask_decoder.iou_token.weight")
+    ak.inject(sam, [Train("mask_decoder")])
+    seen = sam.get_submodule("mask_decoder.iou_token").weight
+    assert seen is not weight
+    assert torch.equal(torch.as_tensor(seen), weight)
+    assert TINY.prompt_width == weight.shape[1]
