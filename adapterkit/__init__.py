@@ -18,6 +18,7 @@ from adapterkit.inject import (
     inject_msa,
     inject_samed,
     inject_samus,
+    remove,
 )
 from adapterkit.merge import merge
 from adapterkit.published import load_published
@@ -49,6 +50,7 @@ __all__ = [
     "merge",
     "methods",
     "parts",
+    "remove",
     "save_adapter",
     "summary",
     "view",

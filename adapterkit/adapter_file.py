@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapterkit.attachment import Adapter, Part
 from adapterkit.files import atomic_write
-from adapterkit.inject import CONTAINER, Model, adapters, attach, deactivated
+from adapterkit.inject import Model, adapters, attach, base_state_dict, deactivated
 from adapterkit.parts import PARTS, Normalise
 from adapterkit.vit import view
 
@@ -189,11 +189,9 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
     The checksum is of the values rounded to bfloat16, so that a base and the same base cast to
     bfloat16 agree. A bare encoder's tensors are named as within a `Sam`.
     """
-    prefix = "" if view(model).encoder is not model else "image_encoder."
     return {
-        prefix + key: f"{tuple(value.shape)}:{_checksum(value)}"
-        for key, value in model.state_dict().items()
-        if CONTAINER not in key.split(".")
+        key: f"{tuple(value.shape)}:{_checksum(value)}"
+        for key, value in base_state_dict(view(model)).items()
     }
 
 

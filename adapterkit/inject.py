@@ -1,5 +1,6 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from adapterkit import methods
-from adapterkit.attachment import Adapter, Part
+from adapterkit.attachment import Adapter, Attribute, Part
 from adapterkit.parts import Train
 from adapterkit.vit import ViT, view
 
@@ -46,9 +47,24 @@ class Adapters(nn.Module):
         """Make exactly these adapters take part, applied in this order.
 
         Raises:
-            ValueError: a name is unknown; nothing has changed then.
+            ValueError: a name is unknown or given twice, or two of the adapters give the encoder
+                an input size or normalisation; nothing has changed then.
         """
         wanted = [self[name] for name in names]
+        if len(set(names)) < len(names):
+            raise ValueError(f"adapters {tuple(names)}: each can be active once")
+        settings = Counter(
+            (action.owner, action.name)
+            for adapter in wanted
+            for action in adapter.actions
+            if isinstance(action, Attribute)
+        )
+        for (owner, name), count in settings.items():
+            if count > 1:
+                raise ValueError(
+                    f"adapters {tuple(names)} cannot be stacked: {count} of them set the "
+                    f"{type(owner).__name__}'s {name}"
+                )
         for name in reversed(self.active):
             self[name].deactivate()
         self.active = ()
@@ -157,11 +173,24 @@ def eject(model: Model) -> Model:
     return model
 
 
+def remove(model: Model, name: str) -> Model:
+    """Take one adapter off `model`; the others stay. Without any left, the model is ejected.
+
+    Raises:
+        ValueError: there is no adapter of that name.
+    """
+    found = _adapters_or_raise(model)
+    found.activate([each for each in found.active if found[name] is not found[each]])
+    delattr(found, name)
+    return model if found.names else eject(model)
+
+
 def activate(model: Model, *names: str) -> Model:
     """Make exactly the named adapters take part in `model`'s forward, applied in this order.
 
     Raises:
-        ValueError: a name is unknown; the model is as before.
+        ValueError: a name is unknown or given twice, or the adapters cannot be stacked because two
+            of them set the input size or normalisation; the model is as before.
     """
     _adapters_or_raise(model).activate(names)
     return model
@@ -214,6 +243,14 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
     found.active = (name,)
     found.freeze(base.model)
     base.encoder.add_module(CONTAINER, found)
+
+
+def base_state_dict(base: ViT) -> dict[str, Tensor]:
+    """The tensors of the base, not of its adapters, named as within a `Sam` also where the model
+    is an encoder alone."""
+    prefix = "image_encoder." if base.model is base.encoder else ""
+    state = base.model.state_dict()
+    return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
 
 
 def _checked(parts: Sequence[Part]) -> Sequence[Part]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from adapterkit import methods
 from adapterkit.attachment import Adapter, Part
 from adapterkit.files import load_state_dict, tensors_only
-from adapterkit.inject import CONTAINER, Model, attach, deactivated
+from adapterkit.inject import Model, attach, base_state_dict, deactivated
 from adapterkit.parts import LoRA, Normalise, Train
 from adapterkit.vit import ViT
 
@@ -54,7 +54,7 @@ def load_published(
     else:
         source, tensors = "the state dict", tensors_only(dict(checkpoint), "checkpoint")
     with deactivated(model) as base:
-        own = _base_tensors(base)
+        own = base_state_dict(base)
         try:
             tensors = _named_as_in_a_sam(tensors)
             parts, names = _METHODS[method](base, tensors)
@@ -85,13 +85,6 @@ def load_published(
                 for key, value in rest.items():
                     own[key].copy_(value)
     return model
-
-
-def _base_tensors(base: ViT) -> dict[str, Tensor]:
-    """The base's own tensors, named as in a `Sam` also where there is an encoder alone."""
-    prefix = _ENCODER if base.model is base.encoder else ""
-    state = base.model.state_dict()
-    return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
 
 
 def _named_as_in_a_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -150,7 +150,8 @@ def test_several_adapters_load_under_names(trained: Sam, file: Path, image: Tens
     assert torch.equal(segment(trained, image), expected)
     with pytest.raises(ValueError, match="an adapter named 'second' is on this model"):
         ak.load_adapter(trained, file, name="second")
-    ak.activate(trained, "default", "second")
+    ak.inject(trained, [FeatureAdapter()], name="features")
+    ak.activate(trained, "default", "features")
     with pytest.raises(ValueError, match="2 adapters are active"):
         ak.save_adapter(trained, file)
 

@@ -124,6 +124,30 @@ def test_adapters_switch_and_stack(sam: Sam, image: Tensor):
     assert torch.equal(encode(ak.activate(sam, "heart"), image), heart)
 
 
+def test_what_cannot_be_stacked_is_refused_and_changes_nothing(sam: Sam):
+    ak.inject_samus(sam, name="heart")
+    ak.inject_samus(sam, name="thyroid")
+    before = snapshot(sam)
+    with pytest.raises(ValueError, match="cannot be stacked: 2 of them set the Conv2d's stride"):
+        ak.activate(sam, "heart", "thyroid")
+    with pytest.raises(ValueError, match="each can be active once"):
+        ak.activate(sam, "heart", "heart")
+    assert snapshot(sam) == before
+
+
+def test_one_of_several_adapters_can_be_removed(sam: Sam, image: Tensor):
+    before = snapshot(sam)
+    ak.inject_samus(sam, name="heart")
+    heart = encode(sam, image)
+    ak.inject(sam, [FeatureAdapter(zero_init=False)], name="features")
+    ak.activate(sam, "heart", "features")
+    with pytest.raises(ValueError, match="no adapter is named 'thyroid'"):
+        ak.remove(sam, "thyroid")
+    ak.remove(sam, "features")
+    assert torch.equal(encode(sam, image), heart)
+    assert snapshot(ak.remove(sam, "heart")) == before
+
+
 def test_an_encoder_alone_can_be_patched_and_ejected_through_its_sam(sam: Sam, image: Tensor):
     before = snapshot(sam)
     encoder = ak.inject_samus(sam.image_encoder)
