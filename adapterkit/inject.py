@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adapterkit import methods
 from adapterkit.attachment import Adapter, Attribute, Part
-from adapterkit.parts import Train
+from adapterkit.parts import PositionAdapter, Train
 from adapterkit.vit import ViT, view
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -111,7 +111,7 @@ def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
     loaded but inactive; `activate` switches or stacks them.
 
     Args:
-        model: a `segment_anything` `Sam` or its image encoder.
+        model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`.
         parts: attached in order; `methods` has the published lists.
         name: of this adapter, unique on this model.
 
@@ -130,8 +130,18 @@ def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
 def inject_samus(
     model: Model, image_size: int = 256, patch_stride: int = 8, name: str = "default"
 ) -> Model:
-    """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`."""
-    return inject(model, methods.samus(image_size, patch_stride), name)
+    """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`.
+
+    Without the parts that an encoder other than SAM's has no place for: the position adapter where
+    there is no absolute position embedding, relative positions where there are none.
+    """
+    base = view(model)
+    parts = methods.samus(image_size, patch_stride)
+    if base.pos_embed is None:
+        parts = [part for part in parts if not isinstance(part, PositionAdapter)]
+    if not any(block.rel_pos for block in base.blocks):
+        parts = [part for part in parts if not isinstance(part, Train)]
+    return inject(model, parts, name)
 
 
 def inject_samed(

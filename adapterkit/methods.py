@@ -53,7 +53,8 @@ def msa(image_size: int | None = None) -> list[Part]:
         image_size: side of the square input, in pixels; None keeps the base's own.
     """
     return [
-        *_resized(image_size),
+        # The published code interpolates the position embedding without antialiasing.
+        *([] if image_size is None else [Resize(image_size, antialias=False)]),
         Normalise(),
         FeatureAdapter(at="attn_out", zero_init=False),
         FeatureAdapter(at="mlp", scale=0.5, zero_init=False),
@@ -67,11 +68,7 @@ def medsam(image_size: int | None = None) -> list[Part]:
         image_size: side of the square input, in pixels; None keeps the base's own.
     """
     return [
-        *_resized(image_size),
+        *([] if image_size is None else [Resize(image_size)]),
         Normalise(),
         Train("mask_decoder"),
     ]
-
-
-def _resized(image_size: int | None) -> list[Part]:
-    return [] if image_size is None else [Resize(image_size)]

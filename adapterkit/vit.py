@@ -2,7 +2,7 @@
 
 A site is a named place of any ViT to which a part can be attached:
 
-    image       the encoder's input, (B, 3, H, W)
+    image       the patch embedding's input, (B, 3, H, W)
     tokens      the patch embedding's output, before positions are added
     pos_embed   the absolute position embedding, a parameter
     attn_in     in each block, the tokens after norm1, before any window partition
@@ -12,14 +12,18 @@ A site is a named place of any ViT to which a part can be attached:
     block_out   in each block, its output
     output      the last block's output, before the neck or the final norm
 
-Parts know these names and never a family; a family is known here and nowhere else.
+Parts know these names and never a family; families are known in `families.py` and nowhere else.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
@@ -30,6 +34,84 @@ PARALLEL_SITES: frozenset[str] = frozenset({"qkv", "mlp"})
 """Sites where a part sees the input of the module that it is added to, rather than its output."""
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """How tokens lie in a tensor: as a grid, (B, H, W, C), or in a row, (B, P + H * W, C).
+
+    Attributes:
+        in_a_row: row by row, after the prefix tokens, rather than as a grid.
+        num_prefix_tokens: P, class, distillation and register tokens; 0 for a grid.
+    """
+
+    in_a_row: bool = False
+    num_prefix_tokens: int = 0
+
+    def grid(self, tokens: Float[Tensor, "b *n c"]) -> Float[Tensor, "b h w c"]:
+        """The patch tokens, of a square grid, as a grid."""
+        if not self.in_a_row:
+            return tokens
+        side = math.isqrt(tokens.shape[1] - self.num_prefix_tokens)
+        return tokens[:, self.num_prefix_tokens :].unflatten(1, (side, side))
+
+    def with_grid(
+        self, tokens: Float[Tensor, "b *n c"], grid: Float[Tensor, "b h w c"]
+    ) -> Float[Tensor, "b *m c"]:
+        """`tokens` with other patch tokens, of any number, and the prefix tokens that it has."""
+        if not self.in_a_row:
+            return grid
+        return torch.cat((tokens[:, : self.num_prefix_tokens], grid.flatten(1, 2)), dim=1)
+
+    def of_grid(self, grid: Float[Tensor, "b h w c"]) -> Float[Tensor, "b *m c"]:
+        """Patch tokens in this layout, with zeros for the prefix tokens."""
+        if not self.in_a_row:
+            return grid
+        return F.pad(grid.flatten(1, 2), (0, 0, self.num_prefix_tokens, 0))
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """An overlay that applies another to the grid of a position embedding, and not to its prefix.
+
+    Args:
+        layout: of the position embedding.
+        transform: of a grid, (1, H, W, C) to (1, h, w, C).
+    """
+
+    layout: TokenLayout
+    transform: Callable[[Tensor], Tensor]
+
+    def __call__(self, pos_embed: Float[Tensor, "1 *n c"]) -> Float[Tensor, "1 *m c"]:
+        return self.layout.with_grid(pos_embed, self.transform(self.layout.grid(pos_embed)))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a resized encoder takes: square images, and how they become tokens.
+
+    Attributes:
+        image_size: side of the input, in pixels.
+        patch_stride: pixels between patches.
+        grid: rows and columns of tokens.
+    """
+
+    image_size: int
+    patch_stride: int
+    grid: tuple[int, int]
+
+
+class Changes(Protocol):
+    """Where a family says what it changes about an encoder, reversibly: an `Attachment`."""
+
+    def set(self, owner: nn.Module, name: str, value: Any) -> None: ...
+
+    def overlay(
+        self, module: nn.Module, name: str, transform: Callable[[Tensor], Tensor]
+    ) -> None: ...
+
+
+Resizer = Callable[[Changes, Geometry], None]
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """One transformer block.
@@ -37,7 +119,8 @@ class Block:
     Attributes:
         index: its position in the encoder, from 0.
         module: the block itself.
-        sites: the module whose output each site of the block names.
+        sites: the module whose output each site of the block names; a block may lack some. The
+            forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always read.
         num_heads: attention heads.
         attends_globally: whether it attends over all tokens rather than within windows.
         rel_pos: (module, parameter name) of its relative-position tables, each (2 * size - 1, d).
@@ -62,10 +145,14 @@ class ViT:
         components: the model's named modules that a `Train` part can name.
         patch_embed: its output is the `tokens` site.
         patch_projection: the convolution inside `patch_embed`.
-        pos_embed: (module, parameter name) of the absolute position embedding, (1, H, W, C).
+        pos_embed: (module, parameter name) of the absolute position embedding, or None.
         blocks: in order.
         width: channels of a token.
         image_size: side of the square input image, in pixels.
+        resizer: changes what the family itself has to know of another geometry: its attributes and
+            its rotary or relative positions, but not `pos_embed` and the stride.
+        layout: of the tokens between blocks.
+        pos_embed_layout: of the position embedding.
     """
 
     family: str
@@ -78,6 +165,9 @@ class ViT:
     blocks: tuple[Block, ...]
     width: int
     image_size: int
+    resizer: Resizer
+    layout: TokenLayout = TokenLayout()
+    pos_embed_layout: TokenLayout = TokenLayout()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -88,6 +178,10 @@ class ViT:
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
         """The blocks that `blocks` names, in order.
+
+        "all": all of them. "windowed": those that attend within windows. "global": those that
+        attend globally, or, where all do, four of them evenly spaced up to the last (2, 5, 8 and
+        11 of 12), as many as SAM has.
 
         Raises:
             ValueError: `blocks` is not a selection, names a block that is not there, or selects
@@ -111,6 +205,10 @@ class ViT:
                     "or a callable of a Block"
                 )
             wanted = {"all": (True, False), "global": (True,), "windowed": (False,)}[blocks]
+            if blocks == "global" and all(block.attends_globally for block in self.blocks):
+                depth = len(self.blocks)
+                number = min(4, depth)
+                return (self.blocks[(i + 1) * depth // number - 1] for i in range(number))
             return (block for block in self.blocks if block.attends_globally in wanted)
         absent = [index for index in blocks if index not in range(len(self.blocks))]
         if absent:
@@ -121,69 +219,41 @@ class ViT:
         return (block for block in self.blocks if block.index in blocks)
 
     def site(self, at: str, block: Block | None = None) -> nn.Module:
-        """The module whose output is site `at` (of `block`, for a site that blocks have)."""
-        if block is not None:
-            return block.sites[at]
-        return {"tokens": self.patch_embed, "output": self.blocks[-1].module}[at]
+        """The module whose output is site `at` (of `block`, for a site that blocks have).
+
+        Raises:
+            ValueError: there is no such site here.
+        """
+        encoder_sites = {"tokens": self.patch_embed, "output": self.blocks[-1].module}
+        sites = encoder_sites if block is None else block.sites
+        if at not in sites:
+            where = "" if block is None else f" in block {block.index}"
+            raise ValueError(
+                f"this {self.family} encoder has no site {at!r}{where}; there is {', '.join(sites)}"
+            )
+        return sites[at]
 
 
 def view(model: nn.Module) -> ViT:
     """The view of `model`.
 
     Args:
-        model: a `segment_anything` `Sam` or its image encoder.
+        model: a `segment_anything` `Sam` or its image encoder; a timm `VisionTransformer`,
+            `VisionTransformerSAM`, `Eva` or `Beit`; a transformers `SamModel`, `SamVisionModel` or
+            its encoder.
 
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
+        ValueError: it is, but its patch embedding is a CNN, or its input is not square.
     """
-    for family in (_segment_anything,):
+    from adapterkit.families import FAMILIES
+
+    for family in FAMILIES:
         found = family(model)
         if found is not None:
             return found
     raise TypeError(
         f"adapterkit does not know where the blocks of a {type(model).__module__}."
-        f"{type(model).__qualname__} are; expected a segment_anything Sam or its image encoder"
-    )
-
-
-def _segment_anything(model: nn.Module) -> ViT | None:
-    from segment_anything.modeling import Sam
-    from segment_anything.modeling.image_encoder import ImageEncoderViT
-
-    encoder = model.image_encoder if isinstance(model, Sam) else model
-    if not isinstance(encoder, ImageEncoderViT):
-        return None
-    components: dict[str, nn.Module] = {"image_encoder": encoder, "neck": encoder.neck}
-    if isinstance(model, Sam):
-        components |= {"prompt_encoder": model.prompt_encoder, "mask_decoder": model.mask_decoder}
-    projection = encoder.patch_embed.proj
-    return ViT(
-        family="segment_anything",
-        model=model,
-        encoder=encoder,
-        components=components,
-        patch_embed=encoder.patch_embed,
-        patch_projection=projection,
-        pos_embed=None if encoder._parameters.get("pos_embed") is None else (encoder, "pos_embed"),
-        blocks=tuple(_segment_anything_block(i, b) for i, b in enumerate(encoder.blocks)),
-        width=projection.out_channels,
-        image_size=encoder.img_size,
-    )
-
-
-def _segment_anything_block(index: int, block: Any) -> Block:
-    attention = block.attn
-    return Block(
-        index=index,
-        module=block,
-        sites={
-            "attn_in": block.norm1,
-            "qkv": attention.qkv,
-            "attn_out": attention,
-            "mlp": block.mlp,
-            "block_out": block,
-        },
-        num_heads=attention.num_heads,
-        attends_globally=block.window_size == 0,
-        rel_pos=tuple((attention, f"rel_pos_{axis}") for axis in "hw" if attention.use_rel_pos),
+        f"{type(model).__qualname__} are; expected a Sam of segment_anything or transformers or "
+        "its image encoder, or a VisionTransformer, VisionTransformerSAM, Eva or Beit of timm"
     )

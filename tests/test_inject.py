@@ -13,7 +13,6 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.parts import (
-    CNNBranch,
     FeatureAdapter,
     LoRA,
     Normalise,
@@ -251,7 +250,6 @@ class Failing:
         ([FeatureAdapter(), FeatureAdapter()], "two parts add a module 'feature_adapter.mlp.0'"),
         ([Train("mask_encoder")], "expected 'rel_pos' or a component"),
         ([Resize(256, patch_stride=5)], "multiple of the patch stride, 5; the nearest is 255"),
-        ([Resize(255, patch_stride=5), CNNBranch()], "5 pixels a token, not a power of 2"),
         ([LoRA(), LoRA(blocks=[5])], "two parts add a module 'lora.5.q'"),
         ([Resize(256), Failing()], "no_such_attribute"),
     ],

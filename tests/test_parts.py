@@ -42,6 +42,11 @@ def test_the_branch_gives_a_map_per_block_and_one_more():
     torch.testing.assert_close(branch.refine[1](maps[1]), maps[2])
 
 
+def test_the_branch_reaches_a_grid_that_halving_does_not():
+    branch = ConvBranch(width=16, halvings=3, refinements=1, stem_channels=4, grid=(5, 5))
+    assert [each.shape for each in branch(torch.rand(2, 3, 70, 70))] == [(2, 16, 5, 5)] * 2
+
+
 @pytest.mark.parametrize("tokens", [(2, 5, 16), (2, 3, 4, 16)])
 def test_cross_branch_attention_is_multi_head_attention(tokens: tuple[int, ...]):
     attention = CrossBranchAttention(width=16, num_heads=4)
@@ -86,6 +91,14 @@ def test_a_view_names_the_sites(sam: Sam):
     assert found.site("attn_in", found.blocks[3]) is sam.image_encoder.blocks[3].norm1
     assert found.site("output") is sam.image_encoder.blocks[5]
     assert set(found.components) >= {"mask_decoder", "prompt_encoder", "neck"}
+
+
+def test_an_absent_site_is_named_with_those_there_are(sam: Sam):
+    found = ak.view(sam)
+    with pytest.raises(ValueError, match="segment_anything encoder has no site 'x'; there is tok"):
+        found.site("x")
+    with pytest.raises(ValueError, match="no site 'tokens' in block 3; there is attn_in, qkv"):
+        found.site("tokens", found.blocks[3])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
 from adapterkit.parts.conv import conv_block
-from adapterkit.vit import Blocks
+from adapterkit.vit import Blocks, TokenLayout
 
 
 class ConvBranch(nn.Module):
@@ -26,13 +26,23 @@ class ConvBranch(nn.Module):
 
     Args:
         width: d, channels of a token.
-        halvings: log2 of pixels per token.
+        halvings: log2 of pixels per token, rounded down.
         refinements: how many blocks read the branch.
         stem_channels: c.
+        grid: rows and columns of tokens, to which the first map is interpolated bilinearly where
+            halving does not reach it (patches of 14 pixels); None: what halving gives.
     """
 
-    def __init__(self, width: int, halvings: int, refinements: int, stem_channels: int = 64):
+    def __init__(
+        self,
+        width: int,
+        halvings: int,
+        refinements: int,
+        stem_channels: int = 64,
+        grid: tuple[int, int] | None = None,
+    ):
         super().__init__()
+        self.grid = grid
         channels = [stem_channels * 2**i for i in range(halvings)] + [width]
         self.stem = conv_block(3, channels[0])
         self.pools = nn.Sequential(
@@ -42,7 +52,10 @@ class ConvBranch(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
         """The maps that the attending blocks read, in order, and the refined map after the last."""
-        maps = [self.pools(self.stem(image))]
+        first = self.pools(self.stem(image))
+        if self.grid is not None and tuple(first.shape[-2:]) != self.grid:
+            first = F.interpolate(first, self.grid, mode="bilinear", align_corners=False)
+        maps = [first]
         for refine in self.refine:
             maps.append(refine(maps[-1]))
         return maps
@@ -96,7 +109,7 @@ class FeatureMaps:
 
 
 class ComputeMaps:
-    """A forward pre-hook on the encoder that runs the branch once, on the image.
+    """A forward pre-hook on the patch embedding that runs the branch once, on the image.
 
     The blocks only read the maps, so re-running a block for activation checkpointing is safe.
     """
@@ -133,13 +146,14 @@ class AttendToMap:
 
 
 class LastMap:
-    """What is added to the last block's output: the branch's last map, in the tokens' layout."""
+    """What is added to the last block's output: the branch's last map, at the patch tokens."""
 
-    def __init__(self, features: FeatureMaps):
+    def __init__(self, features: FeatureMaps, layout: TokenLayout):
         self.features = features
+        self.layout = layout
 
-    def __call__(self, tokens: Float[Tensor, "b h w width"]) -> Float[Tensor, "b h w width"]:
-        return rearrange(self.features.maps[-1], "b c h w -> b h w c")
+    def __call__(self, tokens: Float[Tensor, "b *n width"]) -> Float[Tensor, "b *n width"]:
+        return self.layout.of_grid(rearrange(self.features.maps[-1], "b c h w -> b h w c"))
 
 
 @dataclass(frozen=True)
@@ -147,8 +161,8 @@ class CNNBranch:
     """A CNN on the image, read by cross-branch attention in some blocks and added at the end.
 
     In each chosen block, after norm1: x + MHA(q = x, k = v = map); the map then passes the next
-    single-conv block. After the last block: x + output_scale * map. Not the identity at
-    initialisation: as published, all of it starts from random weights.
+    single-conv block. After the last block, at the patch tokens: x + output_scale * map. Not the
+    identity at initialisation: as published, all of it starts from random weights.
 
     Args:
         blocks: which blocks attend to the branch.
@@ -161,22 +175,15 @@ class CNNBranch:
     output_scale: float = 0.5
 
     def attach(self, to: Attachment) -> None:
-        pixels_per_token = to.image_size / to.grid[0]
-        halvings = int(math.log2(pixels_per_token))
-        if 2**halvings != pixels_per_token:
-            raise ValueError(
-                f"CNNBranch reaches the token grid by halving, but {to.image_size} pixels and "
-                f"{to.grid[0]} tokens a side are {pixels_per_token:g} pixels a token, not a power "
-                "of 2; choose the patch stride with Resize(image_size, patch_stride=8)"
-            )
+        halvings = int(math.log2(to.image_size / to.grid[0]))
         blocks = to.view.select(self.blocks)
-        branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels)
+        branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels, to.grid)
         to.add("cnn_branch.convolutions", branch)
         features = FeatureMaps()
-        to.before(to.view.encoder, ComputeMaps(branch, features))
+        to.before(to.view.patch_embed, ComputeMaps(branch, features))
         for index, block in enumerate(blocks):
             attention = CrossBranchAttention(to.view.width, block.num_heads)
             to.add(f"cnn_branch.attention.{block.index}", attention)
             to.add_residual("attn_in", AttendToMap(attention, features, index), block=block)
-        to.add_residual("output", LastMap(features), self.output_scale)
+        to.add_residual("output", LastMap(features, to.view.layout), self.output_scale)
         to.after(to.view.encoder, ForgetMaps(features))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
 from adapterkit.parts.conv import conv_block
+from adapterkit.vit import OnGrid
 
 
 class PooledPosition(nn.Module):
@@ -35,8 +36,9 @@ class PooledPosition(nn.Module):
 class PositionAdapter:
     """The encoder sees its frozen absolute position embedding through a `PooledPosition`.
 
-    The embedding is halved until it is less than twice the token grid that `Resize`, earlier in
-    the list, asks for; what then remains to be resized is interpolated.
+    Its grid is halved until it is less than twice the token grid that `Resize`, earlier in the
+    list, asks for; what then remains to be resized is interpolated. Its rows for prefix tokens stay
+    as they are.
     """
 
     def attach(self, to: Attachment) -> None:
@@ -47,4 +49,4 @@ class PositionAdapter:
         halvings = max(0, int(math.log2(to.view.grid[0] / to.grid[0])))
         adapter = PooledPosition(to.view.width, halvings)
         to.add("position_adapter", adapter)
-        to.overlay(*to.view.pos_embed, adapter)
+        to.overlay(*to.view.pos_embed, OnGrid(to.view.pos_embed_layout, adapter))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
+from adapterkit.vit import Geometry, OnGrid
 
 
 @dataclass(frozen=True)
@@ -18,17 +19,19 @@ class Resize:
     With a patch stride s smaller than the patch size p, the image is resized bilinearly to
     `image_size + p - s` before the patch embedding, so that the grid has `image_size / s` tokens
     a side (SAMUS: 256 -> 264 pixels, 16x16 patches every 8 pixels, 32x32 tokens). The position
-    embedding is interpolated to the new grid unless a `PositionAdapter` does it. Relative positions
-    follow the grid by themselves. A `Sam`'s prompt encoder follows too, so `SamPredictor` and
+    embedding is interpolated to the new grid unless a `PositionAdapter` does it; relative and
+    rotary positions follow the grid. A `Sam`'s prompt encoder follows too, so `SamPredictor` and
     `SamAutomaticMaskGenerator` work at the new size.
 
     Args:
         image_size: side of the square input, in pixels; a multiple of the patch stride.
         patch_stride: pixels between patches; None keeps the encoder's own.
+        antialias: whether the position embedding is interpolated with antialiasing, as timm does.
     """
 
     image_size: int
     patch_stride: int | None = None
+    antialias: bool = True
 
     def attach(self, to: Attachment) -> None:
         view = to.view
@@ -46,18 +49,16 @@ class Resize:
             )
         to.image_size = self.image_size
         to.grid = (self.image_size // stride, self.image_size // stride)
-        to.before(view.encoder, CheckImageSize(self.image_size))
+        to.before(view.patch_embed, CheckImageSize(self.image_size))
         if stride < patch_size:
-            to.before(view.patch_embed, ResizeImage(self.image_size + patch_size - stride))
+            # At the convolution rather than at the patch embedding, whose checks of the input size
+            # are to see the image that other parts see.
+            to.before(view.patch_projection, ResizeImage(self.image_size + patch_size - stride))
         to.set(view.patch_projection, "stride", (stride, stride))
-        to.set(view.encoder, "img_size", self.image_size)
+        view.resizer(to, Geometry(self.image_size, stride, to.grid))
         if view.pos_embed is not None:
-            to.overlay(*view.pos_embed, FitGrid(to.grid), last=True)
-        prompt_encoder = view.components.get("prompt_encoder")
-        if prompt_encoder is not None:
-            to.set(prompt_encoder, "input_image_size", (self.image_size, self.image_size))
-            to.set(prompt_encoder, "image_embedding_size", to.grid)
-            to.set(prompt_encoder, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
+            fit = OnGrid(view.pos_embed_layout, FitGrid(to.grid, self.antialias))
+            to.overlay(*view.pos_embed, fit, last=True)
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,21 @@ class FitGrid:
 
     Args:
         grid: rows and columns of tokens.
+        antialias: of the interpolation.
     """
 
     grid: tuple[int, int]
+    antialias: bool = True
 
     def __call__(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
         if tuple(pos_embed.shape[1:3]) == self.grid:
             return pos_embed
         channels_first = rearrange(pos_embed, "b h w c -> b c h w")
-        resized = F.interpolate(channels_first, self.grid, mode="bicubic", align_corners=False)
+        resized = F.interpolate(
+            channels_first,
+            self.grid,
+            mode="bicubic",
+            align_corners=False,
+            antialias=self.antialias,
+        )
         return rearrange(resized, "b c h w -> b h w c")

@@ -1,0 +1,300 @@
+"""The families of encoders: a function for each that returns a `ViT` view, or None.
+
+Libraries are imported inside a family's function, so that no library is needed but the model's.
+"""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.vit import Block, Changes, Geometry, TokenLayout, ViT
+
+
+def segment_anything(model: nn.Module) -> ViT | None:
+    """`Sam` and `ImageEncoderViT`."""
+    from segment_anything.modeling import Sam
+    from segment_anything.modeling.image_encoder import ImageEncoderViT
+
+    encoder = model.image_encoder if isinstance(model, Sam) else model
+    if not isinstance(encoder, ImageEncoderViT):
+        return None
+    components: dict[str, nn.Module] = {"image_encoder": encoder, "neck": encoder.neck}
+    if isinstance(model, Sam):
+        components |= {"prompt_encoder": model.prompt_encoder, "mask_decoder": model.mask_decoder}
+
+    def resize(changes: Changes, to: Geometry) -> None:
+        changes.set(encoder, "img_size", to.image_size)
+        if isinstance(model, Sam):
+            prompts = model.prompt_encoder
+            changes.set(prompts, "input_image_size", (to.image_size, to.image_size))
+            changes.set(prompts, "image_embedding_size", to.grid)
+            changes.set(prompts, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
+
+    projection = encoder.patch_embed.proj
+    return ViT(
+        family="segment_anything",
+        model=model,
+        encoder=encoder,
+        components=components,
+        patch_embed=encoder.patch_embed,
+        patch_projection=projection,
+        pos_embed=_pos_embed(encoder),
+        blocks=tuple(_sam_block(i, block) for i, block in enumerate(encoder.blocks)),
+        width=projection.out_channels,
+        image_size=encoder.img_size,
+        resizer=resize,
+    )
+
+
+def transformers_sam(model: nn.Module) -> ViT | None:
+    """`SamModel`, `SamVisionModel` and `SamVisionEncoder`."""
+    # A model of transformers can be here only if its module has been imported.
+    sam = sys.modules.get("transformers.models.sam.modeling_sam")
+    if sam is None:
+        return None
+    around = isinstance(model, sam.SamModel | sam.SamVisionModel)
+    encoder: Any = model.vision_encoder if around else model
+    if not isinstance(encoder, sam.SamVisionEncoder):
+        return None
+    components = {"image_encoder": encoder, "neck": encoder.neck}
+    for name in ("prompt_encoder", "mask_decoder"):
+        if hasattr(model, name):
+            components[name] = getattr(model, name)
+
+    def resize(changes: Changes, to: Geometry) -> None:
+        changes.set(encoder, "image_size", to.image_size)
+        changes.set(encoder.patch_embed, "image_size", (to.image_size, to.image_size))
+        changes.set(encoder.patch_embed, "num_patches", to.grid[0] * to.grid[1])
+        if "prompt_encoder" in components:
+            prompts = components["prompt_encoder"]
+            changes.set(prompts, "input_image_size", to.image_size)
+            changes.set(prompts, "image_embedding_size", to.grid)
+            # A copy, since several models may share one configuration.
+            config: Any = copy.deepcopy(model.config)
+            config.prompt_encoder_config.image_embedding_size = to.grid[0]
+            changes.set(model, "config", config)
+
+    projection = encoder.patch_embed.projection
+    return ViT(
+        family="transformers_sam",
+        model=model,
+        encoder=encoder,
+        components=components,
+        patch_embed=encoder.patch_embed,
+        patch_projection=projection,
+        pos_embed=_pos_embed(encoder),
+        blocks=tuple(
+            # The attention returns a tuple; the output of its last layer is the tensor in it.
+            _sam_block(i, layer, "layer_norm1", "attn.proj", "num_attention_heads")
+            for i, layer in enumerate(encoder.layers)
+        ),
+        width=projection.out_channels,
+        image_size=encoder.image_size,
+        resizer=resize,
+    )
+
+
+def timm_samvit(model: nn.Module) -> ViT | None:
+    """`VisionTransformerSAM`: SAM's image encoder, with relative or rotary positions."""
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    if not isinstance(model, VisionTransformerSAM):
+        return None
+    encoder: Any = model
+    blocks = tuple(_sam_block(i, block) for i, block in enumerate(encoder.blocks))
+    return _timm("timm_samvit", encoder, blocks, TokenLayout(), TokenLayout(), rope="rope_global")
+
+
+def timm_vit(model: nn.Module) -> ViT | None:
+    """`VisionTransformer` (plain, DeiT, DINOv2, CLIP, SigLIP), `Eva` (EVA02, DINOv3) and `Beit`."""
+    from timm.models.beit import Beit
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    families = {VisionTransformer: "timm_vit", Eva: "timm_eva", Beit: "timm_beit"}
+    family = next((name for cls, name in families.items() if isinstance(model, cls)), None)
+    if family is None:
+        return None
+    encoder: Any = model
+    in_pos_embed = not getattr(encoder, "no_embed_class", False)
+    return _timm(
+        family,
+        encoder,
+        tuple(_timm_block(i, block) for i, block in enumerate(encoder.blocks)),
+        TokenLayout(in_a_row=True, num_prefix_tokens=encoder.num_prefix_tokens),
+        TokenLayout(in_a_row=True, num_prefix_tokens=in_pos_embed * encoder.num_prefix_tokens),
+        rope="rope",
+    )
+
+
+FAMILIES: tuple[Callable[[nn.Module], ViT | None], ...] = (
+    segment_anything,
+    timm_samvit,
+    timm_vit,
+    transformers_sam,
+)
+
+
+def _timm(
+    family: str,
+    encoder: Any,
+    blocks: tuple[Block, ...],
+    layout: TokenLayout,
+    pos_embed_layout: TokenLayout,
+    rope: str,
+) -> ViT:
+    """What timm's encoders have in common. `rope` names the rotary positions on the grid."""
+    from timm.layers.patch_embed import PatchEmbed
+
+    patch_embed = encoder.patch_embed
+    if not isinstance(patch_embed, PatchEmbed):
+        raise ValueError(
+            f"the patch embedding of this {family} encoder is a {type(patch_embed).__name__}, a "
+            "CNN of its own; adapterkit takes encoders that embed patches with one convolution"
+        )
+    height, width = cast("tuple[int, int]", patch_embed.img_size)
+    if height != width or len(set(patch_embed.patch_size)) > 1:
+        raise ValueError(
+            f"this {family} encoder takes images of {height}x{width} pixels in patches of "
+            f"{'x'.join(map(str, patch_embed.patch_size))}; adapterkit takes square ones"
+        )
+    named = {name: getattr(encoder, name, None) for name in ("neck", "norm", "fc_norm", "head")}
+
+    def resize(changes: Changes, to: Geometry) -> None:
+        changes.set(patch_embed, "img_size", (to.image_size, to.image_size))
+        changes.set(patch_embed, "grid_size", to.grid)
+        changes.set(patch_embed, "num_patches", to.grid[0] * to.grid[1])
+        # timm divides by the patch size to get the grid, which overlapping patches outnumber.
+        changes.set(patch_embed, "patch_size", (to.patch_stride, to.patch_stride))
+        rotary = getattr(encoder, rope, None)
+        # Without a shape of its own, it is built for the patch embedding's grid at every forward.
+        if getattr(rotary, "feat_shape", None) is not None:
+            _resize_rope(changes, rotary, to.grid)
+        biased = [getattr(encoder, "rel_pos_bias", None)]
+        biased += [getattr(block.module, "attn", None) for block in blocks]
+        for module in biased:
+            if getattr(module, "relative_position_bias_table", None) is not None:
+                _resize_bias(changes, module, to.grid)
+
+    return ViT(
+        family=family,
+        model=encoder,
+        encoder=encoder,
+        components={"image_encoder": encoder} | {k: v for k, v in named.items() if v is not None},
+        patch_embed=patch_embed,
+        patch_projection=patch_embed.proj,
+        pos_embed=_pos_embed(encoder),
+        blocks=blocks,
+        width=encoder.embed_dim,
+        image_size=height,
+        resizer=resize,
+        layout=layout,
+        pos_embed_layout=pos_embed_layout,
+    )
+
+
+def _pos_embed(encoder: nn.Module) -> tuple[nn.Module, str] | None:
+    return None if encoder._parameters.get("pos_embed") is None else (encoder, "pos_embed")
+
+
+def _sam_block(
+    index: int, block: Any, norm: str = "norm1", attn_out: str = "attn", heads: str = "num_heads"
+) -> Block:
+    """A block of SAM, under a library's names."""
+    attention = block.attn
+    return Block(
+        index=index,
+        module=block,
+        sites={
+            "attn_in": block.get_submodule(norm),
+            "qkv": attention.qkv,
+            "attn_out": block.get_submodule(attn_out),
+            "mlp": block.mlp,
+            "block_out": block,
+        },
+        num_heads=getattr(attention, heads),
+        attends_globally=block.window_size == 0,
+        rel_pos=tuple((attention, f"rel_pos_{axis}") for axis in "hw" if attention.use_rel_pos),
+    )
+
+
+def _timm_block(index: int, block: Any) -> Block:
+    from timm.models.eva import EvaBlockPostNorm
+    from timm.models.vision_transformer import ResPostBlock
+
+    sites: dict[str, nn.Module] = {}
+    attention: Any = getattr(block, "attn", None)
+    if attention is not None:
+        if not issubclass(type(block), ResPostBlock | EvaBlockPostNorm):
+            sites["attn_in"] = block.norm1
+        if isinstance(getattr(attention, "qkv", None), nn.Linear):
+            sites["qkv"] = attention.qkv
+        sites |= {"attn_out": attention, "mlp": block.mlp}
+    # Blocks of other kinds hold several attentions, or are one themselves.
+    with_heads = attention or (block.attns[0].attn if hasattr(block, "attns") else block)
+    return Block(
+        index=index,
+        module=block,
+        sites=sites | {"block_out": block},
+        num_heads=with_heads.num_heads,
+        attends_globally=True,
+        rel_pos=(),
+    )
+
+
+def _resize_rope(changes: Changes, rope: Any, grid: tuple[int, int]) -> None:
+    resized = copy.deepcopy(rope)
+    resized.update_feat_shape(grid)
+    changes.set(rope, "feat_shape", grid)
+    for name, buffer in resized.named_buffers(recurse=False):
+        changes.set(rope, name, buffer)
+
+
+def _resize_bias(changes: Changes, module: Any, grid: tuple[int, int]) -> None:
+    from timm.models.beit import gen_relative_position_index
+
+    rows, columns = grid
+    old: tuple[int, int] = tuple(module.window_size)
+    changes.set(module, "window_size", grid)
+    for name, value in (
+        ("window_area", rows * columns),
+        ("num_relative_distance", (2 * rows - 1) * (2 * columns - 1) + 3),
+    ):
+        if hasattr(module, name):
+            changes.set(module, name, value)
+    changes.set(module, "relative_position_index", gen_relative_position_index(grid))
+    changes.overlay(module, "relative_position_bias_table", FitBiasTable(old, grid))
+
+
+@dataclass(frozen=True)
+class FitBiasTable:
+    """An overlay that interpolates a BEiT relative-position bias table bicubically to a grid.
+
+    timm's `set_input_size` samples it at geometrically spaced distances instead.
+
+    Args:
+        old: rows and columns of tokens that the table was made for.
+        new: and those that it is read for.
+    """
+
+    old: tuple[int, int]
+    new: tuple[int, int]
+
+    def __call__(self, table: Float[Tensor, "n heads"]) -> Float[Tensor, "m heads"]:
+        if self.old == self.new:
+            return table
+        rows, columns = (2 * side - 1 for side in self.old)
+        # The last three rows are the biases from, to and between class tokens.
+        distances, class_token = table[:-3], table[-3:]
+        image = rearrange(distances, "(r c) heads -> 1 heads r c", r=rows, c=columns)
+        size = [2 * side - 1 for side in self.new]
+        resized = F.interpolate(image, size, mode="bicubic", align_corners=False)
+        return torch.cat((rearrange(resized, "1 heads r c -> (r c) heads"), class_token))
