@@ -148,8 +148,9 @@ def load_adapter(
     if check_base:
         _check_base(header, model, path)
     with deactivated(model) as base:
-        # Random initial values would be overwritten; building on the meta device draws none.
-        with torch.device("meta"):
+        # Random initial values would be overwritten; building on the meta device draws none, and
+        # those that peft draws nevertheless leave the random state as it was.
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
             adapter = Adapter(base, header.parts)
         _load_tensors(adapter, path, base.patch_projection.weight)
         attach(base, adapter, name)

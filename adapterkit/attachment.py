@@ -6,7 +6,8 @@ then switched on and off by applying and undoing those actions, which is all tha
 ejecting, disabling and switching between adapters amount to.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from adapterkit.overlay import Transform, overlays, set_overlay
 from adapterkit.vit import PARALLEL_SITES, Block, ViT
+
+CONTAINER = "adapterkit"
+"""The encoder's attribute, and so the state-dict prefix, under which adapters live."""
 
 
 class Part(Protocol):
@@ -68,6 +72,20 @@ class ForwardPreHook:
 
 
 @dataclass
+class Forward:
+    """`module` computes `layer.forward` instead of its own forward."""
+
+    module: nn.Module
+    layer: nn.Module
+
+    def apply(self) -> None:
+        self.module.forward = self.layer.forward
+
+    def undo(self) -> None:
+        self.module.__dict__.pop("forward", None)
+
+
+@dataclass
 class Overlay:
     """`module` reads its parameter `name` through `transform`, after the overlays it has."""
 
@@ -106,6 +124,35 @@ class Attribute:
         if isinstance(value, Tensor):
             value = value.to(getattr(self.owner, self.name))
         setattr(self.owner, self.name, value)
+
+
+def set_twice(actions: Iterable[Action]) -> str | None:
+    """What two of these actions set, or None: only the later would count."""
+    settings: Counter[tuple[nn.Module, str]] = Counter()
+    for action in actions:
+        if isinstance(action, Attribute):
+            settings[action.owner, action.name] += 1
+        elif isinstance(action, Forward):
+            settings[action.module, "forward"] += 1
+    for (owner, name), count in settings.items():
+        if count > 1:
+            return f"{count} of them set the {type(owner).__name__}'s {name}"
+    return None
+
+
+def overlaid_below_a_layer(actions: Sequence[Action]) -> str | None:
+    """Which module has both another forward and an overlay, or None.
+
+    Some of peft's layers read the weight without its gradient, so that the overlay would not train.
+    """
+    replaced = {action.module for action in actions if isinstance(action, Forward)}
+    for action in actions:
+        if isinstance(action, Overlay) and action.module in replaced:
+            return (
+                f"one adapts a {type(action.module).__name__} with peft, and another (LoRA, Train) "
+                f"changes its {action.name}"
+            )
+    return None
 
 
 class Residual:
@@ -202,6 +249,10 @@ class Attachment:
         """Run `hook(module, args, output)` after `module`; its result replaces the output."""
         self.actions.append(ForwardHook(module, hook))
 
+    def replace_forward(self, module: nn.Module, layer: nn.Module) -> None:
+        """Let `module` compute `layer.forward` instead of its own forward."""
+        self.actions.append(Forward(module, layer))
+
     def overlay(
         self, module: nn.Module, name: str, transform: Transform, last: bool = False
     ) -> None:
@@ -250,6 +301,9 @@ class Adapter(nn.Module):
             to.paths, to.actions, to.last_actions = [], [], []
         self.added = to.modules
         self.image_size = to.image_size
+        found = overlaid_below_a_layer(self.actions)
+        if found:
+            raise ValueError(f"these parts cannot be combined: {found}")
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -1,6 +1,5 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -8,13 +7,12 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from adapterkit import methods
-from adapterkit.attachment import Adapter, Attribute, Part
-from adapterkit.parts import PositionAdapter, Train
+from adapterkit.attachment import CONTAINER, Adapter, Part, overlaid_below_a_layer, set_twice
+from adapterkit.parts import PositionAdapter, Train, as_part
+from adapterkit.probe import check_reached
 from adapterkit.vit import ViT, view
 
 Model = TypeVar("Model", bound=nn.Module)
-CONTAINER = "adapterkit"
-"""The encoder's attribute, and so the state-dict prefix, under which adapters live."""
 
 
 class Adapters(nn.Module):
@@ -47,24 +45,17 @@ class Adapters(nn.Module):
         """Make exactly these adapters take part, applied in this order.
 
         Raises:
-            ValueError: a name is unknown or given twice, or two of the adapters give the encoder
-                an input size or normalisation; nothing has changed then.
+            ValueError: a name is unknown or given twice, or two of the adapters set the
+                same (input size, normalisation) or change one module that peft adapts; nothing has
+                changed then.
         """
         wanted = [self[name] for name in names]
         if len(set(names)) < len(names):
             raise ValueError(f"adapters {tuple(names)}: each can be active once")
-        settings = Counter(
-            (action.owner, action.name)
-            for adapter in wanted
-            for action in adapter.actions
-            if isinstance(action, Attribute)
-        )
-        for (owner, name), count in settings.items():
-            if count > 1:
-                raise ValueError(
-                    f"adapters {tuple(names)} cannot be stacked: {count} of them set the "
-                    f"{type(owner).__name__}'s {name}"
-                )
+        actions = [action for adapter in wanted for action in adapter.actions]
+        found = set_twice(actions) or overlaid_below_a_layer(actions)
+        if found:
+            raise ValueError(f"adapters {tuple(names)} cannot be stacked: {found}")
         for name in reversed(self.active):
             self[name].deactivate()
         self.active = ()
@@ -104,7 +95,7 @@ def adapters(model: nn.Module) -> Adapters | None:
     return found if isinstance(found, Adapters) else None
 
 
-def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
+def inject(model: Model, parts: Sequence[Any], name: str = "default") -> Model:
     """Attach `parts` to `model`, in place, and freeze everything else.
 
     Afterwards `model.parameters()` that require gradients are the adapter's. Earlier adapters stay
@@ -112,7 +103,8 @@ def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
 
     Args:
         model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`.
-        parts: attached in order; `methods` has the published lists.
+        parts: attached in order; `methods` has the published lists. A configuration of peft is a
+            part too, see `parts.Peft`.
         name: of this adapter, unique on this model.
 
     Returns:
@@ -120,7 +112,8 @@ def inject(model: Model, parts: Sequence[Part], name: str = "default") -> Model:
 
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
-        ValueError: a part does not fit this encoder, or the name is taken; the model is as before.
+        ValueError: a part does not fit this encoder or would do nothing there, or the name is
+            taken; the model is as before.
     """
     with deactivated(model) as base:
         attach(base, Adapter(base, _checked(parts)), name)
@@ -200,7 +193,8 @@ def activate(model: Model, *names: str) -> Model:
 
     Raises:
         ValueError: a name is unknown or given twice, or the adapters cannot be stacked because two
-            of them set the input size or normalisation; the model is as before.
+            of them set the same (input size, normalisation) or change one module that peft adapts;
+            the model is as before.
     """
     _adapters_or_raise(model).activate(names)
     return model
@@ -239,7 +233,8 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
     """Put a built adapter on the base's encoder under `name`, active, and freeze the base.
 
     Raises:
-        ValueError: the name is taken or is no valid name; nothing has changed then.
+        ValueError: the name is taken or is no valid name, or the encoder's forward does not reach
+            what the adapter is attached to; nothing has changed then.
     """
     found = adapters(base.encoder) or Adapters()
     if name in found.names:
@@ -248,6 +243,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
         )
     if not name.isidentifier() or hasattr(found, name):
         raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
+    check_reached(base, adapter)
     adapter.activate()
     found.add_module(name, adapter)
     found.active = (name,)
@@ -263,13 +259,14 @@ def base_state_dict(base: ViT) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
 
 
-def _checked(parts: Sequence[Part]) -> Sequence[Part]:
+def _checked(parts: Sequence[Any]) -> list[Part]:
     if not isinstance(parts, Sequence) or not parts:
         raise ValueError(f"parts={parts!r}: expected a list of parts, such as methods.samus()")
-    for part in parts:
+    checked = [as_part(part) for part in parts]
+    for part in checked:
         if not hasattr(part, "attach"):
             raise ValueError(f"parts holds {part!r}, which is not a part; see adapterkit.parts")
-    return parts
+    return checked
 
 
 def _adapters_or_raise(model: nn.Module) -> Adapters:

@@ -1,28 +1,29 @@
 """Folding what is linear in an adapter into the base's own weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from adapterkit.attachment import Adapter, AttachedPart, Overlay
-from adapterkit.inject import Model, adapters, eject
+from adapterkit.attachment import AttachedPart, Forward, Overlay
+from adapterkit.inject import Model, adapters, deactivated, eject
 from adapterkit.overlay import Override, raw_parameter
-from adapterkit.parts import LowRankUpdate
+from adapterkit.parts import LowRankUpdate, merged
 
 
 def merge(model: Model) -> Model:
-    """Fold the active adapters' LoRA and `Train` parts into the base, and keep the other parts.
+    """Fold the active adapters' LoRA, `Train` and peft parts into the base; keep the other parts.
 
-    The model then computes the same, to the bit, with fewer steps. A `Train` part whose copy has
-    another shape than the original (resized relative positions) stays. The base is changed for
-    good: `eject` afterwards gives the merged base, with which an adapter saved before no longer
-    fits. An adapter of which nothing is left is removed.
+    The model then computes the same with fewer steps: to the bit for LoRA and `Train`, and up to
+    rounding for peft, whose layers compute beside the weight what merging adds to it. A `Train`
+    part whose copy has another shape than the original (resized relative positions) stays. The base
+    is changed for good: `eject` afterwards gives the merged base, with which an adapter saved
+    before no longer fits. An adapter of which nothing is left is removed.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: there is no adapter, or nothing in the active ones can be merged; the model is
-            as before.
+        ValueError: there is no adapter, nothing in the active ones can be merged, or peft cannot
+            merge one of its methods; the model is as before.
     """
     found = adapters(model)
     if found is None:
@@ -33,12 +34,17 @@ def merge(model: Model) -> Model:
     ]
     if not mergeable:
         raise ValueError(
-            f"nothing in the active adapters {active} is linear in the base's weights; LoRA and "
-            "Train parts are"
+            f"nothing in the active adapters {active} is linear in the base's weights; LoRA, Train "
+            "and peft parts are"
         )
+    with deactivated(model):
+        folded = _folded([each for _, each in mergeable])
     found.activate(())
+    with torch.no_grad():
+        for (module, name), value in folded.items():
+            raw_parameter(module, name).copy_(value)
     for adapter, attached in mergeable:
-        _fold(adapter, attached)
+        adapter.remove(attached)
     for name in active:
         if not found[name].attached:
             delattr(found, name)
@@ -49,7 +55,8 @@ def merge(model: Model) -> Model:
 def _is_linear(attached: AttachedPart) -> bool:
     actions = [*attached.actions, *attached.last_actions]
     return bool(actions) and all(
-        isinstance(each, Overlay) and _keeps_shape(each.transform, each.module, each.name)
+        isinstance(each, Forward)
+        or (isinstance(each, Overlay) and _keeps_shape(each.transform, each.module, each.name))
         for each in actions
     )
 
@@ -61,9 +68,13 @@ def _keeps_shape(transform: object, module: nn.Module, name: str) -> bool:
 
 
 @torch.no_grad()
-def _fold(adapter: Adapter, attached: AttachedPart) -> None:
-    for each in attached.actions:
-        assert isinstance(each, Overlay)
-        parameter = raw_parameter(each.module, each.name)
-        parameter.copy_(each.transform(parameter))
-    adapter.remove(attached)
+def _folded(parts: list[AttachedPart]) -> dict[tuple[nn.Module, str], Tensor]:
+    """The parameters, by module and name, as the parts let them be seen."""
+    folded: dict[tuple[nn.Module, str], Tensor] = {}
+    for each in (action for part in parts for action in part.actions):
+        if isinstance(each, Overlay):
+            key = each.module, each.name
+            folded[key] = each.transform(folded.get(key, raw_parameter(*key)))
+        elif isinstance(each, Forward):
+            folded |= {(each.module, name): value for name, value in merged(each.layer).items()}
+    return folded

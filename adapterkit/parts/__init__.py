@@ -7,13 +7,14 @@ from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttent
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
 from adapterkit.parts.lora import LoRA, LowRankUpdate
 from adapterkit.parts.normalise import Normalise
+from adapterkit.parts.peft import Peft, as_part, merged
 from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.resize import Resize
 from adapterkit.parts.train import Train
 
 PARTS: dict[str, Callable[..., Part]] = {
     part.__name__: part
-    for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, LoRA, Train)
+    for part in (Resize, Normalise, PositionAdapter, FeatureAdapter, CNNBranch, LoRA, Peft, Train)
 }
 """The dataclasses by name, as an adapter file names them."""
 
@@ -27,8 +28,11 @@ __all__ = [
     "LoRA",
     "LowRankUpdate",
     "Normalise",
+    "Peft",
     "PooledPosition",
     "PositionAdapter",
     "Resize",
     "Train",
+    "as_part",
+    "merged",
 ]

@@ -1,0 +1,269 @@
+"""Methods of Hugging Face's peft, as a part.
+
+peft is imported where a method is built, and not before: its import takes seconds.
+"""
+
+import copy
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterkit.attachment import CONTAINER, Attachment, Namespace, Part
+
+METHODS = (
+    "AdaLoraConfig",
+    "BOFTConfig",
+    "C3AConfig",
+    "DeloraConfig",
+    "FourierFTConfig",
+    "GraloraConfig",
+    "HRAConfig",
+    "HiraConfig",
+    "IA3Config",
+    "LNTuningConfig",
+    "LoHaConfig",
+    "LoKrConfig",
+    "LoraConfig",
+    "MissConfig",
+    "OFTConfig",
+    "RandLoraConfig",
+    "RoadConfig",
+    "ShiraConfig",
+    "VBLoRAConfig",
+    "VeraConfig",
+    "WaveFTConfig",
+)
+"""peft's configurations that can be parts: those whose layers stand for single modules of the base,
+depend on nothing outside themselves but those modules, and are wholly saved."""
+
+REFUSED = {
+    "task_type": "it wraps the whole model; leave it out, the encoder's output is the same",
+    "modules_to_save": "use adapterkit.parts.Train for them",
+    "bias": "it trains the base's own biases; use adapterkit.parts.Train",
+    "target_parameters": "name modules in target_modules",
+    "trainable_token_indices": "an image encoder embeds no tokens",
+    "alora_invocation_tokens": "an image encoder embeds no tokens",
+    "layer_replication": "it adds blocks to the base",
+    "megatron_config": "it is for Megatron's layers",
+}
+"""Options that reach beyond the modules that a configuration targets, and what to do instead."""
+
+_BOOKKEEPING = frozenset(
+    {"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping"}
+)
+_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
+
+
+@dataclass(frozen=True)
+class Peft:
+    """Adapts modules of the image encoder with a method of peft: LoRA, DoRA, LoHa, OFT, IA3, ...
+
+    In a list of parts, peft's configuration can stand for it: `inject(model,
+    [peft.LoraConfig(r=4, target_modules=["qkv"])])`. The configuration's `target_modules` are
+    matched, as peft does, with the names of modules within the image encoder
+    ("blocks.0.attn.qkv"). Each target then computes what peft's layer computes on top of it;
+    modules and state-dict keys of the base stay what they are. A module can be the target of one
+    peft method, of which no other part changes the parameters.
+
+    Whether it starts as the identity is the method's own choice; with peft's default options, most
+    do (FourierFT, C3A and VB-LoRA do not). AdaLoRA trains with its initial ranks: peft allocates
+    ranks and regularises in its model's training, not in its layers.
+
+    Args:
+        config: the name of peft's configuration class, one of `METHODS`.
+        options: its arguments that are not peft's defaults, as plain values.
+    """
+
+    config: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.config not in METHODS:
+            raise ValueError(
+                f"Peft({self.config!r}): expected one of {', '.join(METHODS)}; peft's other "
+                "methods do not stand for single modules of an image encoder, or save too little"
+            )
+        for name in REFUSED.keys() & self.options.keys():
+            raise ValueError(f"{self.config}({name}={self.options[name]!r}): {REFUSED[name]}")
+        initialisation = self.options.get("init_lora_weights", True)
+        if initialisation not in _INITIALISATIONS:
+            raise ValueError(
+                f"{self.config}(init_lora_weights={initialisation!r}): it starts by changing the "
+                f"base's weights or by measuring data; expected one of {_INITIALISATIONS}"
+            )
+
+    @classmethod
+    def of(cls, config: Any) -> "Peft":
+        """The part for a configuration of peft.
+
+        Raises:
+            ValueError: it is for another kind of method, or holds what is no plain value.
+        """
+        name = type(config).__name__
+        options = {}
+        for each in fields(config):
+            value = getattr(config, each.name)
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if each.name not in _BOOKKEEPING and value != default:
+                options[each.name] = _plain(value, f"{name}({each.name}=...)")
+        return cls(name, options)
+
+    def attach(self, to: Attachment) -> None:
+        config = self._build_config()
+        targets = self._targets(config, to.view.encoder)
+        shared: set[nn.Module] = set()
+        for path, layer in self._build_layers(config, targets).items():
+            module = targets[path]
+            # Outside the registered modules, for the base's tensors are not the adapter's.
+            del layer._modules["base_layer"]
+            layer.__dict__["base_layer"] = BaseLayer(module)
+            # What several layers share (VeRA's projections) is registered, and saved, once.
+            for name, child in list(layer._modules.items()):
+                if child in shared:
+                    del layer._modules[name]
+                    layer.__dict__[name] = child
+                elif child is not None:
+                    shared.add(child)
+            to.add(f"peft.{path}", layer)
+            to.replace_forward(module, layer)
+
+    def _build_config(self) -> Any:
+        import peft
+
+        try:
+            return getattr(peft, self.config)(**copy.deepcopy(dict(self.options)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self}: peft refuses it: {error}") from error
+
+    def _targets(self, config: Any, encoder: nn.Module) -> dict[str, nn.Module]:
+        """The modules of the base that the configuration names, by their paths in the encoder."""
+        from peft.tuners.tuners_utils import check_target_module_exists
+        from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
+
+        wanted = config.target_modules
+        if not wanted:
+            raise ValueError(f"{self}: give target_modules, such as ['qkv']")
+        every_linear = isinstance(wanted, str) and wanted == INCLUDE_LINEAR_LAYERS_SHORTHAND
+        modules = {
+            path: module
+            for path, module in encoder.named_modules()
+            if path and CONTAINER not in path.split(".")
+        }
+        found = {
+            path: module
+            for path, module in modules.items()
+            if (every_linear and isinstance(module, nn.Linear))
+            or (not every_linear and check_target_module_exists(config, path))
+        }
+        if not found:
+            names = {
+                path.rpartition(".")[2] for path, m in modules.items() if isinstance(m, nn.Linear)
+            }
+            raise ValueError(
+                f"{self}: none of the image encoder's modules is a target; it has linear layers "
+                f"named {', '.join(sorted(names))}"
+            )
+        for path, module in found.items():
+            if module._modules:
+                raise ValueError(
+                    f"{self}: the target {path} is a {type(module).__name__}, which holds other "
+                    "modules; name single layers"
+                )
+        return found
+
+    def _build_layers(self, config: Any, targets: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """peft's layers for the targets, each around a copy of its target."""
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        # peft works on a tree of copies, of the targets and nothing else: it replaces them in it,
+        # and whatever it may do to their weights, it does not do to the base.
+        tree = Namespace()
+        for path, module in targets.items():
+            tree.place(path, copy.deepcopy(module))
+        try:
+            # On the CPU, so that a seed gives the same on every device, and real initial values
+            # where the caller builds on the meta device: peft keeps some outside the state dict.
+            with torch.device("cpu"):
+                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
+        except Exception as error:
+            raise ValueError(f"{self}: peft cannot attach it: {error}") from error
+        layers = {path: tree.get_submodule(path) for path in targets}
+        for path, layer in layers.items():
+            copied = layer._modules.get("base_layer")
+            if not isinstance(layer, BaseTunerLayer) or copied is None:
+                raise ValueError(f"{self}: peft leaves the target {path} as it is")
+            for name, parameter in copied.named_parameters():
+                same = torch.equal(parameter, targets[path].get_parameter(name))
+                if parameter.requires_grad or not same:
+                    raise ValueError(f"{self}: it changes the base's own {path}.{name}")
+        return layers
+
+
+class BaseLayer:
+    """What peft's layer calls its base layer: a module of the base, with the forward it had.
+
+    Its parameters and attributes are read from the module, so they follow it to a device, a dtype
+    or another checkpoint.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.forward = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "module":  # of an instance that is being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
+
+def as_part(part: Any) -> Part:
+    """`part`, or the part for it where it is a configuration of peft."""
+    # A configuration can be here only if peft has been imported.
+    peft = sys.modules.get("peft")
+    return Peft.of(part) if peft and isinstance(part, peft.PeftConfig) else part
+
+
+def merged(layer: nn.Module) -> dict[str, Tensor]:
+    """The parameters with which a layer's target alone computes what the layer computes.
+
+    Raises:
+        ValueError: peft cannot merge it; nothing has changed.
+    """
+    replica: Any = copy.deepcopy(layer)
+    replica.base_layer = replica.__dict__.pop("base_layer").module
+    try:
+        replica.merge(safe_merge=True)
+    except Exception as error:
+        raise ValueError(f"peft cannot merge a {type(layer).__name__} layer: {error}") from error
+    return dict(replica.base_layer.named_parameters())
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`value` as JSON can hold it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(each, where) for each in value)
+    if isinstance(value, list | tuple):
+        return [_plain(each, where) for each in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(each, where) for key, each in value.items()}
+    raise ValueError(
+        f"{where} holds a {type(value).__name__}, which an adapter file cannot; expected numbers, "
+        "strings, and lists or dictionaries of them"
+    )
