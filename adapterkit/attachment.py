@@ -77,12 +77,18 @@ class Forward:
 
     module: nn.Module
     layer: nn.Module
+    original: Callable[..., Any] | None = None
+    """The forward that the module had of its own, rather than of its class."""
 
     def apply(self) -> None:
+        self.original = vars(self.module).get("forward")
         self.module.forward = self.layer.forward
 
     def undo(self) -> None:
-        self.module.__dict__.pop("forward", None)
+        del self.module.forward
+        if self.original is not None:
+            self.module.forward = self.original
+        self.original = None
 
 
 @dataclass

@@ -244,6 +244,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
     if not name.isidentifier() or hasattr(found, name):
         raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
     check_reached(base, adapter)
+    adapter.train(base.encoder.training)
     adapter.activate()
     found.add_module(name, adapter)
     found.active = (name,)

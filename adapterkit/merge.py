@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from adapterkit.attachment import AttachedPart, Forward, Overlay
 from adapterkit.inject import Model, adapters, deactivated, eject
 from adapterkit.overlay import Override, raw_parameter
-from adapterkit.parts import LowRankUpdate, merged
+from adapterkit.parts import Adapted, LowRankUpdate
 
 
 def merge(model: Model) -> Model:
@@ -55,7 +55,7 @@ def merge(model: Model) -> Model:
 def _is_linear(attached: AttachedPart) -> bool:
     actions = [*attached.actions, *attached.last_actions]
     return bool(actions) and all(
-        isinstance(each, Forward)
+        (isinstance(each, Forward) and isinstance(each.layer, Adapted))
         or (isinstance(each, Overlay) and _keeps_shape(each.transform, each.module, each.name))
         for each in actions
     )
@@ -75,6 +75,6 @@ def _folded(parts: list[AttachedPart]) -> dict[tuple[nn.Module, str], Tensor]:
         if isinstance(each, Overlay):
             key = each.module, each.name
             folded[key] = each.transform(folded.get(key, raw_parameter(*key)))
-        elif isinstance(each, Forward):
-            folded |= {(each.module, name): value for name, value in merged(each.layer).items()}
+        elif isinstance(each, Forward) and isinstance(each.layer, Adapted):
+            folded |= {(each.module, name): value for name, value in each.layer.merged().items()}
     return folded

@@ -7,7 +7,7 @@ from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttent
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
 from adapterkit.parts.lora import LoRA, LowRankUpdate
 from adapterkit.parts.normalise import Normalise
-from adapterkit.parts.peft import Peft, as_part, merged
+from adapterkit.parts.peft import Adapted, BaseLayer, Peft, as_part
 from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.resize import Resize
 from adapterkit.parts.train import Train
@@ -20,6 +20,8 @@ PARTS: dict[str, Callable[..., Part]] = {
 
 __all__ = [
     "PARTS",
+    "Adapted",
+    "BaseLayer",
     "Bottleneck",
     "CNNBranch",
     "ConvBranch",
@@ -34,5 +36,4 @@ __all__ = [
     "Resize",
     "Train",
     "as_part",
-    "merged",
 ]

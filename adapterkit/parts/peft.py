@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attachment import CONTAINER, Attachment, Namespace, Part
@@ -129,8 +130,9 @@ class Peft:
                     layer.__dict__[name] = child
                 elif child is not None:
                     shared.add(child)
-            to.add(f"peft.{path}", layer)
-            to.replace_forward(module, layer)
+            adapted = Adapted(layer, tokens=isinstance(module, nn.Linear))
+            to.add(f"peft.{path}", adapted)
+            to.replace_forward(module, adapted)
 
     def _build_config(self) -> Any:
         import peft
@@ -205,6 +207,42 @@ class Peft:
         return layers
 
 
+class Adapted(nn.Module):
+    """What a module of the base computes with one of peft's layers on top of it.
+
+    Args:
+        layer: peft's, around a `BaseLayer`.
+        tokens: its input is tokens, which peft's layers expect in a row; here they may lie in a
+            grid. Otherwise it is an image or a map.
+    """
+
+    def __init__(self, layer: nn.Module, tokens: bool):
+        super().__init__()
+        self.layer = layer
+        self.tokens = tokens
+
+    def forward(self, x: Float[Tensor, "b *n c"]) -> Float[Tensor, "b *m d"]:
+        if self.tokens and x.ndim > 3:
+            return self.layer(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+        return self.layer(x)
+
+    def merged(self) -> dict[str, Tensor]:
+        """The parameters with which the module alone computes the same, by name.
+
+        Raises:
+            ValueError: peft cannot merge its layer.
+        """
+        replica: Any = copy.deepcopy(self.layer)
+        replica.base_layer = replica.__dict__.pop("base_layer").module
+        try:
+            replica.merge(safe_merge=True)
+        except Exception as error:
+            raise ValueError(
+                f"peft cannot merge a {type(self.layer).__name__} layer: {error}"
+            ) from error
+        return dict(replica.base_layer.named_parameters())
+
+
 class BaseLayer:
     """What peft's layer calls its base layer: a module of the base, with the forward it had.
 
@@ -230,21 +268,6 @@ def as_part(part: Any) -> Part:
     # A configuration can be here only if peft has been imported.
     peft = sys.modules.get("peft")
     return Peft.of(part) if peft and isinstance(part, peft.PeftConfig) else part
-
-
-def merged(layer: nn.Module) -> dict[str, Tensor]:
-    """The parameters with which a layer's target alone computes what the layer computes.
-
-    Raises:
-        ValueError: peft cannot merge it; nothing has changed.
-    """
-    replica: Any = copy.deepcopy(layer)
-    replica.base_layer = replica.__dict__.pop("base_layer").module
-    try:
-        replica.merge(safe_merge=True)
-    except Exception as error:
-        raise ValueError(f"peft cannot merge a {type(layer).__name__} layer: {error}") from error
-    return dict(replica.base_layer.named_parameters())
 
 
 def _plain(value: Any, where: str) -> Any:
