@@ -171,10 +171,10 @@ class Peft:
                 f"named {', '.join(sorted(names))}"
             )
         for path, module in found.items():
-            if module._modules:
+            if module._modules or not module._parameters:
                 raise ValueError(
-                    f"{self}: the target {path} is a {type(module).__name__}, which holds other "
-                    "modules; name single layers"
+                    f"{self}: the target {path} is a {type(module).__name__}, which is no layer "
+                    "with parameters of its own; name such layers"
                 )
         return found
 
@@ -194,7 +194,9 @@ class Peft:
             with torch.device("cpu"):
                 PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
         except Exception as error:
-            raise ValueError(f"{self}: peft cannot attach it: {error}") from error
+            raise ValueError(
+                f"{self}: peft cannot attach it: {type(error).__name__}: {error}"
+            ) from error
         layers = {path: tree.get_submodule(path) for path in targets}
         for path, layer in layers.items():
             copied = layer._modules.get("base_layer")
