@@ -22,7 +22,7 @@ class PartSummary:
         site: where it is attached; "" for a part that changes the whole encoder.
         blocks: in which blocks; empty for a part that no block has.
         parameters: trained parameters that it adds.
-        bytes: their size, which is what the adapter file holds of them.
+        bytes: of all that the adapter file holds of it.
     """
 
     adapter: str
@@ -113,14 +113,15 @@ def _part_summary(name: str, adapter: Adapter, attached: AttachedPart, base: ViT
     modules = [adapter.added.get_submodule(path) for path in attached.paths]
     site = getattr(part, "at", "")
     has_blocks = hasattr(part, "blocks") and site not in ("tokens", "output")
+    saved = [each for module in modules for each in module.state_dict().values()]
     parameters = [each for module in modules for each in module.parameters()]
     return PartSummary(
         adapter=name,
         part=_short(part),
         site=site,
         blocks=tuple(b.index for b in base.select(part.blocks)) if has_blocks else (),
-        parameters=sum(each.numel() for each in parameters),
-        bytes=sum(each.numel() * each.element_size() for each in parameters),
+        parameters=sum(each.numel() for each in parameters if each.requires_grad),
+        bytes=sum(each.numel() * each.element_size() for each in saved),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -128,8 +129,13 @@ def test_a_method_trains_saves_loads_and_ejects(
     assert torch.equal(encode(fresh, picture), adapted)
     [loaded] = ak.inspect_adapter(tmp_path / "a.safetensors").parts
     assert loaded == Peft.of(config)
-    assert part.config in str(ak.summary(fresh))
+    table = ak.summary(fresh)
+    assert part.config in str(table)
+    assert table.bytes == sum(
+        each.nbytes for each in load_file(tmp_path / "a.safetensors").values()
+    )
     trained = sum(each.numel() for each in fresh.parameters() if each.requires_grad)
+    assert trained == table.trained_parameters
     assert trained == sum(each.numel() for each in small.parameters() if each.requires_grad)
 
     assert snapshot(ak.eject(small)) == before
@@ -324,12 +330,13 @@ def test_a_method_that_changes_the_base_is_refused(small: Sam, monkeypatch: pyte
     [
         ("PeftModel", {}, "expected one of"),
         ("os.system", {}, "expected one of"),
+        ("LoraConfig", 5, "expected a dictionary"),
         ("LoraConfig", {**QKV, "megatron_config": {}, "megatron_core": "os"}, "Megatron"),
         ("LoraConfig", {**QKV, "modules_to_save": ["neck"]}, "modules_to_save"),
     ],
 )
 def test_a_file_can_name_known_configurations_only(
-    small: Sam, tmp_path: Path, name: str, options: dict[str, Any], message: str
+    small: Sam, tmp_path: Path, name: str, options: Any, message: str
 ):
     path = tmp_path / "a.safetensors"
     ak.inject(small, [lora()])
@@ -347,6 +354,43 @@ def test_every_option_is_refused_with_what_to_do():
     for option in REFUSED:
         with pytest.raises(ValueError, match=option):
             Peft("LoraConfig", {**QKV, option: "something"})
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "vit_small_patch16_dinov3", "samvit"])
+def test_it_attaches_to_encoders_of_timm(name: str, picture: Tensor):
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"depth": 3, "embed_dim": 48, "num_heads": 2, "img_size": 64}
+    if name == "samvit":
+        sizes |= {"global_attn_indexes": (1,), "neck_chans": 16}
+        name = "samvit_base_patch16"
+    model = timm.create_model(name, **sizes).eval()
+    before, plain = snapshot(model), model(picture)
+    parts = [lora(layers_to_transform=[0, 2], layers_pattern="blocks"), FeatureAdapter()]
+    ak.inject(model, parts)
+    assert torch.equal(model(picture), plain)
+    container = ak.adapters(model)
+    assert container is not None
+    blocks = container["default"].added.get_submodule("peft.blocks")
+    assert [name for name, _ in blocks.named_children()] == ["0", "2"]
+    train_one_step(model, picture)
+    assert not torch.equal(model(picture), plain)
+    assert snapshot(ak.eject(model)) == before
+
+
+def test_it_attaches_to_the_sam_of_transformers(picture: Tensor):
+    transformers = pytest.importorskip("transformers")
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 64}
+    vision |= {"image_size": 64, "patch_size": 16, "window_size": 3, "output_channels": 32}
+    vision |= {"global_attn_indexes": [1], "num_pos_feats": 16}
+    model = transformers.SamVisionModel(transformers.SamVisionConfig(**vision)).eval()
+    before, plain = snapshot(model), model(picture).last_hidden_state
+    ak.inject(model, [lora(init_lora_weights=False)])
+    assert not torch.equal(model(picture).last_hidden_state, plain)
+    # The probe's forward is not the first of this model's: it still collects hidden states.
+    assert len(model(picture, output_hidden_states=True).hidden_states) == 3
+    ak.eject(model)
+    assert torch.equal(model(picture).last_hidden_state, plain)
+    assert {*before} <= {*snapshot(model)}
 
 
 def test_compile_has_no_graph_break():

@@ -89,6 +89,8 @@ class Peft:
                 f"Peft({self.config!r}): expected one of {', '.join(METHODS)}; peft's other "
                 "methods do not stand for single modules of an image encoder, or save too little"
             )
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"Peft({self.config!r}, {self.options!r}): expected a dictionary")
         for name in REFUSED.keys() & self.options.keys():
             raise ValueError(f"{self.config}({name}={self.options[name]!r}): {REFUSED[name]}")
         initialisation = self.options.get("init_lora_weights", True)
