@@ -167,6 +167,10 @@ def _timm(
             f"{'x'.join(map(str, patch_embed.patch_size))}; adapterkit takes square ones"
         )
     named = {name: getattr(encoder, name, None) for name in ("neck", "norm", "fc_norm", "head")}
+    # What a model of this kind has no use for is None or an nn.Identity.
+    trainable = {
+        k: v for k, v in named.items() if v is not None and next(v.parameters(), None) is not None
+    }
 
     def resize(changes: Changes, to: Geometry) -> None:
         changes.set(patch_embed, "img_size", (to.image_size, to.image_size))
@@ -188,7 +192,7 @@ def _timm(
         family=family,
         model=encoder,
         encoder=encoder,
-        components={"image_encoder": encoder} | {k: v for k, v in named.items() if v is not None},
+        components={"image_encoder": encoder, **trainable},
         patch_embed=patch_embed,
         patch_projection=patch_embed.proj,
         pos_embed=_pos_embed(encoder),
@@ -252,7 +256,9 @@ def _timm_block(index: int, block: Any) -> Block:
 
 def _resize_rope(changes: Changes, rope: Any, grid: tuple[int, int]) -> None:
     resized = copy.deepcopy(rope)
-    resized.update_feat_shape(grid)
+    # Values rather than weights, so also where a file's weights are to come on the meta device.
+    with next(rope.buffers()).device:
+        resized.update_feat_shape(grid)
     changes.set(rope, "feat_shape", grid)
     for name, buffer in resized.named_buffers(recurse=False):
         changes.set(rope, name, buffer)
@@ -270,8 +276,10 @@ def _resize_bias(changes: Changes, module: Any, grid: tuple[int, int]) -> None:
     ):
         if hasattr(module, name):
             changes.set(module, name, value)
-    changes.set(module, "relative_position_index", gen_relative_position_index(grid))
-    changes.overlay(module, "relative_position_bias_table", FitBiasTable(old, grid))
+    index = module.relative_position_index
+    changes.set(module, "relative_position_index", gen_relative_position_index(grid, index.device))
+    fit = FitBiasTable(old, grid)
+    changes.overlay(module, "relative_position_bias_table", fit, last=True)
 
 
 @dataclass(frozen=True)

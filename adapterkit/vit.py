@@ -105,7 +105,11 @@ class Changes(Protocol):
     def set(self, owner: nn.Module, name: str, value: Any) -> None: ...
 
     def overlay(
-        self, module: nn.Module, name: str, transform: Callable[[Tensor], Tensor]
+        self,
+        module: nn.Module,
+        name: str,
+        transform: Callable[[Tensor], Tensor],
+        last: bool = False,
     ) -> None: ...
 
 

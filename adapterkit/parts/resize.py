@@ -21,7 +21,8 @@ class Resize:
     a side (SAMUS: 256 -> 264 pixels, 16x16 patches every 8 pixels, 32x32 tokens). The position
     embedding is interpolated to the new grid unless a `PositionAdapter` does it; relative and
     rotary positions follow the grid. A `Sam`'s prompt encoder follows too, so `SamPredictor` and
-    `SamAutomaticMaskGenerator` work at the new size.
+    `SamAutomaticMaskGenerator` work at the new size. It stands before the parts that are made for
+    the new grid, so first in a list.
 
     Args:
         image_size: side of the square input, in pixels; a multiple of the patch stride.
@@ -34,6 +35,10 @@ class Resize:
     antialias: bool = True
 
     def attach(self, to: Attachment) -> None:
+        if next(to.modules.children(), None) is not None:
+            raise ValueError(
+                f"{self}: put it before the other parts, which are made for the grid that it sets"
+            )
         view = to.view
         patch_size = view.patch_projection.kernel_size[0]
         stride = self.patch_stride or view.patch_projection.stride[0]
