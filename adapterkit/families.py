@@ -5,17 +5,18 @@ Libraries are imported inside a family's function, so that no library is needed 
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapterkit.vit import Block, Changes, Geometry, TokenLayout, ViT
+from adapterkit.overlay import raw_parameter
+from adapterkit.vit import Block, Changes, Geometry, InputOf, TokenLayout, ViT
 
 
 def segment_anything(model: nn.Module) -> ViT | None:
@@ -39,6 +40,7 @@ def segment_anything(model: nn.Module) -> ViT | None:
             changes.set(prompts, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
 
     projection = encoder.patch_embed.proj
+    side = encoder.img_size // projection.stride[0]
     return ViT(
         family="segment_anything",
         model=model,
@@ -50,6 +52,8 @@ def segment_anything(model: nn.Module) -> ViT | None:
         blocks=tuple(_sam_block(i, block) for i, block in enumerate(encoder.blocks)),
         width=projection.out_channels,
         image_size=encoder.img_size,
+        patch_size=projection.stride[0],
+        grid=(side, side),
         resizer=resize,
     )
 
@@ -83,6 +87,7 @@ def transformers_sam(model: nn.Module) -> ViT | None:
             changes.set(model, "config", config)
 
     projection = encoder.patch_embed.projection
+    side = encoder.image_size // projection.stride[0]
     return ViT(
         family="transformers_sam",
         model=model,
@@ -98,6 +103,8 @@ def transformers_sam(model: nn.Module) -> ViT | None:
         ),
         width=projection.out_channels,
         image_size=encoder.image_size,
+        patch_size=projection.stride[0],
+        grid=(side, side),
         resizer=resize,
     )
 
@@ -152,52 +159,69 @@ def _timm(
     rope: str,
 ) -> ViT:
     """What timm's encoders have in common. `rope` names the rotary positions on the grid."""
+    from timm.layers.hybrid_embed import HybridEmbed
     from timm.layers.patch_embed import PatchEmbed
 
     patch_embed = encoder.patch_embed
-    if not isinstance(patch_embed, PatchEmbed):
+    if not isinstance(patch_embed, PatchEmbed | HybridEmbed):
         raise ValueError(
-            f"the patch embedding of this {family} encoder is a {type(patch_embed).__name__}, a "
-            "CNN of its own; adapterkit takes encoders that embed patches with one convolution"
+            f"the patch embedding of this {family} encoder is a {type(patch_embed).__name__}; "
+            "adapterkit takes encoders with a PatchEmbed or a HybridEmbed of timm"
+        )
+    if any(isinstance(each, _BatchNorm) for each in patch_embed.modules()):
+        raise ValueError(
+            f"the patch embedding of this {family} encoder has batch norms, whose statistics "
+            "training would change in the base; adapterkit takes encoders without"
         )
     height, width = cast("tuple[int, int]", patch_embed.img_size)
-    if height != width or len(set(patch_embed.patch_size)) > 1:
+    patch_size = cast("tuple[int, int]", patch_embed.patch_size)
+    if height != width or len(set(patch_size)) > 1:
         raise ValueError(
             f"this {family} encoder takes images of {height}x{width} pixels in patches of "
-            f"{'x'.join(map(str, patch_embed.patch_size))}; adapterkit takes square ones"
+            f"{'x'.join(map(str, patch_size))}; adapterkit takes square ones"
         )
     named = {name: getattr(encoder, name, None) for name in ("neck", "norm", "fc_norm", "head")}
+    # What a model of this kind has no use for is None or an nn.Identity.
+    trainable = {
+        k: v for k, v in named.items() if v is not None and next(v.parameters(), None) is not None
+    }
 
     def resize(changes: Changes, to: Geometry) -> None:
         changes.set(patch_embed, "img_size", (to.image_size, to.image_size))
         changes.set(patch_embed, "grid_size", to.grid)
         changes.set(patch_embed, "num_patches", to.grid[0] * to.grid[1])
-        # timm divides by the patch size to get the grid, which overlapping patches outnumber.
-        changes.set(patch_embed, "patch_size", (to.patch_stride, to.patch_stride))
+        if isinstance(patch_embed, PatchEmbed):
+            # timm divides by the patch size to get the grid, which overlapping patches outnumber.
+            changes.set(patch_embed, "patch_size", (to.patch_stride, to.patch_stride))
+        else:
+            changes.set(patch_embed, "feature_size", tuple(patch_size[0] * n for n in to.grid))
         rotary = getattr(encoder, rope, None)
         # Without a shape of its own, it is built for the patch embedding's grid at every forward.
         if getattr(rotary, "feat_shape", None) is not None:
             _resize_rope(changes, rotary, to.grid)
         biased = [getattr(encoder, "rel_pos_bias", None)]
         biased += [getattr(block.module, "attn", None) for block in blocks]
-        for module in biased:
-            if getattr(module, "relative_position_bias_table", None) is not None:
-                _resize_bias(changes, module, to.grid)
+        biased = [m for m in biased if getattr(m, "relative_position_bias_table", None) is not None]
+        if biased:
+            _resize_biases(changes, biased, to.grid)
 
     return ViT(
         family=family,
         model=encoder,
         encoder=encoder,
-        components={"image_encoder": encoder} | {k: v for k, v in named.items() if v is not None},
+        components={"image_encoder": encoder, **trainable},
         patch_embed=patch_embed,
-        patch_projection=patch_embed.proj,
+        patch_projection=[m for m in patch_embed.modules() if isinstance(m, nn.Conv2d)][-1],
         pos_embed=_pos_embed(encoder),
         blocks=blocks,
         width=encoder.embed_dim,
         image_size=height,
+        patch_size=cast("int", patch_embed.feat_ratio()),
+        grid=cast("tuple[int, int]", patch_embed.grid_size),
         resizer=resize,
         layout=layout,
         pos_embed_layout=pos_embed_layout,
+        drops_patches=getattr(getattr(encoder, "patch_drop", None), "prob", 0) > 0,
     )
 
 
@@ -228,23 +252,34 @@ def _sam_block(
 
 def _timm_block(index: int, block: Any) -> Block:
     from timm.models.eva import EvaBlockPostNorm
-    from timm.models.vision_transformer import ResPostBlock
+    from timm.models.vision_transformer import (
+        DiffParallelScalingBlock,
+        ParallelScalingBlock,
+        ParallelThingsBlock,
+        ResPostBlock,
+    )
 
-    sites: dict[str, nn.Module] = {}
-    attention: Any = getattr(block, "attn", None)
-    if attention is not None:
-        if not issubclass(type(block), ResPostBlock | EvaBlockPostNorm):
-            sites["attn_in"] = block.norm1
+    sites: dict[str, nn.Module] = {"block_out": block}
+    if isinstance(block, ParallelThingsBlock):
+        # Several attentions and MLPs side by side, each after a norm of its own.
+        attention: Any = block.attns[0].attn  # pyright: ignore[reportAttributeAccessIssue]
+        sites["attn_in"] = InputOf(*(each.attn for each in block.attns))  # pyright: ignore[reportArgumentType]
+    elif isinstance(block, ParallelScalingBlock | DiffParallelScalingBlock):
+        # The block is its attention and its MLP at once; both read the one norm.
+        attention = block
+        sites["attn_in"] = block.in_norm
+    else:
+        attention = block.attn
+        norms_after = isinstance(block, ResPostBlock | EvaBlockPostNorm)
+        sites["attn_in"] = InputOf(attention) if norms_after else block.norm1
         if isinstance(getattr(attention, "qkv", None), nn.Linear):
             sites["qkv"] = attention.qkv
         sites |= {"attn_out": attention, "mlp": block.mlp}
-    # Blocks of other kinds hold several attentions, or are one themselves.
-    with_heads = attention or (block.attns[0].attn if hasattr(block, "attns") else block)
     return Block(
         index=index,
         module=block,
-        sites=sites | {"block_out": block},
-        num_heads=with_heads.num_heads,
+        sites=sites,
+        num_heads=attention.num_heads,
         attends_globally=True,
         rel_pos=(),
     )
@@ -252,49 +287,63 @@ def _timm_block(index: int, block: Any) -> Block:
 
 def _resize_rope(changes: Changes, rope: Any, grid: tuple[int, int]) -> None:
     resized = copy.deepcopy(rope)
-    resized.update_feat_shape(grid)
+    # Values rather than weights, so also where a file's weights are to come on the meta device.
+    with next(rope.buffers()).device:
+        resized.update_feat_shape(grid)
     changes.set(rope, "feat_shape", grid)
     for name, buffer in resized.named_buffers(recurse=False):
         changes.set(rope, name, buffer)
 
 
-def _resize_bias(changes: Changes, module: Any, grid: tuple[int, int]) -> None:
+def _resize_biases(changes: Changes, modules: list[Any], grid: tuple[int, int]) -> None:
+    """Fit BEiT's relative-position biases, of one window size in all modules, to a grid."""
     from timm.models.beit import gen_relative_position_index
 
-    rows, columns = grid
-    old: tuple[int, int] = tuple(module.window_size)
-    changes.set(module, "window_size", grid)
-    for name, value in (
-        ("window_area", rows * columns),
-        ("num_relative_distance", (2 * rows - 1) * (2 * columns - 1) + 3),
-    ):
-        if hasattr(module, name):
-            changes.set(module, name, value)
-    changes.set(module, "relative_position_index", gen_relative_position_index(grid))
-    changes.overlay(module, "relative_position_bias_table", FitBiasTable(old, grid))
+    (rows, columns), table = grid, raw_parameter(modules[0], "relative_position_bias_table")
+    fit = FitBiasTable(bias_resampling(tuple(modules[0].window_size), grid).to(table.device))
+    for module in modules:
+        changes.set(module, "window_size", grid)
+        for name, value in (
+            ("window_area", rows * columns),
+            ("num_relative_distance", (2 * rows - 1) * (2 * columns - 1) + 3),
+        ):
+            if hasattr(module, name):
+                changes.set(module, name, value)
+        index = gen_relative_position_index(grid, module.relative_position_index.device)
+        changes.set(module, "relative_position_index", index)
+        changes.overlay(module, "relative_position_bias_table", fit, last=True)
 
 
 @dataclass(frozen=True)
 class FitBiasTable:
-    """An overlay that interpolates a BEiT relative-position bias table bicubically to a grid.
+    """An overlay that resamples a BEiT relative-position bias table to another grid.
 
-    timm's `set_input_size` samples it at geometrically spaced distances instead.
+    Args:
+        matrix: what `bias_resampling` gives.
+    """
+
+    matrix: Float[Tensor, "new old"]
+
+    def __call__(self, table: Float[Tensor, "old heads"]) -> Float[Tensor, "new heads"]:
+        return self.matrix.to(table) @ table
+
+
+def bias_resampling(old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "new old"]:
+    """The linear map from a BEiT relative-position bias table to one for another grid.
+
+    It is that of timm's `resize_rel_pos_bias_table`, which samples the old table at geometrically
+    spaced distances and keeps the three rows from, to and between class tokens.
 
     Args:
         old: rows and columns of tokens that the table was made for.
         new: and those that it is read for.
     """
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 
-    old: tuple[int, int]
-    new: tuple[int, int]
-
-    def __call__(self, table: Float[Tensor, "n heads"]) -> Float[Tensor, "m heads"]:
-        if self.old == self.new:
-            return table
-        rows, columns = (2 * side - 1 for side in self.old)
-        # The last three rows are the biases from, to and between class tokens.
-        distances, class_token = table[:-3], table[-3:]
-        image = rearrange(distances, "(r c) heads -> 1 heads r c", r=rows, c=columns)
-        size = [2 * side - 1 for side in self.new]
-        resized = F.interpolate(image, size, mode="bicubic", align_corners=False)
-        return torch.cat((rearrange(resized, "1 heads r c -> (r c) heads"), class_token))
+    sizes = [(2 * rows - 1) * (2 * columns - 1) + 3 for rows, columns in (old, new)]
+    # Values rather than weights, so also where a file's weights are to come on the meta device.
+    with torch.device("cpu"), warnings.catch_warnings():
+        # Of timm's interpolation, about PyTorch's manners of indexing.
+        warnings.simplefilter("ignore", UserWarning)
+        unit_tables = torch.eye(sizes[0])
+        return resize_rel_pos_bias_table(unit_tables, new, (sizes[1], sizes[0]), old)

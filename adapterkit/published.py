@@ -28,12 +28,18 @@ def load_published(
 ) -> Model:
     """Inject a method with the weights that its published implementation trained.
 
+    The published MSA pads windows before norm1, and SAM after it, as does this model. Where the
+    token grid is no multiple of the window (64 and 14 at 1024 pixels), the outputs therefore differ
+    from the published ones.
+
     Args:
-        model: the base that the checkpoint was trained from.
+        model: the base that the checkpoint was trained from. An image encoder alone takes what the
+            checkpoint holds for the encoder.
         checkpoint: a `.pth` (with or without a "module." prefix), or its state dict.
         method: "samus"; "samed", the file of LoRA weights, with prompt encoder and mask decoder
             or without; "msa", in 2-D, whose unused `Depth_Adapter` is left out; "medsam", of which
-            the mask decoder is taken.
+            the mask decoder is taken. SAMed's mask decoder has a mask for each of its classes and
+            one more: it fits a `Sam` whose `MaskDecoder` has `num_multimask_outputs` of classes.
         name: what the adapter is called on this model.
         load_base: take the base's tensors from the checkpoint too, where it holds them. By
             default they must equal the model's. The released `medsam_vit_b.pth` was trained with
@@ -44,8 +50,9 @@ def load_published(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of this method for this encoder, or its base differs from
-            the model's; the message names the tensor, and the model is as before.
+        ValueError: it is no checkpoint of this method for this encoder, its base differs from
+            the model's, or it predicts another number of masks; the message names the tensor, and
+            the model is as before.
     """
     if method not in _METHODS:
         raise ValueError(f"method={method!r}: expected one of {sorted(_METHODS)}")
@@ -56,7 +63,8 @@ def load_published(
     with deactivated(model) as base:
         own = base_state_dict(base)
         try:
-            tensors = _named_as_in_a_sam(tensors)
+            tensors = _of_components(base, _named_as_in_a_sam(tensors))
+            _check_number_of_masks(base, tensors, source)
             parts, names = _METHODS[method](base, tensors)
             trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
@@ -72,7 +80,10 @@ def load_published(
         with torch.device("meta"):
             adapter = Adapter(base, parts)
         like = base.patch_projection.weight
-        placed = {key: value.to(like.device, like.dtype) for key, value in trained.items()}
+        # Copies, since the values may be the caller's or a view of a file.
+        placed = {
+            key: value.to(like.device, like.dtype, copy=True) for key, value in trained.items()
+        }
         try:
             adapter.added.load_state_dict(placed, assign=True)
         except RuntimeError as error:
@@ -94,6 +105,26 @@ def _named_as_in_a_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (_ENCODER if is_encoder else "") + re.sub(r"\.rel_([hw])$", r".rel_pos_\1", key): value
         for key, value in tensors.items()
     }
+
+
+def _of_components(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` without those of a `Sam`'s components that an encoder alone does not have."""
+    absent = {"prompt_encoder", "mask_decoder"} - set(base.components)
+    return {key: value for key, value in tensors.items() if key.split(".")[0] not in absent}
+
+
+def _check_number_of_masks(base: ViT, tensors: Mapping[str, Tensor], source: str) -> None:
+    key = "mask_decoder.mask_tokens.weight"
+    if key not in tensors:
+        return
+    found = len(tensors[key])
+    own = len(base.components["mask_decoder"].get_parameter("mask_tokens.weight"))
+    if found != own:
+        raise ValueError(
+            f"{source}: its mask decoder predicts {found} masks ({key}), and this model's {own}. "
+            f"Give the Sam a MaskDecoder with num_multimask_outputs={found - 1} first; SAMed's has "
+            "as many as classes"
+        )
 
 
 def _check_base(
@@ -199,6 +230,10 @@ def _msa(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
 
 
 def _medsam(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    if "mask_decoder" not in base.components:
+        raise ValueError(
+            "medsam trains the mask decoder, which an image encoder alone does not have"
+        )
     trained, names = _trained_components(base, tensors, "mask_decoder")
     if not trained:
         raise KeyError("mask_decoder")

@@ -5,7 +5,7 @@ A site is a named place of any ViT to which a part can be attached:
     image       the patch embedding's input, (B, 3, H, W)
     tokens      the patch embedding's output, before positions are added
     pos_embed   the absolute position embedding, a parameter
-    attn_in     in each block, the tokens after norm1, before any window partition
+    attn_in     in each block, the tokens that its attention reads, before any window partition
     qkv         in each block, parallel to the fused query-key-value projection
     attn_out    in each block, the attention's output
     mlp         in each block, parallel to the MLP (its input is the tokens after norm2)
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
@@ -105,11 +106,48 @@ class Changes(Protocol):
     def set(self, owner: nn.Module, name: str, value: Any) -> None: ...
 
     def overlay(
-        self, module: nn.Module, name: str, transform: Callable[[Tensor], Tensor]
+        self,
+        module: nn.Module,
+        name: str,
+        transform: Callable[[Tensor], Tensor],
+        last: bool = False,
     ) -> None: ...
 
 
 Resizer = Callable[[Changes, Geometry], None]
+
+
+class InputOf(nn.Module):
+    """What some modules are given, as a site where no module has it as its output.
+
+    A forward hook on it runs before each of the modules, sees the module's first argument as it
+    would see an output, and replaces it.
+    """
+
+    def __init__(self, *modules: nn.Module):
+        super().__init__()
+        self.readers = modules
+
+    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
+        before = _BeforeModule(hook)
+        return _Handles([each.register_forward_pre_hook(before) for each in self.readers])
+
+
+@dataclass(frozen=True)
+class _BeforeModule:
+    hook: Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.hook(module, args, args[0]), *args[1:]
+
+
+@dataclass
+class _Handles:
+    handles: list[RemovableHandle]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +157,9 @@ class Block:
     Attributes:
         index: its position in the encoder, from 0.
         module: the block itself.
-        sites: the module whose output each site of the block names; a block may lack some. The
-            forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always read.
+        sites: the module whose output each site of the block names, or an `InputOf`; a block may
+            lack some. The forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always
+            read.
         num_heads: attention heads.
         attends_globally: whether it attends over all tokens rather than within windows.
         rel_pos: (module, parameter name) of its relative-position tables, each (2 * size - 1, d).
@@ -144,15 +183,18 @@ class ViT:
         encoder: the vision transformer.
         components: the model's named modules that a `Train` part can name.
         patch_embed: its output is the `tokens` site.
-        patch_projection: the convolution inside `patch_embed`.
+        patch_projection: the last convolution inside `patch_embed`; in most encoders the only one.
         pos_embed: (module, parameter name) of the absolute position embedding, or None.
         blocks: in order.
         width: channels of a token.
         image_size: side of the square input image, in pixels.
+        patch_size: pixels of the image from one token to the next.
+        grid: rows and columns of tokens, equal.
         resizer: changes what the family itself has to know of another geometry: its attributes and
             its rotary or relative positions, but not `pos_embed` and the stride.
         layout: of the tokens between blocks.
         pos_embed_layout: of the position embedding.
+        drops_patches: whether it leaves out patch tokens at random in training.
     """
 
     family: str
@@ -165,16 +207,12 @@ class ViT:
     blocks: tuple[Block, ...]
     width: int
     image_size: int
+    patch_size: int
+    grid: tuple[int, int]
     resizer: Resizer
     layout: TokenLayout = TokenLayout()
     pos_embed_layout: TokenLayout = TokenLayout()
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the token grid."""
-        (kernel, _), (stride, _) = self.patch_projection.kernel_size, self.patch_projection.stride
-        side = (self.image_size - kernel) // stride + 1
-        return side, side
+    drops_patches: bool = False
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
         """The blocks that `blocks` names, in order.
@@ -244,7 +282,8 @@ def view(model: nn.Module) -> ViT:
 
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
-        ValueError: it is, but its patch embedding is a CNN, or its input is not square.
+        ValueError: it is, but its input is not square, or its patch embedding is none that
+            adapterkit knows.
     """
     from adapterkit.families import FAMILIES
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from adapterkit.parts import (
     Resize,
     Train,
 )
+from adapterkit.vit import BLOCK_SITES, ViT
 from tests.models import snapshot
 
 CLASSES = (
@@ -33,15 +35,54 @@ CLASSES = (
 FILES = {"beit", "deit", "eva", "vision_transformer", "vision_transformer_sam"}
 FILES |= {"vision_transformer_hybrid"}
 
-EXCEPTIONS = {
-    "HybridEmbed": "a CNN of its own embeds the patches: no view",
-    "ResPostBlock": "norm1 follows the attention, so no attn_in: no CNNBranch",
-    "EvaBlockPostNorm": "norm1 follows the attention, so no attn_in: no CNNBranch",
-    "ParallelScalingBlock": "attention and MLP in one, so only block_out: no CNNBranch",
-    "DiffParallelScalingBlock": "attention and MLP in one, so only block_out: no CNNBranch",
-    "ParallelThingsBlock": "attentions side by side, so only block_out: no CNNBranch",
+ALL = "take every part"
+NO_LORA = "take every part but LoRA: they project queries, keys and values by separate modules"
+PARALLEL = (
+    "take no LoRA, and FeatureAdapter at tokens, attn_in, block_out and output only: attention and "
+    "MLP are one module, or there are several of both side by side"
+)
+NO_VIEW = (
+    "are refused: batch norms in their patch embedding, whose statistics training would change"
+)
+
+BY_ABSENT_SITES = {
+    frozenset[str](): ALL,
+    frozenset({"qkv"}): NO_LORA,
+    frozenset({"qkv", "attn_out", "mlp"}): PARALLEL,
 }
-"""Classes of patch embeddings and blocks that something does not fit, and why."""
+EXCEPTIONS = {
+    NO_LORA: {
+        "eva02_base_patch14_224",
+        "eva02_base_patch14_448",
+        "eva02_base_patch16_clip_224",
+        "eva02_large_patch14_224",
+        "eva02_large_patch14_448",
+        "eva02_large_patch14_clip_224",
+        "eva02_large_patch14_clip_336",
+        "vit_base_patch16_sapiens2",
+        "vit_large_patch16_sapiens2",
+        "vit_huge_patch16_sapiens2",
+        "vit_giant_patch16_sapiens2",
+        "vit_5b_patch16_sapiens2",
+    },
+    PARALLEL: {
+        "vit_small_patch16_18x2_224",
+        "vit_base_patch16_18x2_224",
+        "vit_base_patch16_xp_224",
+        "vit_large_patch14_xp_224",
+        "vit_huge_patch14_xp_224",
+        "vit_pwee_patch16_reg1_gap_256",
+        "vit_dpwee_patch16_reg1_gap_256",
+    },
+    NO_VIEW: {
+        "vit_base_mci_224",
+        "vit_base_resnet26d_224",
+        "vit_base_resnet50d_224",
+        "vit_small_resnet26d_224",
+        "vit_small_resnet50d_s16_224",
+    },
+}
+"""The models of timm that lack something, by what and why."""
 
 
 @dataclass
@@ -77,29 +118,47 @@ def _recorded(build: Any, module: Any) -> tuple[type[nn.Module], dict[str, Any]]
         found.extend((cls, arguments))
         return nn.Identity()
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         patch.setattr(module, "build_model_with_cfg", record)
         build()
     cls, arguments = found
     return cls, {k: v for k, v in arguments.items() if k in _accepted(cls)}
 
 
+@cache
 def _accepted(cls: type[nn.Module]) -> set[str]:
     bases = [each for each in cls.__mro__ if each in CLASSES]
     return set(inspect.signature(bases[0].__init__).parameters)
 
 
 def _shrunken(arguments: dict[str, Any]) -> dict[str, Any]:
-    if "HybridEmbed" in repr(arguments.get("embed_layer")):
-        return {**arguments, "depth": 1, "img_size": 64}
-    small = {"depth": 4, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
     small |= {"img_size": 4 * arguments.get("patch_size", 16), "drop_path_rate": 0.0}
-    optional = {"attn_pool_num_heads": 2, "num_kv_heads": 1, "global_attn_indexes": (1, 3)}
+    embedding = getattr(arguments.get("embed_layer"), "keywords", {})
+    if "backbone" in embedding:
+        small["img_size"] = 64
+    if not embedding.get("proj", True):
+        small.pop("embed_dim")
+    optional = {"attn_pool_num_heads": 2, "num_kv_heads": 1, "global_attn_indexes": (1,)}
     optional |= {"window_size": 3, "neck_chans": 16, "ref_feat_shape": (4, 4)}
     optional = {k: v for k, v in optional.items() if arguments.get(k)}
     if isinstance((arguments.get("ref_feat_shape") or (0,))[0], tuple):
         optional["ref_feat_shape"] = ((4, 4), (3, 3))
     return {**arguments, **small, **optional}
+
+
+def built(variant: Variant) -> Any:
+    """The small model, its patch embedding's CNN, if it has one, with random weights too."""
+    backbone = getattr(variant.arguments.get("embed_layer"), "keywords", {}).get("backbone")
+    if backbone is not None:
+        for stage in getattr(backbone, "stages", ()):
+            stage.blocks = stage.blocks[:1]
+        for each in [*backbone.to_empty(device="cpu").parameters(), *backbone.buffers()]:
+            each.data.normal_(std=0.05) if each.is_floating_point() else each.zero_()
+    return variant.cls(**variant.arguments)
+
+
+ADDED = "adapterkit.default.added"
 
 
 def images(size: int) -> Tensor:
@@ -111,19 +170,22 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else found.last_hidden_state
 
 
-def sites(model: nn.Module) -> list[Any]:
-    base = ak.view(model)
+def sites(base: ViT) -> list[Any]:
     return ["tokens", *(at for at in base.blocks[0].sites if at != "qkv"), "output"]
 
 
-def check(model: nn.Module, cnn_branch: bool = True) -> None:
-    """Inject, run forward and backward, eject, and compare with what was there."""
+def check(model: nn.Module) -> str:
+    """Inject, run forward and backward, eject, and compare with what was there.
+
+    Returns:
+        Which parts it takes.
+    """
     model = model.eval()
     base, before = ak.view(model), snapshot(model)
     image = images(base.image_size)
     plain = output(model, image)
 
-    parts: list[Any] = [FeatureAdapter(at=at) for at in sites(model)]
+    parts: list[Any] = [FeatureAdapter(at=at) for at in sites(base)]
     parts.append(Train("image_encoder"))
     if "qkv" in base.blocks[0].sites:
         parts.append(LoRA())
@@ -131,42 +193,45 @@ def check(model: nn.Module, cnn_branch: bool = True) -> None:
     assert torch.equal(output(model, image), plain), "identities change the output"
     assert snapshot(ak.eject(model)) == before, "ejecting identities leaves something"
 
-    patch_size = base.patch_projection.kernel_size[0]
-    parts = [Resize(3 * patch_size, patch_stride=patch_size // 2), Normalise()]
+    overlaps = base.patch_projection.kernel_size[0] == base.patch_size
+    parts = [Resize(3 * base.patch_size, base.patch_size // 2 if overlaps else None), Normalise()]
     if base.pos_embed is not None:
         parts.append(PositionAdapter())
-    parts += [FeatureAdapter(at=at, zero_init=False) for at in sites(model)]
-    if cnn_branch:
-        parts.append(CNNBranch(stem_channels=4))
+    parts += [FeatureAdapter(at=at, zero_init=False) for at in sites(base)]
+    parts.append(CNNBranch(stem_channels=4))
     ak.inject(model, parts)
-    output(model.train(), images(3 * patch_size)).square().mean().backward()
+    output(model.train(), images(3 * base.patch_size)).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == ("adapterkit" in name), name
     assert snapshot(ak.eject(model.eval())) == before, "ejecting leaves something"
     assert torch.equal(output(model, image), plain)
+    return BY_ABSENT_SITES[frozenset(BLOCK_SITES) - set(base.blocks[0].sites)]
 
 
 def test_parts_work_on_every_model_of_timm():
     failed: dict[str, str] = {}
+    taken: dict[str, set[str]] = {}
     variants = timm_variants()
     for variant in variants:
+        model = built(variant)
         try:
-            model: Any = variant.cls(**variant.arguments)
-            embedding, block = type(model.patch_embed).__name__, type(model.blocks[0]).__name__
-            if embedding in EXCEPTIONS:
-                with pytest.raises(ValueError, match=embedding):
+            if any(isinstance(each, nn.BatchNorm2d) for each in model.modules()):
+                with pytest.raises(ValueError, match="has batch norms"):
                     ak.view(model)
-                continue
-            if block in EXCEPTIONS:
-                with pytest.raises(ValueError, match="no site 'attn_in'"):
-                    ak.inject(model, [CNNBranch()])
-            check(model, cnn_branch=block not in EXCEPTIONS)
+                what = NO_VIEW
+            else:
+                what = check(model)
+            taken.setdefault(what, set()).update(variant.names)
         except Exception as error:
             failed[", ".join(variant.names)] = f"{type(error).__name__}: {error}"[:300]
-    names = sum(len(variant.names) for variant in variants)
-    print(f"{len(variants) - len(failed)} of {len(variants)} variants of {names} models passed")
+    names = [name for variant in variants for name in variant.names]
+    print(f"Of {len(names)} models of timm {timm.__version__}, in {len(variants)} variants,")
+    print(f"  {len(taken.pop(ALL))} {ALL}")
+    for what, which in taken.items():
+        print(f"  {len(which)} {what}: {', '.join(sorted(which))}")
     assert not failed, "\n".join(f"{names}: {error}" for names, error in failed.items())
-    assert len(variants) > 100
+    assert taken == EXCEPTIONS
+    assert len(names) > 250
 
 
 def small(name: str, **arguments: Any) -> Any:
@@ -233,19 +298,69 @@ def test_checkpointing_activations_gives_the_same_gradients():
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_beit_biases_are_resized():
-    model = small("beit_base_patch16_224", img_size=96)
-    table = torch.arange(11.0)[:, None].expand(11, 11)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("size", [64, 160])
+def test_resize_is_a_beit_of_timm_made_for_that_size(size: int, shared: bool):
+    arguments = {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
+    model = small("beit_base_patch16_224", img_size=96, use_abs_pos_emb=True, **arguments)
     with torch.no_grad():
-        for block in model.blocks:
-            block.attn.relative_position_bias_table[:-3] = table.reshape(-1, 1)
+        for name, parameter in model.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                parameter.normal_()
+    made = small("beit_base_patch16_224", img_size=size, use_abs_pos_emb=True, **arguments)
+    made.load_state_dict(beit.checkpoint_filter_fn(model.state_dict(), made))
+    ak.inject(model, [Resize(size), Train("image_encoder")])
+    torch.testing.assert_close(model(images(size)), made(images(size)))
+    model(images(size)).square().sum().backward()
+    tables = [n for n, _ in model.named_parameters() if "relative_position_bias_table.value" in n]
+    assert len(tables) == (1 if shared else 4)
+    gradients = [model.get_parameter(name).grad for name in tables]
+    assert all(each is not None and each.any() for each in gradients)
+
+
+def test_resize_is_a_hybrid_of_timm_made_for_that_size():
+    model = small("vit_tiny_r_s16_p8_224", img_size=96)
+    grid = ak.view(model).grid
+    resized = copy.deepcopy(model)
+    resized.set_input_size((64, 64))
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="with several convolutions, which cannot overlap"):
+        ak.inject(model, [Resize(64, patch_stride=8)])
+    assert snapshot(model) == before
     ak.inject(model, [Resize(64)])
-    bias = model.blocks[0].attn._get_rel_pos_bias()
-    assert bias.shape == (1, 2, 17, 17)
-    by_rows = bias[0, 0, 1:, 1:].unflatten(0, (4, 4)).unflatten(2, (4, 4))
-    assert (by_rows.diff(dim=0) > 1).all(), "a bias grows with the query's row"
-    torch.testing.assert_close(by_rows[:, :1].expand_as(by_rows), by_rows)
-    assert model(images(64)).isfinite().all()
+    torch.testing.assert_close(model(images(64)), resized(images(64)))
+    assert (grid, ak.view(model).grid) == ((3, 3), (2, 2))
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_18x2_224", "vit_base_patch16_rpn_224"])
+def test_what_attention_reads_is_a_site_where_no_module_gives_it(name: str):
+    model = small(name, img_size=64)
+    ak.inject(model, [FeatureAdapter(at="attn_in", blocks=[0, 1], zero_init=False)])
+    replica = copy.deepcopy(model)
+    block, adapter = model.blocks[1], model.get_submodule(f"{ADDED}.feature_adapter.attn_in.1")
+    attentions = [each.attn for each in block.attns] if hasattr(block, "attns") else [block.attn]
+    given: list[Tensor] = []
+    read: list[Tensor] = []
+    adapter.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    for attention in attentions:
+        attention.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    adapted = model(images(64))
+    assert len(given) == len(attentions)
+    for x, y in zip(tuple(given), read, strict=True):
+        assert torch.equal(y, x + adapter(x))
+    ak.eject(model)
+    assert torch.equal(replica(images(64)), adapted)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_branch_on_an_encoder_that_drops_tokens_is_refused(name: str):
+    model = small(name, img_size=56 if "14" in name else 64, patch_drop_rate=0.5)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"drops patch tokens in training.*patch_drop_rate=0"):
+        ak.inject(model, [CNNBranch()])
+    assert snapshot(model) == before
+    ak.inject(model.train(), [FeatureAdapter(zero_init=False), LoRA()])
+    assert output(model, images(56 if "14" in name else 64)).isfinite().all()
 
 
 def test_prefix_rows_and_prefix_tokens_stay_as_they_are():
@@ -277,8 +392,11 @@ def test_four_of_many_global_blocks_are_selected(depth: int, expected: list[int]
     [
         ("vit_small_patch16_224", [Train("rel_pos")], "no relative-position tables"),
         ("vit_small_patch16_dinov3", [PositionAdapter()], "no absolute position embedding"),
-        ("vit_base_patch16_rpn_224", [FeatureAdapter(at="attn_in")], "no site 'attn_in' in block"),
-        ("vit_base_patch16_xp_224", [FeatureAdapter()], "no site 'mlp' in block 0; there is block"),
+        (
+            "vit_base_patch16_xp_224",
+            [FeatureAdapter()],
+            "no site 'mlp' in block 0; there is block_out",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_a_family_say_so(name: str, parts: list[Any], message: str):

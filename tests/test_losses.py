@@ -1,16 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
 
 from adapterkit.losses import dice_bce_loss, low_res_target
-
-REFERENCE = Path(__file__).parents[2] / "shared/reference/samus_tiny.safetensors"
 
 
 def example(shape=(2, 3, 8, 8), dtype=torch.float32):
@@ -20,9 +15,8 @@ def example(shape=(2, 3, 8, 8), dtype=torch.float32):
     return logits.to(dtype), target.to(dtype)
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the reference tensors are not here")
-def test_parity_with_the_published_loss():
-    tensors = load_file(REFERENCE)
+def test_parity_with_the_published_loss(samus_reference: dict[str, torch.Tensor]):
+    tensors = samus_reference
     loss = dice_bce_loss(tensors["out/low_res_logits"], tensors["in/target"])
     torch.testing.assert_close(loss, tensors["out/loss"].squeeze(), atol=1e-6, rtol=0)
 

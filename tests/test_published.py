@@ -1,5 +1,6 @@
 """SAMed and MSA compute what their published implementations compute; MedSAM's decoder loads."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import Sam
+from segment_anything.modeling import MaskDecoder, Sam
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
 
@@ -183,6 +184,75 @@ def test_an_unfit_checkpoint_is_refused_by_name(request, method: str, change, me
 def test_a_checkpoint_without_decoder_is_no_medsam(sam: Sam):
     with pytest.raises(ValueError, match="lacks 'mask_decoder'"):
         ak.load_published(sam, {"image_encoder.pos_embed": torch.zeros(1)}, method="medsam")
+
+
+def test_an_encoder_alone_takes_what_a_checkpoint_holds_for_it(
+    samed_base: Sam, samed: dict[str, Tensor]
+):
+    whole = {**below("official/", samed), **samed_base.state_dict()}
+    encoder = samed_base.image_encoder
+    before = snapshot(encoder)
+    ak.load_published(encoder, whole, method="samed")
+    close(encoder, samed)
+    assert snapshot(ak.eject(encoder)) == before
+    with pytest.raises(ValueError, match="mask decoder, which an image encoder alone does not"):
+        ak.load_published(encoder, whole, method="medsam")
+    assert snapshot(encoder) == before
+
+
+def test_samus_loads_onto_an_encoder_alone(sam: Sam, samus_reference: dict[str, Tensor]):
+    weights = below("official/", samus_reference)
+    own = sam.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    sam.load_state_dict({**own, **fitting})
+    encoder = ak.load_published(sam.image_encoder, weights, method="samus")
+    close(encoder, samus_reference)
+
+
+def with_masks(sam: Sam, number: int) -> Sam:
+    """A copy of `sam` whose mask decoder has other multimask outputs, as SAMed's has."""
+    sam = copy.deepcopy(sam)
+    old = sam.mask_decoder
+    sam.mask_decoder = MaskDecoder(
+        transformer_dim=old.transformer_dim,
+        transformer=old.transformer,
+        num_multimask_outputs=number,
+        iou_head_hidden_dim=32,
+    )
+    return sam.eval()
+
+
+def test_samed_s_decoder_of_other_classes_fits_a_decoder_of_as_many_masks(
+    samed_base: Sam, samed: dict[str, Tensor]
+):
+    torch.manual_seed(0)
+    trained = with_masks(samed_base, 8)
+    decoder = {k: v for k, v in trained.state_dict().items() if not k.startswith("image_encoder")}
+    weights = {**below("official/", samed), **decoder}
+    before = snapshot(samed_base)
+    with pytest.raises(ValueError, match=r"predicts 9 masks .*, and this model's 4.*outputs=8"):
+        ak.load_published(samed_base, weights, method="samed")
+    assert snapshot(samed_base) == before
+
+    model = ak.load_published(with_masks(samed_base, 8), weights, method="samed")
+    image, points = samed["in/image"], torch.full((len(samed["in/image"]), 1, 1, 2), 100.0)
+    with torch.no_grad():
+        embedding = model.image_encoder(image)
+        labels = torch.ones(len(image), 1, 1, dtype=torch.long)
+        ours = ak.Segmenter(model).decode(embedding, points, labels).low_res_logits
+        theirs = ak.Segmenter(trained).decode(embedding, points, labels).low_res_logits
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_training_leaves_the_caller_s_weights_alone(msa_base: ImageEncoderViT, msa):
+    weights = below("official/", msa)
+    kept = {key: value.clone() for key, value in weights.items()}
+    ak.load_published(msa_base, weights, method="msa")
+    with torch.no_grad():
+        for parameter in msa_base.parameters():
+            if parameter.requires_grad:
+                parameter += 1
+    assert all(torch.equal(weights[key], value) for key, value in kept.items())
 
 
 def test_samed_on_an_encoder_alone_is_its_lora(sam: Sam):

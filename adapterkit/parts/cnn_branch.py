@@ -160,7 +160,7 @@ class LastMap:
 class CNNBranch:
     """A CNN on the image, read by cross-branch attention in some blocks and added at the end.
 
-    In each chosen block, after norm1: x + MHA(q = x, k = v = map); the map then passes the next
+    In each chosen block, at `attn_in`: x + MHA(q = x, k = v = map); the map then passes the next
     single-conv block. After the last block, at the patch tokens: x + output_scale * map. Not the
     identity at initialisation: as published, all of it starts from random weights.
 
@@ -175,6 +175,11 @@ class CNNBranch:
     output_scale: float = 0.5
 
     def attach(self, to: Attachment) -> None:
+        if to.view.drops_patches:
+            raise ValueError(
+                f"CNNBranch: this {to.view.family} encoder drops patch tokens in training, so that "
+                "the branch's map does not fit them; build it with patch_drop_rate=0"
+            )
         halvings = int(math.log2(to.image_size / to.grid[0]))
         blocks = to.view.select(self.blocks)
         branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels, to.grid)

@@ -21,7 +21,8 @@ class Resize:
     a side (SAMUS: 256 -> 264 pixels, 16x16 patches every 8 pixels, 32x32 tokens). The position
     embedding is interpolated to the new grid unless a `PositionAdapter` does it; relative and
     rotary positions follow the grid. A `Sam`'s prompt encoder follows too, so `SamPredictor` and
-    `SamAutomaticMaskGenerator` work at the new size.
+    `SamAutomaticMaskGenerator` work at the new size. It stands before the parts that are made for
+    the new grid, so first in a list.
 
     Args:
         image_size: side of the square input, in pixels; a multiple of the patch stride.
@@ -34,13 +35,22 @@ class Resize:
     antialias: bool = True
 
     def attach(self, to: Attachment) -> None:
+        if next(to.modules.children(), None) is not None:
+            raise ValueError(
+                f"{self}: put it before the other parts, which are made for the grid that it sets"
+            )
         view = to.view
-        patch_size = view.patch_projection.kernel_size[0]
-        stride = self.patch_stride or view.patch_projection.stride[0]
+        patch_size = view.patch_size
+        stride = patch_size if self.patch_stride is None else self.patch_stride
         if not 1 <= stride <= patch_size:
             raise ValueError(
                 f"Resize(patch_stride={stride}): expected 1 to the encoder's patch size, "
                 f"{patch_size}"
+            )
+        if stride < patch_size != view.patch_projection.kernel_size[0]:
+            raise ValueError(
+                f"Resize(patch_stride={stride}): this {view.family} encoder embeds patches of "
+                f"{patch_size} pixels with several convolutions, which cannot overlap; leave it out"
             )
         if self.image_size < stride or self.image_size % stride:
             raise ValueError(
@@ -54,7 +64,7 @@ class Resize:
             # At the convolution rather than at the patch embedding, whose checks of the input size
             # are to see the image that other parts see.
             to.before(view.patch_projection, ResizeImage(self.image_size + patch_size - stride))
-        to.set(view.patch_projection, "stride", (stride, stride))
+            to.set(view.patch_projection, "stride", (stride, stride))
         view.resizer(to, Geometry(self.image_size, stride, to.grid))
         if view.pos_embed is not None:
             fit = OnGrid(view.pos_embed_layout, FitGrid(to.grid, self.antialias))
