@@ -93,7 +93,7 @@ class Recording:
 def test_it_runs_no_hook_and_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     forbid_running(monkeypatch)
     model = small("vit_small_patch16_224", drop_path_rate=0.5, proj_drop_rate=0.5).train()
-    model.patch_embed.norm = nn.BatchNorm1d(16)  # of 16 tokens
+    model.norm_pre = nn.BatchNorm1d(17)  # of 16 patch tokens and the class token
     record = Recording()
     for module in model.modules():
         module.register_forward_hook(record)
