@@ -168,10 +168,12 @@ def _timm(
             f"the patch embedding of this {family} encoder is a {type(patch_embed).__name__}; "
             "adapterkit takes encoders with a PatchEmbed or a HybridEmbed of timm"
         )
-    if any(isinstance(each, _BatchNorm) for each in patch_embed.modules()):
+    if isinstance(patch_embed, HybridEmbed) and any(
+        isinstance(each, _BatchNorm) for each in patch_embed.modules()
+    ):
         raise ValueError(
-            f"the patch embedding of this {family} encoder has batch norms, whose statistics "
-            "training would change in the base; adapterkit takes encoders without"
+            f"the CNN that embeds the patches of this {family} encoder has batch norms, whose "
+            "statistics training would change in the base; adapterkit takes CNNs without"
         )
     height, width = cast("tuple[int, int]", patch_embed.img_size)
     patch_size = cast("tuple[int, int]", patch_embed.patch_size)
