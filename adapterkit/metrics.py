@@ -82,9 +82,7 @@ def segmentation_metrics(
     return {name: value.to(device, torch.float32) for name, value in values.items()}
 
 
-def summarise(
-    values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]
-) -> Summary:
+def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]) -> Summary:
     """Mean and standard deviation over images, per structure and of the structures' mean.
 
     The row ``"mean"`` describes each image's mean over its structures, so its mean is the mean of

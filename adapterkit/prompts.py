@@ -25,9 +25,7 @@ def choose_points(
     masks: Bool[Tensor, "B K H W"],
     strategy: PointStrategy,
     generators: Sequence[torch.Generator],
-    segment: Callable[
-        [Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]], Float[Tensor, "B K H W"]
-    ],
+    segment: Callable[[Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]], Float[Tensor, "B K H W"]],
 ) -> tuple[Float[Tensor, "B K n 2"], Int[Tensor, "B K n"]]:
     """The points of each structure of each image, by one of the study's four strategies.
 

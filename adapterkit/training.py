@@ -5,12 +5,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import blake2b
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from accelerate.utils import is_tensorboard_available
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,6 +33,7 @@ from adapterkit.segmenter import Segmenter
 from adapterkit.training_state import Epoch as Epoch
 from adapterkit.training_state import Progress, load_state, save_state
 from adapterkit.vit import view
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -69,7 +70,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"):
+        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
+        for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected a positive number")
@@ -247,7 +249,7 @@ class _Run:
         with _held_interruptions() as interruptions:
             for step in plan:
                 rate = self.settings.learning_rate_at(self.done, self.all_steps)
-                own_loss = self._step([next(loader) for _ in step], rate)
+                own_loss = self._step(islice(loader, len(step)), len(step), rate)
                 # Every process has to know whether any of them was interrupted.
                 shared = torch.tensor([[own_loss, len(interruptions)]])
                 shared = self.accelerator.gather(shared.to(self.accelerator.device))
@@ -288,22 +290,22 @@ class _Run:
         order = torch.randperm(len(self.training), generator=generator)  # pyright: ignore[reportArgumentType]
         batches = [each.tolist() for each in order.split(settings.batch_size)]
         own_count = math.ceil(len(batches) / processes)
-        own = islice(cycle(batches), self.accelerator.process_index, own_count * processes, processes)
-        own = list(own)
+        first = self.accelerator.process_index
+        own = [batches[(first + i * processes) % len(batches)] for i in range(own_count)]
         return [own[i : i + settings.accumulate] for i in range(0, own_count, settings.accumulate)]
 
-    def _step(self, batches: list[dict[str, Any]], learning_rate: float) -> float:
+    def _step(self, batches: Iterable[dict[str, Any]], count: int, learning_rate: float) -> float:
         """One step of the optimiser; the mean loss of this process's batches."""
         process = self.accelerator.process_index
-        # For whatever else draws random numbers: dropout, say.
+        # For whatever else draws random numbers, such as dropout.
         generator = seeded_generator(self.settings.seed, f"step {self.done}, process {process}")
         torch.manual_seed(generator.initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
-        losses = []
+        losses: list[float] = []
         for batch in batches:
-            is_last = len(losses) == len(batches) - 1
+            is_last = len(losses) == count - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self._loss(batch)
                 losses.append(loss.item())
@@ -312,7 +314,7 @@ class _Run:
                         f"the loss is {losses[-1]} in epoch {self.now.epoch}, on "
                         f"{list(batch['name'])}; look at these images, or lower the learning rate"
                     )
-                self.accelerator.backward(loss / len(batches))
+                self.accelerator.backward(loss / count)
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.optimizer.step()
