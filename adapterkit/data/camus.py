@@ -20,6 +20,7 @@ using an Open Large-Scale Dataset in 2D Echocardiography", IEEE Transactions on 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -131,24 +132,29 @@ def _patient_frames(folder: Path) -> list[Frame]:
     frames = []
     for view in VIEWS:
         for phase in PHASES:
-            stem = f"{folder.name}_{view}_{phase}"
-            image, mask = _find_file(folder, stem), _find_file(folder, f"{stem}_gt")
-            if image and mask:
-                frames.append(Frame(folder.name, view, phase, image, mask))
-            elif there := image or mask:
-                missing = f"{stem}_gt" if image else stem
-                ending = there.name[there.name.index(".") :]
-                raise DataError(
-                    f"{stem} is incomplete: {there.name} is there but "
-                    f"{folder / (missing + ending)} is missing; "
-                    "unpack the release again, or remove the frame."
-                )
+            if pair := _find_pair(folder, f"{folder.name}_{view}_{phase}"):
+                frames.append(Frame(folder.name, view, phase, *pair))
     if not frames:
         raise DataError(
             f"{folder} holds no frame: expected files such as {folder.name}_2CH_ED.nii.gz or "
             f"{folder.name}_2CH_ED.mhd; unpack the release again, or remove the folder."
         )
     return frames
+
+
+def _find_pair(folder: Path, stem: str) -> tuple[Path, Path] | None:
+    """The image and its mask, or None where both are missing."""
+    image, mask = _find_file(folder, stem), _find_file(folder, f"{stem}_gt")
+    if image and mask:
+        return image, mask
+    if there := image or mask:
+        ending = there.name[there.name.index(".") :]
+        missing = folder / ((f"{stem}_gt" if image else stem) + ending)
+        raise DataError(
+            f"{stem} is incomplete: {there.name} is there but {missing} is missing; "
+            "unpack the release again, or remove the file."
+        )
+    return None
 
 
 def _find_file(folder: Path, stem: str) -> Path | None:
@@ -178,8 +184,11 @@ def _read_pair(
             f"{mask} holds the labels {listed}{', ...' if len(found) > 10 else ''}: "
             f"expected only {', '.join(map(str, expected))} (0 is background); replace the file."
         )
-    grey = frames if frames.dtype == np.uint8 else frames.astype(np.float32)
-    return grey, labels.astype(np.uint8), spacing
+    return _grey(frames), labels.astype(np.uint8), spacing
+
+
+def _grey(frames: Real[np.ndarray, "T H W"]) -> Real[np.ndarray, "T H W"]:
+    return frames if frames.dtype == np.uint8 else frames.astype(np.float32)
 
 
 def _size(frames: Real[np.ndarray, "T H W"]) -> str:
@@ -193,13 +202,47 @@ def _size(frames: Real[np.ndarray, "T H W"]) -> str:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The frames of one view of one patient from ED to ES, or from ES to ED."""
+    """The frames of one view of one patient, from ED to ES, or from ES to ED."""
 
     patient: str
     view: str
     image: Path
     mask: Path | None
-    """None in the older release, whose sequences are not annotated."""
+    """None in the older release, whose sequences go on to the next ED and are not annotated."""
+
+    @property
+    def name(self) -> str:
+        """For example "patient0001_2CH"."""
+        return f"{self.patient}_{self.view}"
+
+    def read(
+        self,
+    ) -> tuple[Real[np.ndarray, "T H W"], UInt8[np.ndarray, "T H W"] | None, Spacing | None]:
+        """Frames (uint8 or float32) in the order of time, their label maps, and pixel spacing.
+
+        The label maps are None where `mask` is. Raises `DataError` as `Frame.read` does.
+        """
+        if self.mask is None:
+            frames, spacing = read_frames(self.image)
+            return _grey(frames), None, spacing
+        return _read_pair(self.image, self.mask)
+
+
+def find_sequences(root: Path) -> list[Sequence]:
+    """Every sequence under `root`, sorted by patient and view; an empty list where there is none.
+
+    Raises `DataError` as `find_frames` does, and where a half sequence lacks its mask.
+    """
+    found = []
+    for folder in _patient_folders(Path(root)):
+        for view in VIEWS:
+            half = _find_pair(folder, f"{folder.name}_{view}_half_sequence")
+            whole = _find_file(folder, f"{folder.name}_{view}_sequence")
+            if half:
+                found.append(Sequence(folder.name, view, *half))
+            elif whole:
+                found.append(Sequence(folder.name, view, whole, None))
+    return found
 
 
 # The acquisition
@@ -212,13 +255,14 @@ class Info:
     ed: int | None
     """Number of the end-diastolic frame in the sequence, from 1."""
     es: int | None
+    """Number of the end-systolic frame in the sequence, from 1."""
     frame_count: int | None
     sex: str | None
     """Either "F" or "M"."""
     age: int | None
     """In years."""
     image_quality: str | None
-    """"Good", "Medium" or "Poor"."""
+    """Either "Good", "Medium" or "Poor"."""
     ejection_fraction: float | None
     """Of the left ventricle, in %."""
     frame_rate: float | None
@@ -226,21 +270,89 @@ class Info:
 
 
 def read_info(recording: Frame | Sequence) -> Info | None:
-    """What the release says of the patient and the acquisition; None where it has no such file."""
-    raise NotImplementedError
+    """What the release says of patient and acquisition; None where it has no `Info_*.cfg`.
 
+    Lines are "key: value", with or without spaces at the colon; the older release says "LVef"
+    where the newer one says "EF". Raises `DataError`, naming the file, where it cannot be read, a
+    line has no colon or a number is none.
+    """
+    path = recording.image.parent / f"Info_{recording.view}.cfg"
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error}): replace the file.") from error
+    values: dict[str, str] = {}
+    for line in filter(None, map(str.strip, lines)):
+        key, colon, value = line.partition(":")
+        if not colon:
+            raise DataError(f'{path} has the line "{line}": expected "key: value".')
+        values[key.strip()] = value.strip()
 
-def find_sequences(root: Path) -> list[Sequence]:
-    """Every sequence under `root`, sorted by patient and view; `root` is as in `find_frames`."""
-    raise NotImplementedError
+    def number(key: str) -> float | None:
+        try:
+            return float(values[key]) if values.get(key) else None
+        except ValueError:
+            raise DataError(f'{path} has the {key} "{values[key]}": expected a number.') from None
+
+    def whole(key: str) -> int | None:
+        value = number(key)
+        return None if value is None else round(value)
+
+    return Info(
+        ed=whole("ED"),
+        es=whole("ES"),
+        frame_count=whole("NbFrame"),
+        sex=values.get("Sex") or None,
+        age=whole("Age"),
+        image_quality=values.get("ImageQuality") or None,
+        ejection_fraction=number("EF" if "EF" in values else "LVef"),
+        frame_rate=number("FrameRate"),
+    )
 
 
 # The release's own split
 
+_SPLIT_FILES = ("subgroup_training.txt", "subgroup_validation.txt", "subgroup_testing.txt")
+
 
 def read_split(root: Path) -> Split | None:
-    """The release's own split, from its `database_split` folder; None where it has none.
+    """The NIfTI release's own split, from its folder `database_split`; None where there is none.
 
-    It may name patients that are not on disk.
+    `root` is as in `find_frames`. The split may name patients that are not on disk.
+
+    Raises `DataError`, naming the file, where one of the three is missing or cannot be read, lists
+    something that is no patient, or a patient is listed twice.
     """
-    raise NotImplementedError
+    root = Path(root)
+    beside = [root.parent] if root.name == "database_nifti" else []
+    folders = [
+        folder
+        for above in (root, *beside, *(sorted(root.glob("*")) if root.is_dir() else []))
+        if (folder := above / "database_split").is_dir()
+    ]
+    if not folders:
+        return None
+    if len(folders) > 1:
+        raise DataError(
+            f"there are two splits, {folders[0]} and {folders[1]}: give the one release to read."
+        )
+    try:
+        return Split(*(_read_names(folders[0] / name) for name in _SPLIT_FILES))
+    except DataError as error:
+        raise DataError(f"the split in {folders[0]} cannot be used: {error}") from error
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): expected the names of patients, one per line; "
+            "unpack the release again, or remove its folder to split at random."
+        ) from error
+    for name in names:
+        if not fnmatch(name, _PATIENT):
+            raise DataError(f'{path} lists "{name}": expected names such as patient0001.')
+    return tuple(sorted(names))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NotRequired, Protocol, TypedDict, TypeVar, cast
+from typing import Generic, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -62,8 +62,7 @@ Augmentation = Callable[
 class Sample(TypedDict):
     """One item of a `SegmentationDataset`, with S the image size and K structures.
 
-    It also has the record's attributes, for CAMUS "patient", "view" and "phase". torch's default
-    collation makes batches of it.
+    It also has the record's attributes, strings; for CAMUS "patient", "view" and "phase".
     """
 
     image: Float[Tensor, "3 S S"]
@@ -74,9 +73,6 @@ class Sample(TypedDict):
     index: int
     """The position in the data set, which `native_reference` takes. It stays the same in a
     `torch.utils.data.Subset` and in whatever order a loader draws."""
-    patient: NotRequired[str]
-    view: NotRequired[str]
-    phase: NotRequired[str]
 
 
 class SegmentationDataset(Dataset[Sample], Generic[R]):
