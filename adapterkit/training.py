@@ -89,30 +89,33 @@ class Settings:
 
 
 def make_accelerator(
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None,
-    tensorboard: Path | None = None,
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None, tensorboard: bool = False
 ) -> Accelerator:
     """accelerate's handling of devices, processes and precision, as `train` needs it.
 
     Args:
         mixed_precision: None for what `accelerate launch` says, or none.
-        tensorboard: a folder for TensorBoard's files; None writes none.
+        tensorboard: let `train` write loss, learning rate and Dice for TensorBoard, once
+            `log_to` has said where.
 
     Raises:
         ValueError: TensorBoard is asked for, and is not installed.
     """
-    if tensorboard is not None and not is_tensorboard_available():
-        raise ValueError("the package tensorboard is not installed: pip install tensorboard")
-    accelerator = Accelerator(
+    if tensorboard and not is_tensorboard_available():
+        raise ValueError("TensorBoard is not installed: pip install tensorboard, or do without")
+    return Accelerator(
         mixed_precision=mixed_precision,
-        log_with=None if tensorboard is None else "tensorboard",
-        project_dir=tensorboard,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir="." if tensorboard else None,
         # A trained mask decoder's estimate of its own quality takes no part in the loss.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if tensorboard is not None:
-        accelerator.init_trackers("")
-    return accelerator
+
+
+def log_to(folder: Path, accelerator: Accelerator) -> None:
+    """Write what `train` logs to `folder`/tensorboard, if `make_accelerator` was asked to."""
+    accelerator.project_configuration.logging_dir = str(folder)
+    accelerator.init_trackers("tensorboard")
 
 
 def train(

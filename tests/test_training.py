@@ -20,7 +20,14 @@ import adapterkit as ak
 from adapterkit.data.camus import CamusDataset, find_frames
 from adapterkit.data.phantom import write_phantom
 from adapterkit.evaluation import mean_dice
-from adapterkit.training import Epoch, Settings, checkpointed_blocks, make_accelerator, train
+from adapterkit.training import (
+    Epoch,
+    Settings,
+    checkpointed_blocks,
+    log_to,
+    make_accelerator,
+    train,
+)
 from tests.models import ECHO
 
 
@@ -251,17 +258,18 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any):
         Settings(**{name: value})
 
 
-def test_tensorboard_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tensorboard_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("adapterkit.training.is_tensorboard_available", lambda: False)
     with pytest.raises(ValueError, match="pip install tensorboard"):
-        make_accelerator(tensorboard=tmp_path)
+        make_accelerator(tensorboard=True)
 
 
 def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accelerator, one = make_accelerator(tensorboard=tmp_path), Subset(echo, [0, 1])
+    accelerator, one = make_accelerator(tensorboard=True), Subset(echo, [0, 1])
+    log_to(tmp_path, accelerator)
     history = train(
         adapted(),
         one,
@@ -271,7 +279,7 @@ def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
         on_improvement=lambda _: None,
     )
     accelerator.end_training()
-    written = EventAccumulator(str(tmp_path)).Reload()
+    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [event.value for event in written.Scalars("loss")]
     assert len(losses) == 4
     assert sum(losses[:2]) / 2 == pytest.approx(history[0].loss)
