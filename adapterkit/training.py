@@ -21,7 +21,7 @@ from accelerate.utils import is_tensorboard_available
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
@@ -107,7 +107,7 @@ def make_accelerator(
         mixed_precision=mixed_precision,
         log_with="tensorboard" if tensorboard else None,
         project_dir="." if tensorboard else None,
-        # A trained mask decoder's estimate of its own quality takes no part in the loss.
+        # The loss does not use all: not a trained decoder's estimate of its own quality, say.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
@@ -164,7 +164,6 @@ def train(
     with ExitStack() as stack:
         if settings.checkpoint_blocks:
             stack.enter_context(checkpointed_blocks(segmenter))
-        stack.enter_context(run.prepared())
         bar = stack.enter_context(_progress_bar(accelerator))
         task = bar.add_task("training", total=run.all_steps, completed=run.done, loss="", dice="")
         while not run.finished:
@@ -207,26 +206,19 @@ class _Run:
             "mixed precision": self.accelerator.mixed_precision,
         }
 
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """Within it, the model is on its device, with its optimiser, where the last run ended."""
         self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
         optimizer = torch.optim.Adam(self.trained, lr=self.settings.learning_rate)
-        try:
-            self.model, self.optimizer = self.accelerator.prepare(self.segmenter, optimizer)
-            if self.state_file is not None and self.state_file.exists():
-                self.now = load_state(
-                    self.state_file,
-                    self.identity,
-                    self.segmenter,
-                    self.optimizer,
-                    self.accelerator.scaler,
-                )
-            yield
-        finally:
-            # What accelerate leaves on a module for mixed precision.
-            for name in ("forward", "_original_forward"):
-                self.segmenter.__dict__.pop(name, None)
+        self.objective, self.optimizer = self.accelerator.prepare(
+            _Objective(self.segmenter), optimizer
+        )
+        if self.state_file is not None and self.state_file.exists():
+            self.now = load_state(
+                self.state_file,
+                self.identity,
+                self.segmenter,
+                self.optimizer,
+                self.accelerator.scaler,
+            )
 
     @property
     def done(self) -> int:
@@ -244,7 +236,7 @@ class _Run:
 
     def steps(self) -> Iterator[float]:
         """Take the steps that remain of the present epoch; the loss of each."""
-        self.model.train()
+        self.segmenter.train()
         if hasattr(self.training, "set_epoch"):
             self.training.set_epoch(self.now.epoch)  # pyright: ignore[reportAttributeAccessIssue]
         plan = self._plan(self.now.epoch)[self.now.step :]
@@ -269,13 +261,14 @@ class _Run:
 
     def validate(self) -> tuple[Epoch, bool]:
         """Complete the epoch whose steps are done; is its Dice the highest so far?"""
-        dice = mean_dice(
-            self.segmenter,
-            self.validation,
-            seed=self.settings.seed,
-            points=self.settings.points,
-            batch_size=self.settings.batch_size,
-        )
+        with self.accelerator.autocast():
+            dice = mean_dice(
+                self.segmenter,
+                self.validation,
+                seed=self.settings.seed,
+                points=self.settings.points,
+                batch_size=self.settings.batch_size,
+            )
         losses = self.now.losses
         epoch = Epoch(self.now.epoch, sum(losses) / len(losses), dice)
         self.now = Progress(epoch.epoch + 1, history=[*self.now.history, epoch])
@@ -309,7 +302,7 @@ class _Run:
         losses: list[float] = []
         for batch in batches:
             is_last = len(losses) == count - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
                 loss = self._loss(batch)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
@@ -331,13 +324,12 @@ class _Run:
             for name in batch["name"]
         ]
 
-        @torch.no_grad()
         def segment(points: Tensor, labels: Tensor) -> Tensor:
-            return self.segmenter(images, points, labels).logits().float()
+            with torch.no_grad(), self.accelerator.autocast():
+                return self.segmenter(images, points, labels).logits().float()
 
         points, labels = choose_points(masks, self.settings.points, generators, segment)
-        logits = self.model(images, points, labels).low_res_logits
-        return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
+        return self.objective(images, masks, points, labels)
 
     def _save(self) -> None:
         if self.state_file is not None and self.accelerator.is_main_process:
@@ -350,6 +342,18 @@ class _Run:
                 self.accelerator.scaler,
             )
         self.saved_at = time.monotonic()
+
+
+class _Objective(nn.Module):
+    """The loss as a module, so that processes exchange the gradients of what the loss uses."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, images: Tensor, masks: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        logits = self.segmenter(images, points, labels).low_res_logits
+        return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
 
 
 @contextmanager
