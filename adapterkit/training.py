@@ -48,7 +48,7 @@ class Settings:
         warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
         clip_norm: the norm to which longer gradients are shortened; None: as they come.
         points: how the prompts are chosen, anew at every visit of an image.
-        checkpoint_blocks: compute the encoder's blocks twice rather than keep what they computed
+        activation_checkpointing: compute the encoder's blocks twice rather than keep what they computed
             for the backward pass: less memory, more time, equal results.
         patience: epochs without a better validation Dice after which to stop; None: never.
         seed: of all that is random; it gives the same result on the same machine.
@@ -65,7 +65,7 @@ class Settings:
     warmup_steps: int = 0
     clip_norm: float | None = None
     points: PointStrategy = "1"
-    checkpoint_blocks: bool = False
+    activation_checkpointing: bool = False
     patience: int | None = None
     seed: int = 0
 
@@ -162,7 +162,7 @@ def train(
     """
     run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
     with ExitStack() as stack:
-        if settings.checkpoint_blocks:
+        if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
         bar = stack.enter_context(_progress_bar(accelerator))
         task = bar.add_task("training", total=run.all_steps, completed=run.done, loss="", dice="")
@@ -196,16 +196,16 @@ class _Run:
     saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.count = len(self.training)  # pyright: ignore[reportArgumentType]
         self.epoch_steps = len(self._plan(epoch=1))
         self.all_steps = self.settings.epochs * self.epoch_steps
         self.identity = {
             **asdict(self.settings),
-            "training images": len(self.training),  # pyright: ignore[reportArgumentType]
+            "training images": self.count,
             "base": _digest(fingerprint(self.segmenter.sam)),
             "processes": self.accelerator.num_processes,
             "mixed precision": self.accelerator.mixed_precision,
         }
-
         self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
         optimizer = torch.optim.Adam(self.trained, lr=self.settings.learning_rate)
         self.objective, self.optimizer = self.accelerator.prepare(
@@ -283,7 +283,7 @@ class _Run:
         """
         settings, processes = self.settings, self.accelerator.num_processes
         generator = seeded_generator(settings.seed, f"order in epoch {epoch}")
-        order = torch.randperm(len(self.training), generator=generator)  # pyright: ignore[reportArgumentType]
+        order = torch.randperm(self.count, generator=generator)
         batches = [each.tolist() for each in order.split(settings.batch_size)]
         own_count = math.ceil(len(batches) / processes)
         first = self.accelerator.process_index

@@ -73,7 +73,7 @@ class Config:
     """Stop after so many epochs without a better validation Dice."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """By default what `accelerate launch` says, or no."""
-    checkpoint_blocks: bool = False
+    activation_checkpointing: bool = False
     """Save memory by computing the encoder's blocks twice."""
     tensorboard: bool = False
     """Write loss, learning rate and Dice for TensorBoard too."""
@@ -124,7 +124,7 @@ def main(config: Config) -> None:
         warmup_steps=config.warmup_steps,
         clip_norm=config.clip_norm,
         points=config.points,
-        checkpoint_blocks=config.checkpoint_blocks,
+        activation_checkpointing=config.activation_checkpointing,
         patience=config.patience,
         seed=config.seed,
     )

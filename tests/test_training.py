@@ -162,7 +162,7 @@ def test_checkpointed_blocks_give_equal_results(echo: CamusDataset):
     plain, checkpointed = adapted(), adapted()
     one = Subset(echo, [0])
     assert run(plain, echo, one, epochs=1) == run(
-        checkpointed, echo, one, epochs=1, checkpoint_blocks=True
+        checkpointed, echo, one, epochs=1, activation_checkpointing=True
     )
     assert_equal_weights(plain, checkpointed)
     assert all("forward" not in vars(block) for block in checkpointed.sam.image_encoder.blocks)
@@ -265,9 +265,7 @@ def test_tensorboard_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     accelerator, one = make_accelerator(tensorboard=True), Subset(echo, [0, 1])
     log_to(tmp_path, accelerator)
     history = train(
@@ -279,7 +277,7 @@ def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
         on_improvement=lambda _: None,
     )
     accelerator.end_training()
-    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [event.value for event in written.Scalars("loss")]
     assert len(losses) == 4
     assert sum(losses[:2]) / 2 == pytest.approx(history[0].loss)
