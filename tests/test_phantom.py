@@ -122,7 +122,7 @@ def test_info_has_the_keys_of_camus_and_the_ejection_fraction_of_the_masks(phant
         info = read_info(frame)
         assert info is not None
         assert info.image_quality in ("Good", "Medium", "Poor")
-        assert info.ejection_fraction == pytest.approx(100 * (1 - empty / full), abs=3)
+        assert info.ejection_fraction == pytest.approx(100 * (1 - empty / full), abs=2)
         assert 15 < (info.ejection_fraction or 0) < 75
         assert info.ed == 1
         assert info.es == info.frame_count
