@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Real
 from nibabel.spatialimages import SpatialImage
+from PIL import Image
 
 Spacing = tuple[float, float]
 """Size of a pixel in mm, (row, column)."""
@@ -42,14 +43,37 @@ def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
             f"{path} states a pixel spacing of {row} x {column} mm (row x column): expected "
             "finite positive lengths; correct the file's header."
         )
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise DataError(
-            f"{path} has {count} of {array.size} values that are NaN or infinite: expected "
-            "finite values; replace the file."
-        )
+    _check_finite(array, path)
     frames = array if array.ndim == 3 else array[None]
     return frames, None if row == column == 1 else (row, column)
+
+
+def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rgb"]:
+    """The pixels of a PNG, JPEG or TIFF file: grey (H, W) or colour (H, W, 3), of 8 or 16 bits.
+
+    Transparency is dropped, black and white are 0 and 255, and colour of 16 bits is read as 8. Of a
+    file with a palette, `indexed` gives the indices instead of the colours.
+
+    Raises `DataError`, naming the file, where it cannot be read, holds several images, or has
+    values that are NaN or infinite.
+    """
+    try:
+        with Image.open(path) as picture:
+            count = getattr(picture, "n_frames", 1)
+            if picture.mode in ("1", "L", "LA"):
+                array = np.asarray(picture.convert("L"))
+            # Modes of more than 8 bits begin with I (whole numbers) and F (float32).
+            elif picture.mode[0] in "IF" or (indexed and picture.mode == "P"):
+                array = np.asarray(picture)
+            else:
+                array = np.asarray(picture.convert("RGB"))
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError and others.
+    except Exception as error:
+        raise _unreadable(path, "a picture", error) from error
+    if count != 1:
+        raise DataError(f"{path} holds {count} images: expected one; save them one by one.")
+    _check_finite(array, path)
+    return array
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, Spacing]:
@@ -71,6 +95,15 @@ def _read_metaimage(path: Path) -> tuple[np.ndarray, Spacing]:
     except RuntimeError as error:
         raise _unreadable(path, "MetaImage", error) from error
     return sitk.GetArrayFromImage(image), (image.GetSpacing()[1], image.GetSpacing()[0])
+
+
+def _check_finite(array: np.ndarray, path: Path) -> None:
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise DataError(
+            f"{path} has {count} of {array.size} values that are NaN or infinite: expected "
+            "finite values; replace the file."
+        )
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
