@@ -48,8 +48,8 @@ class Settings:
         warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
         clip_norm: the norm to which longer gradients are shortened; None: as they come.
         points: how the prompts are chosen, anew at every visit of an image.
-        activation_checkpointing: compute the encoder's blocks twice rather than keep what they computed
-            for the backward pass: less memory, more time, equal results.
+        activation_checkpointing: compute the encoder's blocks again in the backward pass, rather
+            than keep what they computed: less memory, more time, equal results.
         patience: epochs without a better validation Dice after which to stop; None: never.
         seed: of all that is random; it gives the same result on the same machine.
 
