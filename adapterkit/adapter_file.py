@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapterkit.attachment import Adapter, Part
-from adapterkit.files import atomic_write
+from adapterkit.files import save_tensors
 from adapterkit.inject import Model, adapters, attach, base_state_dict, deactivated
 from adapterkit.parts import PARTS, Normalise
 from adapterkit.vit import view
@@ -96,6 +96,7 @@ def save_adapter(
     Raises:
         ValueError: there is no adapter, or `name` is None and not exactly one is active.
         FileNotFoundError: the file's folder does not exist.
+        OSError: it cannot be written; the disk is full, say.
     """
     found = adapters(model)
     if found is None:
@@ -119,9 +120,7 @@ def save_adapter(
             fingerprint=fingerprint(model),
             training=dict(training or {}),
         )
-    tensors = {key: value.contiguous() for key, value in adapter.added.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: header.to_json()})
+    save_tensors(path, adapter.added.state_dict(), {_KEY: header.to_json()})
 
 
 def load_adapter(

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -12,12 +12,23 @@ Config = TypeVar("Config")
 def run(main: Callable[[Config], None], config: type[Config]) -> None:
     """Call `main` with the command line's arguments, and end the process.
 
-    A `ValueError` or `OSError`, which is what adapterkit raises for bad input, is printed as one
-    line and ends with status 1; an interruption ends with status 130.
+    A `ValueError`, `OSError` or `FloatingPointError`, which is what adapterkit raises for bad input
+    and what becomes of it, is printed as one line and ends with status 1; an interruption ends with
+    status 130.
     """
     try:
         main(tyro.cli(config, description=sys.modules["__main__"].__doc__))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        if str(interruption):
+            print(interruption, file=sys.stderr)
         sys.exit(130)
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises ValueError where one of the options is given and not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a positive number")

@@ -13,6 +13,9 @@ from monai.metrics.meaniou import compute_iou
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from torch import Tensor
 
+Summary = dict[str, dict[str, dict[str, float]]]
+"""`summary[structure][metric]["mean" | "std"]`, with a row "mean" after the structures."""
+
 
 def segmentation_metrics(
     predicted: Bool[Tensor, "B K H W"],
@@ -79,9 +82,7 @@ def segmentation_metrics(
     return {name: value.to(device, torch.float32) for name, value in values.items()}
 
 
-def summarise(
-    values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]
-) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]) -> Summary:
     """Mean and standard deviation over images, per structure and of the structures' mean.
 
     The row ``"mean"`` describes each image's mean over its structures, so its mean is the mean of
@@ -117,7 +118,7 @@ def summarise(
     if len({value.shape[0] for value in values.values()}) > 1:
         raise ValueError("the metrics differ in the number of images")
 
-    summary: dict[str, dict[str, dict[str, float]]] = {name: {} for name in [*structures, "mean"]}
+    summary: Summary = {name: {} for name in [*structures, "mean"]}
     for metric, value in values.items():
         exact = value.detach().cpu().double()
         columns = torch.cat([exact, exact.mean(dim=1, keepdim=True)], dim=1)

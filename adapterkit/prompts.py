@@ -10,10 +10,58 @@ published SAMUS does the same, so that an absent structure is still a valid samp
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+PointStrategy = Literal["1", "2-random", "2-entropy", "2-max-distance"]
+"""How many points a mask gets, and how the second is chosen; the first is always random."""
+
+
+def choose_points(
+    masks: Bool[Tensor, "B K H W"],
+    strategy: PointStrategy,
+    generators: Sequence[torch.Generator],
+    segment: Callable[[Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]], Float[Tensor, "B K H W"]],
+) -> tuple[Float[Tensor, "B K n 2"], Int[Tensor, "B K n"]]:
+    """The points of each structure of each image, by one of the study's four strategies.
+
+    Strategies agree in the first point, so their results differ by the second alone.
+
+    Args:
+        masks: reference masks of K structures in each of B images.
+        strategy: "1" for one random point; a second one is drawn at random too ("2-random"), or is
+            where the prediction from the first is least certain ("2-entropy"), or farthest from
+            the first ("2-max-distance").
+        generators: a source of randomness for each image, such as `seeded_generator` gives.
+        segment: the mask logits that points and labels give; called for "2-entropy" alone.
+
+    Returns:
+        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
+        foreground and its points are from the background.
+
+    Raises:
+        ValueError: if the strategy is unknown, or there is not one generator per image.
+
+    Source: the SAMUS reproduction study, Table 4.
+    """
+    if strategy not in get_args(PointStrategy):
+        raise ValueError(f"strategy is {strategy!r}: expected one of {get_args(PointStrategy)}")
+    if len(generators) != len(masks):
+        raise ValueError(f"{len(masks)} images, but {len(generators)} generators")
+    count = 2 if strategy == "2-random" else 1
+    drawn = [random_points(*each, count) for each in zip(masks, generators, strict=True)]
+    points, labels = map(torch.stack, zip(*drawn, strict=True))
+    if strategy == "2-max-distance":
+        second = farthest_point(masks, points[..., 0, :])
+    elif strategy == "2-entropy":
+        second = entropy_point(masks, segment(points, labels).sigmoid())
+    else:
+        return points, labels
+    return torch.cat([points, second[0]], dim=-2), torch.cat([labels, second[1]], dim=-1)
 
 
 def seeded_generator(seed: int, name: str) -> torch.Generator:

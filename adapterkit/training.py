@@ -1,197 +1,409 @@
-"""Training and evaluating a promptable segmenter, every structure of an image being one prompt."""
+"""Training a promptable segmenter, every structure of an image being one prompt."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
+import rich
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
-from jaxtyping import Bool, Float
-from monai.metrics.meandice import compute_dice
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import is_tensorboard_available
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
+from adapterkit.adapter_file import fingerprint
+from adapterkit.evaluation import mean_dice
 from adapterkit.losses import dice_bce_loss, low_res_target
-from adapterkit.metrics import segmentation_metrics
-from adapterkit.prompts import random_points, seeded_generator
+from adapterkit.prompts import PointStrategy, choose_points, seeded_generator
 from adapterkit.segmenter import Segmenter
-
-Batch = dict[str, Any]
-"""Of a data set whose samples have "image" (3, S, S) in [0, 255], "masks" (K, S, S) of 0 and 1,
-and a "name" that no other sample has."""
+from adapterkit.training_state import Epoch as Epoch
+from adapterkit.training_state import Progress, load_state, save_state
+from adapterkit.vit import view
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What a segmenter predicts for a batch of images, and what is right.
+class Settings:
+    """How to train; the defaults are the SAMUS reproduction study's.
 
     Attributes:
-        names: of the images.
-        predicted: one mask per structure.
-        reference: the same, by an expert.
-        points: the prompt of each structure, (x, y) in pixels.
+        epochs: passes over the training set.
+        batch_size: images, not structures, per batch and process.
+        accumulate: batches per step of the optimiser.
+        learning_rate: of Adam; the highest, with a schedule.
+        schedule: of the learning rate after the warm-up; "cosine" falls towards 0.
+        warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
+        clip_norm: the norm to which longer gradients are shortened; None: as they come.
+        points: how the prompts are chosen, anew at every visit of an image.
+        activation_checkpointing: compute the encoder's blocks again in the backward pass, rather
+            than keep what they computed: less memory, more time, equal results.
+        patience: epochs without a better validation Dice after which to stop; None: never.
+        seed: of all that is random; it gives the same result on the same machine.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
-    names: Sequence[str]
-    predicted: Bool[Tensor, "b k S S"]
-    reference: Bool[Tensor, "b k S S"]
-    points: Float[Tensor, "b k n 2"]
+    epochs: int = 50
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    points: PointStrategy = "1"
+    activation_checkpointing: bool = False
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected a positive number")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps}: expected 0 or more")
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of one of `steps` steps of the optimiser, counted from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / (steps - self.warmup_steps)
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch of training came to: mean loss, and mean validation Dice in [0, 1]."""
+def make_accelerator(
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None, tensorboard: bool = False
+) -> Accelerator:
+    """accelerate's handling of devices, processes and precision, as `train` needs it.
 
-    epoch: int
-    loss: float
-    validation_dice: float
+    Args:
+        mixed_precision: None for what `accelerate launch` says, or none.
+        tensorboard: let `train` write loss, learning rate and Dice for TensorBoard, once
+            `log_to` has said where.
 
-
-def make_accelerator(seed: int) -> Accelerator:
-    """accelerate's device handling, with a shuffling that depends on seed and epoch alone."""
+    Raises:
+        ValueError: TensorBoard is asked for, and is not installed.
+    """
+    if tensorboard and not is_tensorboard_available():
+        raise ValueError("TensorBoard is not installed: pip install tensorboard, or do without")
     return Accelerator(
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed)
+        mixed_precision=mixed_precision,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir="." if tensorboard else None,
+        # The loss does not use all: not a trained decoder's estimate of its own quality, say.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def log_to(folder: Path, accelerator: Accelerator) -> None:
+    """Write what `train` logs to `folder`/tensorboard, if `make_accelerator` was asked to."""
+    accelerator.project_configuration.logging_dir = str(folder)
+    accelerator.init_trackers("tensorboard")
 
 
 def train(
     segmenter: Segmenter,
     training: Dataset,
     validation: Dataset,
+    settings: Settings,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
     accelerator: Accelerator,
     on_improvement: Callable[[Epoch], None],
+    state_file: Path | None = None,
+    state_minutes: float = 5,
 ) -> list[Epoch]:
     """Train what requires gradients with Adam, showing progress.
 
-    The loss is the published SAMUS's, on the low-resolution logits of all structures of a batch;
-    the prompt of each is one point drawn at random from its foreground at every visit.
+    The loss is the published SAMUS's, on the low-resolution logits of all structures of a batch.
+    After each epoch the mean Dice over the validation set's images and structures is measured, from
+    points that the seed fixes.
+
+    If `state_file` exists, the run goes on from there, to the same result as if it had not been
+    interrupted. The file is written at the end of every epoch's steps, and whenever the last time
+    is `state_minutes` ago. Ctrl-C or the termination signal lets the present step end, writes it,
+    and raises KeyboardInterrupt; a second Ctrl-C raises at once.
 
     Args:
-        training: samples as `Batch` says.
-        validation: the same; after each epoch the mean Dice over its images and structures is
-            measured, from one point per structure that `seed` fixes.
-        epochs: passes over the training set.
-        batch_size: images, not structures, per step and process.
-        learning_rate: of Adam, constant.
-        seed: of order and prompts; the same seed gives the same result on the same machine.
+        segmenter: stays on the accelerator's device.
+        training: samples as `data.dataset.Sample` says. If it has a method `set_epoch`, it is
+            called with each epoch.
+        validation: the same.
+        settings: how to train.
         accelerator: from `make_accelerator`.
-        on_improvement: called after each epoch with the highest validation Dice so far.
+        on_improvement: called in the main process after each epoch with the highest validation Dice
+            so far, while `segmenter` holds what that epoch gave.
+        state_file: None keeps no state. With several machines, on a disk that they share.
+        state_minutes: 0 writes it after every step.
 
     Returns:
         The epochs, in order.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: `state_file` is of another run.
         FloatingPointError: the loss is not finite; the message names the images of the batch.
+        OSError: the state cannot be written.
     """
-    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
-        raise ValueError(
-            f"epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}: expected at "
-            "least 1, at least 1 and above 0"
-        )
-    parameters = [each for each in segmenter.parameters() if each.requires_grad]
-    loader = DataLoader(training, batch_size=batch_size, shuffle=True)
-    model, optimizer, loader = accelerator.prepare(
-        segmenter, torch.optim.Adam(parameters, lr=learning_rate), loader
-    )
-    history: list[Epoch] = []
-    with _progress(accelerator) as progress:
-        task = progress.add_task("training", total=epochs * len(loader), loss="", dice="")
-        for epoch in range(1, epochs + 1):
-            model.train()
-            loader.set_epoch(epoch)
-            generator = seeded_generator(seed, f"epoch {epoch}, {accelerator.process_index}")
-            losses: list[float] = []
-            for batch in loader:
-                loss = _loss(model, batch, generator)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} in epoch {epoch}, on {list(batch['name'])}; "
-                        "look at these images, or lower the learning rate"
-                    )
-                optimizer.zero_grad()
-                accelerator.backward(loss)
-                optimizer.step()
-                losses.append(loss.item())
-                progress.update(task, advance=1, loss=f"{losses[-1]:.4f}")
-            dice = mean_dice(accelerator.unwrap_model(model), validation, seed, batch_size)
-            history.append(Epoch(epoch, sum(losses) / len(losses), dice))
-            progress.update(task, dice=f"{dice:.4f}")
-            progress.console.print(
-                f"epoch {epoch}/{epochs}  loss {history[-1].loss:.4f}  validation Dice {dice:.4f}"
+    run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
+    with ExitStack() as stack:
+        if settings.activation_checkpointing:
+            stack.enter_context(checkpointed_blocks(segmenter))
+        bar = stack.enter_context(_progress_bar(accelerator))
+        task = bar.add_task("training", total=run.all_steps, completed=run.done, loss="", dice="")
+        while not run.finished:
+            for loss in run.steps():
+                bar.update(task, completed=run.done, loss=f"{loss:.4f}")
+            epoch, is_best = run.validate()
+            bar.update(task, dice=f"{epoch.validation_dice:.4f}")
+            bar.console.print(
+                f"epoch {epoch.epoch}/{settings.epochs}  loss {epoch.loss:.4f}  "
+                f"validation Dice {epoch.validation_dice:.4f}"
             )
-            if dice >= max(each.validation_dice for each in history):
-                on_improvement(history[-1])
-    return history
+            if is_best and accelerator.is_main_process:
+                on_improvement(epoch)
+    accelerator.wait_for_everyone()
+    return run.now.history
 
 
-def predict(
-    segmenter: Segmenter, dataset: Dataset, seed: int, batch_size: int = 8
-) -> Iterator[Predictions]:
-    """Segment every structure of every image from one random point of its foreground.
+@dataclass
+class _Run:
+    """A training run and where it stands."""
 
-    An image's points depend on `seed` and its name, not on the other images.
-    """
-    segmenter.eval()
-    device = next(segmenter.parameters()).device
-    for batch in DataLoader(dataset, batch_size=batch_size):
-        reference = batch["masks"].bool()
-        pairs = [
-            random_points(masks, seeded_generator(seed, name))
-            for masks, name in zip(reference, batch["name"], strict=True)
+    segmenter: Segmenter
+    training: Dataset
+    validation: Dataset
+    settings: Settings
+    accelerator: Accelerator
+    state_file: Path | None
+    state_minutes: float
+    now: Progress = field(default_factory=Progress)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.training)  # pyright: ignore[reportArgumentType]
+        self.epoch_steps = len(self._plan(epoch=1))
+        self.all_steps = self.settings.epochs * self.epoch_steps
+        self.identity = {
+            **asdict(self.settings),
+            "training images": self.count,
+            "base": _digest(fingerprint(self.segmenter.sam)),
+            "processes": self.accelerator.num_processes,
+            "mixed precision": self.accelerator.mixed_precision,
+        }
+        self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(self.trained, lr=self.settings.learning_rate)
+        self.objective, self.optimizer = self.accelerator.prepare(
+            _Objective(self.segmenter), optimizer
+        )
+        if self.state_file is not None and self.state_file.exists():
+            self.now = load_state(
+                self.state_file,
+                self.identity,
+                self.segmenter,
+                self.optimizer,
+                self.accelerator.scaler,
+            )
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return (self.now.epoch - 1) * self.epoch_steps + self.now.step
+
+    @property
+    def finished(self) -> bool:
+        dices = [each.validation_dice for each in self.now.history]
+        patience = self.settings.patience
+        stagnates = patience is not None and max(dices[-patience:], default=1.0) < max(
+            dices[:-patience], default=0.0
+        )
+        return stagnates or self.now.epoch > self.settings.epochs
+
+    def steps(self) -> Iterator[float]:
+        """Take the steps that remain of the present epoch; the loss of each."""
+        self.segmenter.train()
+        if hasattr(self.training, "set_epoch"):
+            self.training.set_epoch(self.now.epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        plan = self._plan(self.now.epoch)[self.now.step :]
+        loader = iter(DataLoader(self.training, batch_sampler=[b for step in plan for b in step]))
+        with _held_interruptions() as interruptions:
+            for step in plan:
+                rate = self.settings.learning_rate_at(self.done, self.all_steps)
+                own_loss = self._step(islice(loader, len(step)), len(step), rate)
+                # Every process has to know whether any of them was interrupted.
+                shared = torch.tensor([[own_loss, len(interruptions)]])
+                shared = self.accelerator.gather(shared.to(self.accelerator.device))
+                loss, interrupted = shared.mean(dim=0).tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                self.now.step += 1
+                self.now.losses.append(loss)
+                self.accelerator.log({"loss": loss, "learning rate": rate}, step=self.done)
+                overdue = time.monotonic() - self.saved_at >= 60 * self.state_minutes
+                if overdue or interrupted or self.now.step == self.epoch_steps:
+                    self._save()
+                if interrupted:
+                    raise KeyboardInterrupt
+                yield loss
+
+    def validate(self) -> tuple[Epoch, bool]:
+        """Complete the epoch whose steps are done; is its Dice the highest so far?"""
+        with self.accelerator.autocast():
+            dice = mean_dice(
+                self.segmenter,
+                self.validation,
+                seed=self.settings.seed,
+                points=self.settings.points,
+                batch_size=self.settings.batch_size,
+            )
+        losses = self.now.losses
+        epoch = Epoch(self.now.epoch, sum(losses) / len(losses), dice)
+        self.now = Progress(epoch.epoch + 1, history=[*self.now.history, epoch])
+        self.accelerator.log({"validation Dice": dice}, step=self.done)
+        return epoch, dice >= max(each.validation_dice for each in self.now.history)
+
+    def _plan(self, epoch: int) -> list[list[list[int]]]:
+        """The images of each batch of each step of this process, in an epoch.
+
+        Processes get different batches, and equally many: a few of the first ones come twice where
+        they do not divide evenly.
+        """
+        settings, processes = self.settings, self.accelerator.num_processes
+        generator = seeded_generator(settings.seed, f"order in epoch {epoch}")
+        order = torch.randperm(self.count, generator=generator)
+        batches = [each.tolist() for each in order.split(settings.batch_size)]
+        own_count = math.ceil(len(batches) / processes)
+        first = self.accelerator.process_index
+        own = [batches[(first + i * processes) % len(batches)] for i in range(own_count)]
+        return [own[i : i + settings.accumulate] for i in range(0, own_count, settings.accumulate)]
+
+    def _step(self, batches: Iterable[dict[str, Any]], count: int, learning_rate: float) -> float:
+        """One step of the optimiser; the mean loss of this process's batches."""
+        process = self.accelerator.process_index
+        # For whatever else draws random numbers, such as dropout.
+        generator = seeded_generator(self.settings.seed, f"step {self.done}, process {process}")
+        torch.manual_seed(generator.initial_seed())
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        losses: list[float] = []
+        for batch in batches:
+            is_last = len(losses) == count - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
+                loss = self._loss(batch)
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(
+                        f"the loss is {losses[-1]} in epoch {self.now.epoch}, on "
+                        f"{list(batch['name'])}; look at these images, or lower the learning rate"
+                    )
+                self.accelerator.backward(loss / count)
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.optimizer.step()
+        return sum(losses) / len(losses)
+
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
+        device = self.accelerator.device
+        images, masks = batch["image"].to(device), batch["masks"].to(device).bool()
+        generators = [
+            seeded_generator(self.settings.seed, f"points in epoch {self.now.epoch}, {name}")
+            for name in batch["name"]
         ]
-        points, labels = map(torch.stack, zip(*pairs, strict=True))
-        with torch.no_grad():
-            masks = segmenter(batch["image"].to(device), points.to(device), labels.to(device))
-        predicted = masks.logits().cpu() > 0
-        yield Predictions(batch["name"], predicted, reference, points)
+
+        def segment(points: Tensor, labels: Tensor) -> Tensor:
+            with torch.no_grad(), self.accelerator.autocast():
+                return self.segmenter(images, points, labels).logits().float()
+
+        points, labels = choose_points(masks, self.settings.points, generators, segment)
+        return self.objective(images, masks, points, labels)
+
+    def _save(self) -> None:
+        if self.state_file is not None and self.accelerator.is_main_process:
+            save_state(
+                self.state_file,
+                self.identity,
+                self.now,
+                self.segmenter,
+                self.optimizer,
+                self.accelerator.scaler,
+            )
+        self.saved_at = time.monotonic()
 
 
-def mean_dice(segmenter: Segmenter, dataset: Dataset, seed: int, batch_size: int = 8) -> float:
-    """Dice, in [0, 1], averaged over the images and structures of a data set."""
-    values = [
-        compute_dice(each.predicted, each.reference, include_background=True, ignore_empty=False)
-        for each in predict(segmenter, dataset, seed, batch_size)
-    ]
-    return float(torch.cat(values).mean())
+class _Objective(nn.Module):
+    """The loss as a module, so that processes exchange the gradients of what the loss uses."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, images: Tensor, masks: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        logits = self.segmenter(images, points, labels).low_res_logits
+        return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
 
 
-def evaluate(
-    segmenter: Segmenter, dataset: Dataset, seed: int, batch_size: int = 8
-) -> tuple[list[str], dict[str, Float[Tensor, "n k"]]]:
-    """The names of a data set's images, and each metric for each of their structures.
+@contextmanager
+def checkpointed_blocks(segmenter: Segmenter) -> Iterator[None]:
+    """Within it, the encoder's blocks keep only their inputs for the backward pass, and compute the
+    rest again."""
+    blocks = [block.module for block in view(segmenter.sam).blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
 
-    Distances are in pixels of the model's input.
+
+@contextmanager
+def _held_interruptions() -> Iterator[list[int]]:
+    """Within it, Ctrl-C and the termination signal only add to the list that it gives.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
     """
-    names: list[str] = []
-    values: dict[str, list[Tensor]] = {}
-    for each in predict(segmenter, dataset, seed, batch_size):
-        names += each.names
-        for metric, value in segmentation_metrics(each.predicted, each.reference).items():
-            values.setdefault(metric, []).append(value)
-    return names, {metric: torch.cat(value) for metric, value in values.items()}
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # Only that one gets signals.
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _loss(model: torch.nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    masks = batch["masks"].bool()
-    points, labels = random_points(masks, generator)
-    logits = model(batch["image"], points, labels).low_res_logits
-    return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
-
-
-def _progress(accelerator: Accelerator) -> Progress:
-    return Progress(
+def _progress_bar(accelerator: Accelerator) -> ProgressBar:
+    return ProgressBar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}"),
         TimeRemainingColumn(),
-        disable=not accelerator.is_main_process,
+        console=rich.get_console() if accelerator.is_main_process else Console(quiet=True),
     )
+
+
+def _digest(values: dict[str, str]) -> str:
+    return blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

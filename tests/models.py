@@ -19,6 +19,12 @@ TINY = SamConfig(
 )
 """The configuration of the published SAMUS's reference tensors."""
 
+ECHO = SamConfig(
+    width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=256, prompt_width=32,
+    decoder_mlp_width=64,
+)  # fmt: skip
+"""One that learns to segment synthetic echo of 64x64 pixels within seconds."""
+
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """All that ejecting must restore: classes, attributes, hooks, flags, keys and every bit."""

@@ -264,7 +264,7 @@ def test_a_failed_save_keeps_the_old_file(trained: Sam, file: Path, monkeypatch)
         Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("adapterkit.adapter_file.save_file", disk_full)
+    monkeypatch.setattr("adapterkit.files.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         ak.save_adapter(trained, file)
     assert file.read_bytes() == content

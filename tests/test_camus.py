@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,14 +15,17 @@ from torch.utils.data import DataLoader
 from adapterkit.data.camus import (
     STRUCTURES,
     CamusDataset,
-    CamusError,
     Frame,
+    Info,
     find_frames,
-    read_image,
-    read_mask,
-    split_patients,
+    find_sequences,
+    read_info,
+    read_split,
 )
+from adapterkit.data.dataset import to_native
+from adapterkit.data.images import DataError
 from adapterkit.data.phantom import write_phantom
+from adapterkit.data.splits import Split, split_patients
 
 REAL = Path(__file__).parents[2] / "shared/data/camus224"
 
@@ -38,9 +42,9 @@ def release(phantom: Path, tmp_path: Path) -> Path:
 
 
 def save(path: Path, rows: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> None:
-    """Writes a (row, column) array as CAMUS does, (x, y)."""
+    """Writes a (row, column) or (time, row, column) array as CAMUS does, (x, y, time)."""
     affine = np.diag([spacing[1], spacing[0], 1.0, 1.0])
-    nibabel.save(nibabel.Nifti1Image(rows.swapaxes(0, 1), affine), path)
+    nibabel.save(nibabel.Nifti1Image(rows.T, affine), path)
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def test_frames_are_sorted_and_named_as_on_disk(phantom: Path) -> None:
     assert all(frame.mask.name == f"{frame.name}_gt.nii.gz" for frame in frames)
 
 
-def test_half_sequences_are_left_out_and_a_patient_may_lack_a_view(release: Path) -> None:
+def test_half_sequences_are_no_frames_and_a_patient_may_lack_a_view(release: Path) -> None:
     folder = release / "database_nifti/patient0002"
     (folder / "patient0002_2CH_half_sequence.nii.gz").touch()
     for path in folder.glob("patient0002_4CH_*"):
@@ -86,58 +90,68 @@ def test_half_sequences_are_left_out_and_a_patient_may_lack_a_view(release: Path
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CamusError, match="nowhere is not a folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         find_frames(tmp_path / "nowhere")
 
 
 def test_a_folder_without_patients_is_told_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(CamusError, match="expected database_nifti/patient0001/patient0001_2CH_ED"):
+    with pytest.raises(DataError, match="expected database_nifti/patient0001/patient0001_2CH_ED"):
         find_frames(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["patient0002_4CH_ES_gt.nii.gz", "patient0002_4CH_ES.nii.gz"])
 def test_a_frame_without_mask_or_without_image_is_named(release: Path, missing: str) -> None:
     (release / "database_nifti/patient0002" / missing).unlink()
-    with pytest.raises(CamusError, match=f"patient0002_4CH_ES is incomplete.*{missing} is missing"):
+    with pytest.raises(DataError, match=f"patient0002_4CH_ES is incomplete.*{missing} is missing"):
         find_frames(release)
 
 
 def test_a_patient_in_two_folders_is_named_with_both(release: Path) -> None:
     shutil.copytree(release / "database_nifti/patient0003", release / "copy/patient0003")
-    with pytest.raises(CamusError, match=r"patient0003 is listed twice, in .*copy and in .*nifti"):
+    with pytest.raises(DataError, match=r"patient0003 is listed twice, in .*copy and in .*nifti"):
         find_frames(release)
 
 
 def test_a_patient_without_frames_is_named(release: Path) -> None:
     (release / "database_nifti/patient0009").mkdir()
-    with pytest.raises(CamusError, match="patient0009 holds no frame"):
+    with pytest.raises(DataError, match="patient0009 holds no frame"):
         find_frames(release)
 
 
-# read_image and read_mask
+def test_two_files_of_one_frame_are_named(release: Path) -> None:
+    folder = release / "database_nifti/patient0002"
+    (folder / "patient0002_2CH_ED.mhd").touch()
+    with pytest.raises(DataError, match=r"2CH_ED is listed twice.*2CH_ED\.nii\.gz.*2CH_ED\.mhd"):
+        find_frames(release)
+
+
+# Frame.read
 
 
 def test_arrays_are_row_by_column_and_so_is_the_spacing(frame: Frame) -> None:
-    image, spacing = read_image(frame)
-    assert image.dtype == np.uint8
-    np.testing.assert_array_equal(image, np.arange(24).reshape(6, 4))
-    assert spacing == (0.5, 0.75)
-    mask = read_mask(frame, (6, 4))
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, np.arange(24).reshape(6, 4) % 4)
+    native = frame.read()
+    assert native.image.dtype == native.labels.dtype == np.uint8
+    np.testing.assert_array_equal(native.image, np.arange(24).reshape(6, 4))
+    np.testing.assert_array_equal(native.labels, np.arange(24).reshape(6, 4) % 4)
+    assert native.spacing == (0.5, 0.75)
+
+
+def test_a_spacing_of_one_is_an_unknown_one(frame: Frame) -> None:
+    save(frame.image, np.zeros((6, 4), np.uint8))
+    assert frame.read().spacing is None
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float64])
 def test_other_types_are_read_as_float32_with_their_values(frame: Frame, dtype: type) -> None:
     save(frame.image, (100 * np.arange(24).reshape(6, 4)).astype(dtype))
-    image, _ = read_image(frame)
+    image = frame.read().image
     assert image.dtype == np.float32
     np.testing.assert_array_equal(image, 100 * np.arange(24).reshape(6, 4))
 
 
 def test_a_mask_of_whole_floats_is_read(frame: Frame) -> None:
     save(frame.mask, np.full((6, 4), 3.0))
-    assert (read_mask(frame, (6, 4)) == 3).all()
+    assert (frame.read().labels == 3).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a NIfTI file", None])
@@ -145,20 +159,27 @@ def test_a_damaged_or_truncated_file_is_named(frame: Frame, content: bytes | Non
     save(frame.image, np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
     whole = frame.image.read_bytes()
     frame.image.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(CamusError, match=r"patient0007_2CH_ED\.nii\.gz cannot be read"):
-        read_image(frame)
+    with pytest.raises(DataError, match=r"patient0007_2CH_ED\.nii\.gz cannot be read"):
+        frame.read()
 
 
 def test_a_truncated_mask_is_named(frame: Frame) -> None:
     frame.mask.write_bytes(frame.mask.read_bytes()[:60])
-    with pytest.raises(CamusError, match=r"patient0007_2CH_ED_gt\.nii\.gz cannot be read"):
-        read_mask(frame, (6, 4))
+    with pytest.raises(DataError, match=r"patient0007_2CH_ED_gt\.nii\.gz cannot be read"):
+        frame.read()
 
 
 def test_a_sequence_is_not_a_frame(frame: Frame) -> None:
-    save(frame.image, np.zeros((6, 4, 5), np.uint8))
-    with pytest.raises(CamusError, match=r"ED\.nii\.gz holds .*\(4, 6, 5\).*expected a 2-D"):
-        read_image(frame)
+    save(frame.image, np.zeros((5, 6, 4), np.uint8))
+    save(frame.mask, np.zeros((5, 6, 4), np.uint8))
+    with pytest.raises(DataError, match=r"ED\.nii\.gz holds 5 images of 6 x 4 .*expected one"):
+        frame.read()
+
+
+def test_what_is_no_image_is_refused(frame: Frame) -> None:
+    save(frame.image, np.zeros((2, 2, 5, 6, 4), np.uint8))
+    with pytest.raises(DataError, match=r"ED\.nii\.gz holds an array of shape.*expected real"):
+        frame.read()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -166,31 +187,218 @@ def test_values_that_are_not_finite_are_counted(frame: Frame, value: float) -> N
     image = np.zeros((6, 4), np.float32)
     image[2, 1:3] = value
     save(frame.image, image)
-    with pytest.raises(CamusError, match=r"ED\.nii\.gz has 2 of 24 values that are NaN"):
-        read_image(frame)
+    with pytest.raises(DataError, match=r"ED\.nii\.gz has 2 of 24 values that are NaN"):
+        frame.read()
 
 
 def test_a_spacing_that_is_not_a_length_is_refused(frame: Frame) -> None:
     nifti = nibabel.Nifti1Image(np.zeros((4, 6), np.uint8), None)
     nifti.header["pixdim"][2] = np.inf
     nibabel.save(nifti, frame.image)
-    with pytest.raises(CamusError, match=r"ED\.nii\.gz states a pixel spacing of inf x 1"):
-        read_image(frame)
+    with pytest.raises(DataError, match=r"ED\.nii\.gz states a pixel spacing of inf x 1"):
+        frame.read()
 
 
 def test_both_sizes_of_a_mismatch_are_given(frame: Frame) -> None:
     save(frame.mask, np.zeros((4, 6), np.uint8))
-    with pytest.raises(CamusError, match=r"_gt\.nii\.gz is 4 x 6 .*ED\.nii\.gz is 6 x 4"):
-        read_mask(frame, (6, 4))
+    with pytest.raises(DataError, match=r"_gt\.nii\.gz is 4 x 6 .*ED\.nii\.gz is 6 x 4"):
+        frame.read()
 
 
-@pytest.mark.parametrize(("value", "listed"), [(7, "0, 7"), (0.5, "0, 0.5"), (np.nan, "0, nan")])
+@pytest.mark.parametrize(("value", "listed"), [(7, "0, 7"), (0.5, "0, 0.5"), (-1, "-1, 0")])
 def test_unknown_labels_are_listed(frame: Frame, value: float, listed: str) -> None:
     mask = np.zeros((6, 4), np.float32)
     mask[3, 3] = value
     save(frame.mask, mask)
-    with pytest.raises(CamusError, match=rf"holds the labels {listed}: expected only 0, 1, 2, 3"):
-        read_mask(frame, (6, 4))
+    with pytest.raises(DataError, match=rf"holds the labels {listed}: expected only 0, 1, 2, 3"):
+        frame.read()
+
+
+# The older release
+
+
+@pytest.fixture
+def older(phantom: Path, tmp_path: Path) -> Path:
+    """The phantom as the older release has it, with a folder of test patients without masks."""
+    root = tmp_path / "CAMUS"
+    for frame in find_frames(phantom):
+        native = frame.read()
+        assert native.spacing is not None
+        folder = root / "training" / frame.patient
+        for stem, array in ((frame.name, native.image), (f"{frame.name}_gt", native.labels)):
+            # Its images have a third axis of one slice.
+            image = sitk.GetImageFromArray(array[None])
+            image.SetSpacing((native.spacing[1], native.spacing[0], 1.54))
+            folder.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, folder / f"{stem}.mhd")
+    sequence = np.random.default_rng(0).integers(0, 255, (7, 20, 30)).astype(np.uint8)
+    name = "training/patient0002/patient0002_4CH_sequence.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(sequence), root / name)
+    (root / "testing/patient0001").mkdir(parents=True)
+    (root / "testing/patient0001/patient0001_2CH_ED.mhd").touch()
+    return root
+
+
+def test_both_releases_hold_the_same(phantom: Path, older: Path) -> None:
+    frames = find_frames(older)
+    assert frames == find_frames(older / "training") == find_frames(older.parent)
+    for ours, theirs in zip(find_frames(phantom), frames, strict=True):
+        assert ours.name == theirs.name
+        ours, theirs = ours.read(), theirs.read()
+        np.testing.assert_array_equal(theirs.image, ours.image)
+        np.testing.assert_array_equal(theirs.labels, ours.labels)
+        assert theirs.spacing == pytest.approx(ours.spacing)
+
+
+def test_the_test_patients_have_no_masks(older: Path) -> None:
+    with pytest.raises(DataError, match=r"2CH_ED\.mhd is there but .*2CH_ED_gt\.mhd is missing"):
+        find_frames(older / "testing")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_raw_file_is_named_by_its_header(older: Path, damage: str) -> None:
+    frame = find_frames(older)[0]
+    raw = frame.image.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[:99]) if damage == "truncate" else raw.unlink()
+    with pytest.raises(DataError, match=r"patient0001_2CH_ED\.mhd cannot be read as MetaImage"):
+        frame.read()
+
+
+# Sequences
+
+
+@pytest.fixture
+def sequence(release: Path) -> tuple[Path, Path]:
+    """A half sequence of 5 frames of 6 rows and 4 columns, planted in the release."""
+    stem = release / "database_nifti/patient0002/patient0002_4CH_half_sequence"
+    image, mask = Path(f"{stem}.nii.gz"), Path(f"{stem}_gt.nii.gz")
+    save(image, np.arange(120, dtype=np.uint8).reshape(5, 6, 4), spacing=(0.5, 0.75))
+    save(mask, np.arange(120, dtype=np.uint8).reshape(5, 6, 4) % 4)
+    return image, mask
+
+
+def test_half_sequences_are_read_with_their_masks(
+    release: Path, sequence: tuple[Path, Path]
+) -> None:
+    (found,) = find_sequences(release)
+    assert (found.name, found.image, found.mask) == ("patient0002_4CH", *sequence)
+    frames, labels, spacing = found.read()
+    np.testing.assert_array_equal(frames, np.arange(120).reshape(5, 6, 4))
+    assert labels is not None
+    np.testing.assert_array_equal(labels, np.arange(120).reshape(5, 6, 4) % 4)
+    assert spacing == (0.5, 0.75)
+
+
+def test_a_half_sequence_without_mask_is_named(release: Path, sequence: tuple[Path, Path]) -> None:
+    sequence[1].unlink()
+    with pytest.raises(DataError, match=r"half_sequence is incomplete.*_gt\.nii\.gz is missing"):
+        find_sequences(release)
+
+
+def test_a_half_sequence_of_other_length_than_its_mask_is_named(
+    release: Path, sequence: tuple[Path, Path]
+) -> None:
+    save(sequence[1], np.zeros((4, 6, 4), np.uint8))
+    with pytest.raises(
+        DataError, match=r"_gt\.nii\.gz is 4 frames of 6 x 4.* is 5 frames of 6 x 4"
+    ):
+        find_sequences(release)[0].read()
+
+
+def test_sequences_of_the_older_release_have_no_masks(older: Path) -> None:
+    (found,) = find_sequences(older)
+    frames, labels, spacing = found.read()
+    assert frames.shape == (7, 20, 30)
+    assert labels is None
+    assert spacing is None
+
+
+# read_info
+
+INFO = """ED: 1
+ES: 18
+NbFrame: 18
+Sex: F
+Age: 56
+ImageQuality: Good
+EF: 54
+FrameRate: 48.4
+"""
+READ = Info(1, 18, 18, "F", 56, "Good", 54.0, 48.4)
+
+
+@pytest.mark.parametrize(
+    ("text", "info"),
+    [
+        (INFO, READ),
+        (INFO.replace(": ", ":").replace("\n", "\r\n"), READ),
+        (INFO.replace(": ", " : ") + "\n", READ),
+        (INFO.replace("EF", "LVedv: 94.0\nLVesv: 43.3\nLVef"), READ),
+        ("ED: 1\nES: \n", Info(1, None, None, None, None, None, None, None)),
+    ],
+)
+def test_info_is_read_in_every_form(frame: Frame, text: str, info: Info) -> None:
+    (frame.image.parent / "Info_2CH.cfg").write_bytes(text.encode())
+    assert read_info(frame) == info
+
+
+def test_info_is_of_the_frames_own_view_and_may_be_missing(release: Path) -> None:
+    frames = find_frames(release)
+    (release / "database_nifti/patient0001/Info_4CH.cfg").unlink()
+    assert read_info(frames[0]) is not None
+    assert read_info(frames[2]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(b"ED 1", 'the line "ED 1"'), (b"Age: old", 'the Age "old"'), (b"\xff\xfe\x00", "as text")],
+)
+def test_info_that_is_none_is_named(frame: Frame, text: bytes, named: str) -> None:
+    (frame.image.parent / "Info_2CH.cfg").write_bytes(text)
+    with pytest.raises(DataError, match=rf"Info_2CH\.cfg .*{named}"):
+        read_info(frame)
+
+
+# read_split
+
+
+@pytest.fixture
+def split_folder(release: Path) -> Path:
+    folder = release / "database_split"
+    folder.mkdir()
+    (folder / "subgroup_training.txt").write_text("patient0003\npatient0001\n\n")
+    (folder / "subgroup_validation.txt").write_text("patient0002\r\n")
+    (folder / "subgroup_testing.txt").write_text("patient0500")
+    return folder
+
+
+def test_the_releases_own_split_is_read_from_the_three_roots(split_folder: Path) -> None:
+    release = split_folder.parent
+    split = Split(("patient0001", "patient0003"), ("patient0002",), ("patient0500",))
+    assert read_split(release) == split
+    assert read_split(release / "database_nifti") == split
+    assert read_split(release.parent) == split
+
+
+def test_a_release_may_have_no_split(release: Path) -> None:
+    assert read_split(release) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("subgroup_testing.txt", None, r"subgroup_testing\.txt cannot be read"),
+        ("subgroup_testing.txt", "patient0003", "patient0003 is in the split more than once"),
+        ("subgroup_training.txt", "a patient", r'subgroup_training\.txt lists "a": expected names'),
+    ],
+)
+def test_a_split_that_is_none_is_refused(
+    split_folder: Path, file: str, text: str | None, message: str
+) -> None:
+    path = split_folder / file
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_split(split_folder.parent)
 
 
 # split_patients
@@ -231,18 +439,18 @@ def test_the_seed_decides_the_split() -> None:
 
 
 def test_fewer_than_three_patients_are_refused() -> None:
-    with pytest.raises(CamusError, match="patients has 2 names: expected at least 3"):
+    with pytest.raises(DataError, match="patients has 2 names: expected at least 3"):
         split_patients(["patient0001", "patient0002"])
 
 
 def test_duplicates_are_refused() -> None:
-    with pytest.raises(CamusError, match="patient0002 more than once"):
+    with pytest.raises(DataError, match="patient0002 more than once"):
         split_patients(["patient0001", "patient0002", "patient0003", "patient0002"])
 
 
 @pytest.mark.parametrize("fractions", [(0.7, 0.2, 0.2), (0.8, 0.2, 0.0), (1.2, -0.4, 0.2)])
 def test_fractions_that_do_not_fit_are_refused(fractions: tuple[float, float, float]) -> None:
-    with pytest.raises(CamusError, match="expected three positive numbers that sum to 1"):
+    with pytest.raises(DataError, match="expected three positive numbers that sum to 1"):
         split_patients(["a", "b", "c", "d"], fractions=fractions)
 
 
@@ -265,17 +473,17 @@ def test_an_item_has_the_promised_shapes_types_and_ranges(phantom: Path) -> None
     assert (masks.sum(0) <= 1).all()
     assert (masks.sum((1, 2)) > 0).all()
     assert sample["name"] == "patient0001_4CH_ED"
-    assert (sample["patient"], sample["view"], sample["phase"]) == ("patient0001", "4CH", "ED")
+    attributes = {"patient": "patient0001", "view": "4CH", "phase": "ED"}
+    assert attributes.items() <= dict(sample).items()
 
 
 def test_at_the_files_own_size_nothing_is_resampled(phantom: Path) -> None:
     frame = find_frames(phantom)[0]
     sample = CamusDataset([frame], 64)[0]
-    image, _ = read_image(frame)
-    np.testing.assert_array_equal(sample["image"][0].numpy(), image)
-    labels = read_mask(frame, (64, 64))
+    native = frame.read()
+    np.testing.assert_array_equal(sample["image"][0].numpy(), native.image)
     for channel, label in enumerate(STRUCTURES):
-        np.testing.assert_array_equal(sample["masks"][channel].numpy(), labels == label)
+        np.testing.assert_array_equal(sample["masks"][channel].numpy(), native.labels == label)
 
 
 def test_items_collate_into_batches(phantom: Path) -> None:
@@ -343,7 +551,7 @@ def test_a_damaged_file_is_named_on_access(release: Path) -> None:
     frames = find_frames(release)
     frames[3].image.write_bytes(b"")
     dataset = CamusDataset(frames, 32)
-    with pytest.raises(CamusError, match=r"patient0001_4CH_ES\.nii\.gz"):
+    with pytest.raises(DataError, match=r"patient0001_4CH_ES\.nii\.gz"):
         dataset[3]
 
 
@@ -355,10 +563,113 @@ def test_indices_behave_as_in_a_sequence(phantom: Path) -> None:
 
 
 def test_no_frames_and_no_size_are_refused(phantom: Path) -> None:
-    with pytest.raises(CamusError, match="frames is empty"):
+    with pytest.raises(DataError, match="records is empty"):
         CamusDataset([], 32)
-    with pytest.raises(CamusError, match="image_size is 0"):
+    with pytest.raises(DataError, match="image_size is 0"):
         CamusDataset(find_frames(phantom), 0)
+
+
+def test_a_record_twice_is_named(phantom: Path) -> None:
+    frames = find_frames(phantom)
+    with pytest.raises(DataError, match="lists patient0001_2CH_ED more than once"):
+        CamusDataset([*frames, frames[0]], 32)
+
+
+# Native geometry
+
+
+def test_the_reference_has_the_size_and_spacing_on_disk(frame: Frame) -> None:
+    save(frame.image, np.zeros((64, 80), np.uint8), spacing=(0.3, 0.15))
+    labels = np.zeros((64, 80), np.uint8)
+    labels[20:41, 30:57] = 3
+    save(frame.mask, labels)
+    masks, spacing = CamusDataset([frame], 32).native_reference(0)
+    assert spacing == pytest.approx((0.3, 0.15))
+    assert masks.dtype == torch.bool
+    np.testing.assert_array_equal(masks.numpy(), np.stack([labels == k for k in (1, 2, 3)]))
+
+
+@pytest.mark.parametrize("size", [48, 64, 256])
+@pytest.mark.parametrize("shape", [(64, 80), (120, 70), (300, 200)])
+def test_a_perfect_prediction_is_perfect_at_native_size(
+    frame: Frame, size: int, shape: tuple[int, int]
+) -> None:
+    height, width = shape
+    row, column = np.mgrid[0:height, 0:width]
+    inside = ((row / height - 0.45) / 0.2) ** 2 + ((column / width - 0.6) / 0.3) ** 2 < 1
+    save(frame.image, np.zeros(shape, np.uint8))
+    save(frame.mask, inside.astype(np.uint8))
+    dataset = CamusDataset([frame], size)
+    reference, _ = dataset.native_reference(dataset[0]["index"])
+    predicted = to_native(dataset[0]["masks"].float() - 0.5, reference.shape[-2:]) > 0
+    assert predicted.shape == (3, height, width)
+    overlap = 2 * (predicted & reference)[0].sum() / (predicted[0].sum() + reference[0].sum())
+    assert overlap > 0.97
+    for axis in (1, 2):
+        grid = torch.arange(reference.shape[axis], dtype=torch.float32)
+        of_predicted, of_reference = (
+            (grid * mask[0].sum(2 - axis)).sum() / mask[0].sum() for mask in (predicted, reference)
+        )
+        pixel = max(1, reference.shape[axis] / size)
+        assert abs(of_predicted - of_reference) < 0.3 * pixel
+
+
+def test_native_maps_keep_leading_axes_and_values() -> None:
+    maps = torch.full((2, 3, 16, 16), 4.0)
+    native = to_native(maps, (30, 20))
+    assert native.shape == (2, 3, 30, 20)
+    torch.testing.assert_close(native, torch.full((2, 3, 30, 20), 4.0))
+
+
+def test_a_sample_of_a_subset_names_its_place_in_the_whole(phantom: Path) -> None:
+    dataset = CamusDataset(find_frames(phantom), 32)
+    subset = torch.utils.data.Subset(dataset, [5, 9])
+    batch = next(iter(DataLoader(subset, batch_size=2)))
+    assert batch["index"].tolist() == [5, 9]
+    assert dataset.records[9].name == batch["name"][1]
+
+
+# Augmentation
+
+
+def noise(image: torch.Tensor, labels: torch.Tensor, generator: torch.Generator):
+    flip = bool(torch.rand((), generator=generator) < 0.5)
+    image = image + torch.rand(image.shape, generator=generator)
+    return (image.flip(-1), labels.flip(-1)) if flip else (image, labels)
+
+
+def test_an_augmentation_depends_on_seed_epoch_and_name_only(phantom: Path) -> None:
+    frames = find_frames(phantom)
+    dataset = CamusDataset(frames, 32, noise, seed=1)
+    dataset.set_epoch(3)
+    first = [dataset[index] for index in range(4)]
+    other = CamusDataset(frames[::-1], 32, noise, seed=1)
+    other.set_epoch(2)
+    changed = [other[len(frames) - 1 - index] for index in range(4)]
+    other.set_epoch(3)
+    again = [other[len(frames) - 1 - index] for index in reversed(range(4))][::-1]
+    for a, b, c in zip(first, again, changed, strict=True):
+        assert a["name"] == b["name"] == c["name"]
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["masks"], b["masks"])
+        assert not torch.equal(a["image"], c["image"])
+    reseeded = CamusDataset(frames, 32, noise, seed=2)
+    reseeded.set_epoch(3)
+    assert not torch.equal(reseeded[0]["image"], first[0]["image"])
+
+
+def test_an_augmentation_does_not_reach_the_cache_or_the_reference(phantom: Path) -> None:
+    frames = find_frames(phantom)[:1]
+
+    def erase(image: torch.Tensor, labels: torch.Tensor, generator: torch.Generator):
+        return image.zero_(), labels.clone().zero_()
+
+    dataset = CamusDataset(frames, 32, erase)
+    assert dataset[0]["image"].max() == dataset[0]["masks"].max() == 0
+    assert dataset.native_reference(0)[0].any()
+    dataset.augmentation = None
+    assert dataset[0]["image"].max() > 100
+    assert dataset[0]["masks"].any()
 
 
 # Real frames
@@ -381,12 +692,11 @@ def test_the_real_release_is_found_whole(real_frames: list[Frame]) -> None:
 
 def test_real_hearts_stand_upright(real_frames: list[Frame]) -> None:
     for frame in real_frames[::45]:
-        image, _ = read_image(frame)
-        height, width = image.shape
-        labels = read_mask(frame, (height, width))
-        rows = {label: np.argwhere(labels == label)[:, 0].mean() for label in STRUCTURES}
+        native = frame.read()
+        rows = {label: np.argwhere(native.labels == label)[:, 0].mean() for label in STRUCTURES}
         assert rows[3] > rows[1], f"{frame.name}: the atrium lies below the ventricle"
-        corners = image[:10, [0, -1]]
+        assert native.spacing is None
+        corners = native.image[:10, [0, -1]]
         assert corners.max() < 30, f"{frame.name}: the sector's apex is at the top"
 
 

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterkit.prompts import entropy_point, farthest_point, random_points, seeded_generator
+from adapterkit.prompts import (
+    choose_points,
+    entropy_point,
+    farthest_point,
+    random_points,
+    seeded_generator,
+)
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 SEEDS = st.integers(0, 10**6)
@@ -178,3 +184,48 @@ def test_errors():
         entropy_point(masks, torch.full((2, 4, 4), 3.0))
     with pytest.raises(ValueError, match="sigmoid"):
         entropy_point(masks, torch.full((2, 4, 4), float("nan")))
+
+
+def least_certain(masks, where):
+    """Logits that say nothing at the pixel `where` of each mask, and are sure elsewhere."""
+    logits = torch.full(masks.shape, 9.0)
+    logits[..., where[1], where[0]] = 0
+    return logits
+
+
+@pytest.mark.parametrize("strategy", ["1", "2-random", "2-entropy", "2-max-distance"])
+def test_strategies_share_the_first_point(strategy):
+    masks = random_masks((2, 3, 9, 8), 7) | (torch.arange(8) == 5)
+    asked = []
+
+    def segment(points, labels):
+        asked.append((points, labels))
+        return least_certain(masks, (5, 6))
+
+    def generators():
+        return [seeded_generator(0, name) for name in ("a", "b")]
+
+    first, first_labels = choose_points(masks, "1", generators(), segment)
+    points, labels = choose_points(masks, strategy, generators(), segment)
+    count = 1 if strategy == "1" else 2
+    assert points.shape == (2, 3, count, 2)
+    assert_valid(points, labels, masks)
+    assert torch.equal(points[:, :, :1], first)
+    assert len(asked) == (strategy == "2-entropy")
+    if strategy == "2-entropy":
+        assert torch.equal(asked[0][0], first)
+        assert torch.equal(asked[0][1], first_labels)
+        assert (points[:, :, 1] == torch.tensor([5.0, 6.0])).all()
+    elif strategy == "2-max-distance":
+        assert torch.equal(points[:, :, 1:], farthest_point(masks, first[:, :, 0])[0])
+    alone = choose_points(masks[1:], strategy, generators()[1:], lambda *_: segment(*_)[1:])
+    assert torch.equal(alone[0], points[1:])
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_strategy_errors():
+    masks = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'3-random': expected one of"):
+        choose_points(masks, "3-random", [torch.Generator()] * 2, lambda *_: masks.float())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="2 images, but 1 generators"):
+        choose_points(masks, "1", [torch.Generator()], lambda *_: masks.float())

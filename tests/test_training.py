@@ -1,25 +1,34 @@
-"""Training learns, repeats itself from a seed, and evaluation sees what a prediction is worth."""
+"""Training learns, repeats itself from a seed, and goes on from where it was interrupted."""
 
 import dataclasses
+import json
+import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError, safe_open
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 import adapterkit as ak
 from adapterkit.data.camus import CamusDataset, find_frames
 from adapterkit.data.phantom import write_phantom
-from adapterkit.segmenter import Masks
-from adapterkit.training import Epoch, evaluate, make_accelerator, mean_dice, predict, train
-
-CONFIG = ak.SamConfig(
-    width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=256, prompt_width=32,
-    decoder_mlp_width=64,
-)  # fmt: skip
+from adapterkit.evaluation import mean_dice
+from adapterkit.training import (
+    Epoch,
+    Settings,
+    checkpointed_blocks,
+    log_to,
+    make_accelerator,
+    train,
+)
+from tests.models import ECHO
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +40,39 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> CamusDataset:
 
 def adapted(seed: int = 0) -> ak.Segmenter:
     torch.manual_seed(seed)
-    sam = ak.build_sam(CONFIG, seed=0)
+    sam = ak.build_sam(ECHO, seed=0)
     ak.inject(sam, [*ak.methods.samus(image_size=64), ak.parts.Train("mask_decoder")])
     return ak.Segmenter(sam)
 
 
-def run(segmenter: ak.Segmenter, training: Dataset, validation: Dataset, **changes: Any) -> Any:
+def run(
+    segmenter: ak.Segmenter,
+    training: Dataset,
+    validation: Dataset,
+    state_file: Path | None = None,
+    mixed_precision: Any = None,
+    **changes: Any,
+) -> tuple[list[Epoch], list[Epoch]]:
+    """The history, and the improvements."""
+    AcceleratorState._reset_state()  # Which keeps the first precision that it was given.
     best: list[Epoch] = []
     settings = {"epochs": 2, "batch_size": 2, "learning_rate": 1e-3, "seed": 0, **changes}
     history = train(
         segmenter,
         training,
         validation,
-        accelerator=make_accelerator(settings["seed"]),
+        Settings(**settings),
+        accelerator=make_accelerator(mixed_precision),
         on_improvement=best.append,
-        **settings,
+        state_file=state_file,
+        state_minutes=0,
     )
     return history, best
+
+
+def assert_equal_weights(first: ak.Segmenter, second: ak.Segmenter) -> None:
+    other = second.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in first.state_dict().items())
 
 
 def test_it_learns_to_segment(echo: CamusDataset):
@@ -91,87 +116,333 @@ def test_improvements_are_reported_as_they_come(echo: CamusDataset):
     assert best == expected
 
 
-class WithOneBrokenImage(Dataset):
-    """The samples of another data set, image 3 being not a number."""
+# Options
 
-    def __init__(self, samples: CamusDataset):
-        self.samples = samples
+
+def test_the_learning_rate_rises_and_falls():
+    settings = Settings(learning_rate=1.0, warmup_steps=3, schedule="cosine")
+    rates = [settings.learning_rate_at(step, 13) for step in range(13)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 10)) / 2)
+    constant = dataclasses.replace(settings, schedule="constant")
+    assert [constant.learning_rate_at(step, 13) for step in (2, 3, 12)] == [0.75, 1.0, 1.0]
+
+
+def test_a_learning_rate_of_nearly_zero_is_used(echo: CamusDataset):
+    segmenter, before = adapted(), adapted()
+    # The whole run is warm-up, to a rate that it would reach after a million steps.
+    run(segmenter, echo, Subset(echo, [0]), epochs=1, warmup_steps=10**6)
+    after = segmenter.state_dict()
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+
+
+def test_batches_accumulate(echo: CamusDataset):
+    """One batch of two images and two of one image, of which the loss is a mean of means."""
+    ones = adapted()
+    history, _ = run(ones, Subset(echo, [0, 0]), Subset(echo, [0]), batch_size=1, accumulate=2)
+    twos = adapted()
+    other, _ = run(twos, Subset(echo, [0, 0]), Subset(echo, [0]), batch_size=2)
+    # The same image from the same point twice: the two are the same but for rounding.
+    for mine, theirs in zip(history, other, strict=True):
+        assert mine.loss == pytest.approx(theirs.loss, rel=1e-3)
+    assert history[0].loss == pytest.approx(other[0].loss, rel=1e-6)
+
+
+def test_gradients_are_clipped(echo: CamusDataset):
+    segmenter = adapted()
+    run(segmenter, echo, Subset(echo, [0]), epochs=1, clip_norm=1e-3)
+    gradients = [each.grad for each in segmenter.parameters() if each.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_checkpointed_blocks_give_equal_results(echo: CamusDataset):
+    plain, checkpointed = adapted(), adapted()
+    one = Subset(echo, [0])
+    assert run(plain, echo, one, epochs=1) == run(
+        checkpointed, echo, one, epochs=1, activation_checkpointing=True
+    )
+    assert_equal_weights(plain, checkpointed)
+    assert all("forward" not in vars(block) for block in checkpointed.sam.image_encoder.blocks)
+
+
+def test_checkpointed_blocks_keep_less():
+    # Without a CNN branch, whose maps are kept anyway.
+    adapter = [ak.parts.Resize(64, patch_stride=8), ak.parts.FeatureAdapter(at="tokens")]
+    segmenter = ak.Segmenter(ak.inject(ak.build_sam(ECHO, seed=0), adapter))
+
+    def kept() -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
+            segmenter.encode(torch.zeros(2, 3, 64, 64))
+        return sum(sizes)
+
+    whole = kept()
+    with checkpointed_blocks(segmenter):
+        assert kept() < 0.5 * whole
+
+
+def test_it_stops_when_nothing_improves(echo: CamusDataset, monkeypatch: pytest.MonkeyPatch):
+    dices = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.4, 0.9])
+    monkeypatch.setattr("adapterkit.training.mean_dice", lambda *_, **__: next(dices))
+    one = Subset(echo, [0])
+    history, best = run(adapted(), one, one, epochs=7, patience=2)
+    # As good as the best counts as better: the later adapter has seen more.
+    assert [each.validation_dice for each in history] == [0.2, 0.5, 0.4, 0.5, 0.3, 0.4]
+    assert [each.epoch for each in best] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("points", ["2-random", "2-entropy", "2-max-distance"])
+def test_two_points_train_too(echo: CamusDataset, points: str):
+    two = Subset(echo, [0, 1])
+    segmenter, with_one = adapted(), adapted()
+    history, _ = run(segmenter, two, two, points=points)
+    other, _ = run(with_one, two, two)
+    assert history[0].loss != other[0].loss
+    assert all(math.isfinite(each.loss) for each in history)
+
+
+def test_mixed_precision_leaves_the_model_as_it_was(echo: CamusDataset):
+    segmenter, two = adapted(), Subset(echo, [0, 1])
+    history, _ = run(segmenter, two, two, mixed_precision="bf16")
+    whole, _ = run(adapted(), two, two)
+    assert history[0].loss == pytest.approx(whole[0].loss, rel=0.05)
+    assert history[0].loss != whole[0].loss
+    assert "forward" not in vars(segmenter)
+    assert all(each.dtype == torch.float32 for each in segmenter.parameters())
+
+
+class Changed(Dataset):
+    """The samples of another data set, changed by a function of the index and the sample."""
+
+    def __init__(self, samples: Dataset, change: Any):
+        self.samples, self.change = samples, change
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples)  # pyright: ignore[reportArgumentType]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample: dict[str, Any] = dict(self.samples[index])
-        if index == 3:
-            sample["image"] = sample["image"] * torch.nan
+        self.change(index, sample)
         return sample
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images_named(echo: CamusDataset):
+    def break_third(index: int, sample: dict[str, Any]) -> None:
+        if index == 3:
+            sample["image"] = sample["image"] * torch.nan
+
     with pytest.raises(FloatingPointError, match=echo[3]["name"]):
-        run(adapted(), WithOneBrokenImage(echo), Subset(echo, [0]))
-
-
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
-def test_numbers_out_of_range_are_refused(echo: CamusDataset, bad: dict[str, Any]):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))}=0"):
-        run(adapted(), echo, echo, **bad)
-
-
-class Planted(nn.Module):
-    """Predicts what it is given rather than what it sees."""
-
-    def __init__(self, masks: Tensor):
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
-        self.masks = masks
-        self.seen = 0
-
-    def forward(self, images: Tensor, points: Tensor, labels: Tensor) -> Masks:
-        masks = self.masks[self.seen : self.seen + len(images)]
-        self.seen += len(images)
-        return Masks(20.0 * masks.float() - 10, torch.zeros(masks.shape[:2]), masks.shape[-1])
+        run(adapted(), Changed(echo, break_third), Subset(echo, [0]))
 
 
 @pytest.mark.parametrize(
-    ("plant", "dice", "distance"),
+    ("name", "value"),
     [
-        (lambda masks: masks, [1, 1, 1], [0, 0, 0]),
-        (lambda masks: torch.zeros_like(masks), [0, 0, 0], [64 * 2**0.5] * 3),
-        (lambda masks: masks[:, [0, 2, 1]], [1, None, None], [0, None, None]),
-        (lambda masks: masks.roll(3, dims=-1), [None] * 3, [3, 3, 3]),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("clip_norm", -1.0),
+        ("patience", 0),
+        ("warmup_steps", -1),
     ],
-    ids=["perfect", "empty", "two swapped", "shifted by 3 pixels"],
 )
-def test_evaluation_sees_what_predictions_are_worth(echo: CamusDataset, plant, dice, distance):
-    reference = torch.stack([sample["masks"] for sample in echo]).bool()
-    planted = Planted(plant(reference))
-    names, values = evaluate(planted, echo, seed=0, batch_size=3)  # pyright: ignore[reportArgumentType]
-    assert names == [sample["name"] for sample in echo]
-    for k in range(3):
-        for metric, expected in (("dice", dice[k]), ("hausdorff", distance[k])):
-            column = values[metric][:, k]
-            if expected is None:
-                assert (column > 0).all() if metric == "hausdorff" else (column < 0.95).all()
-            else:
-                torch.testing.assert_close(column, torch.full((8,), float(expected)))
+def test_numbers_out_of_range_are_refused(name: str, value: Any):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected"):
+        Settings(**{name: value})
 
 
-def test_prompts_do_not_depend_on_order_or_subset(echo: CamusDataset):
+def test_tensorboard_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("adapterkit.training.is_tensorboard_available", lambda: False)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        make_accelerator(tensorboard=True)
+
+
+def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accelerator, one = make_accelerator(tensorboard=True), Subset(echo, [0, 1])
+    log_to(tmp_path, accelerator)
+    history = train(
+        adapted(),
+        one,
+        one,
+        Settings(epochs=2, batch_size=1),
+        accelerator=accelerator,
+        on_improvement=lambda _: None,
+    )
+    accelerator.end_training()
+    written = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [event.value for event in written.Scalars("loss")]
+    assert len(losses) == 4
+    assert sum(losses[:2]) / 2 == pytest.approx(history[0].loss)
+    dices = {event.step: event.value for event in written.Scalars("validation Dice")}
+    assert dices == {
+        i * 2: pytest.approx(each.validation_dice) for i, each in enumerate(history, 1)
+    }
+
+
+# Interruptions
+
+
+class Killed(Exception):
+    """Stands for what leaves no time to save anything."""
+
+
+def kill_at(visit: int, how: Any) -> Any:
+    visits = iter(range(10**6))
+
+    def change(index: int, sample: dict[str, Any]) -> None:
+        if next(visits) == visit:
+            how()
+
+    return change
+
+
+def die() -> None:
+    raise Killed
+
+
+SETTINGS = {"epochs": 2, "batch_size": 1, "accumulate": 2, "schedule": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def four(echo: CamusDataset) -> Dataset:
+    return Subset(echo, range(4))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(four: Dataset) -> tuple[list[Epoch], list[Epoch], ak.Segmenter]:
     segmenter = adapted()
+    return *run(segmenter, four, four, **SETTINGS), segmenter
 
-    def points(indices: list[int]) -> dict[str, Tensor]:
-        found = {}
-        for each in predict(segmenter, Subset(echo, indices), seed=0, batch_size=3):
-            found |= dict(zip(each.names, each.points, strict=True))
-        return found
 
-    every = points(list(range(8)))
-    for name, value in points([6, 2]).items():
-        assert torch.equal(value, every[name])
-    for sample in echo:
-        for point, mask in zip(every[sample["name"]][:, 0].long(), sample["masks"], strict=True):
-            assert mask[point[1], point[0]] == 1
+# Eight visits, two to a step, four to an epoch. Before the first step nothing has happened.
+@pytest.mark.parametrize("visit", [2, 3, 4, 7])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, four: Dataset, uninterrupted: Any, visit: int
+):
+    history, _, segmenter = uninterrupted
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        run(adapted(), Changed(four, kill_at(visit, die)), four, state, **SETTINGS)
+    # What the weights were initialised with and the generator's state make no difference.
+    resumed = adapted(seed=1)
+    assert run(resumed, four, four, state, **SETTINGS)[0] == history
+    assert_equal_weights(resumed, segmenter)
+
+
+def test_a_run_killed_in_validation_validates_again(
+    tmp_path: Path, four: Dataset, uninterrupted: Any
+):
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        run(adapted(), four, Changed(four, kill_at(6, die)), state, **SETTINGS)
+    resumed = adapted(seed=1)
+    history, best = run(resumed, four, four, state, **SETTINGS)
+    assert history == uninterrupted[0]
+    assert best == [each for each in uninterrupted[1] if each.epoch == 2]
+    assert_equal_weights(resumed, uninterrupted[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_where_it_is(
+    tmp_path: Path, four: Dataset, uninterrupted: Any, number: signal.Signals
+):
+    state, handler = tmp_path / "state.safetensors", signal.getsignal(number)
+    interrupt = kill_at(5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            adapted(),
+            Changed(four, interrupt),
+            four,
+            Settings(learning_rate=1e-3, **SETTINGS),
+            accelerator=make_accelerator(),
+            on_improvement=lambda _: None,
+            state_file=state,
+            state_minutes=60,
+        )
+    assert signal.getsignal(number) == handler
+    with safe_open(state, framework="pt") as file:
+        progress = json.loads(file.metadata()["adapterkit training state"])["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 1)
+    resumed = adapted(seed=1)
+    assert run(resumed, four, four, state, **SETTINGS)[0] == uninterrupted[0]
+    assert_equal_weights(resumed, uninterrupted[2])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, echo: CamusDataset):
+    two, state = Subset(echo, [0, 1]), tmp_path / "state.safetensors"
+    segmenter, resumed = adapted(), adapted(seed=1)
+    history, _ = run(segmenter, echo, two, state)
+    assert run(resumed, Changed(echo, kill_at(0, die)), two, state)[0] == history
+    assert_equal_weights(resumed, segmenter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed 0, and this one has 1"),
+        ({"learning_rate": 1e-4}, "learning_rate 0.001"),
+        ({"mixed_precision": "bf16"}, 'mixed precision "no"'),
+    ],
+)
+def test_the_state_of_another_run_is_refused(
+    tmp_path: Path, echo: CamusDataset, changes: dict[str, Any], message: str
+):
+    two, state = Subset(echo, [0, 1]), tmp_path / "state.safetensors"
+    run(adapted(), two, two, state, epochs=1)
+    segmenter, untouched = adapted(seed=1), adapted(seed=1)
+    with pytest.raises(ValueError, match=message):
+        run(segmenter, two, two, state, **{"epochs": 1, **changes})
+    assert_equal_weights(segmenter, untouched)
+    with pytest.raises(ValueError, match="training images 2, and this one has 8"):
+        run(segmenter, echo, two, state, epochs=1)
+
+
+def test_the_state_of_another_model_is_refused(tmp_path: Path, echo: CamusDataset):
+    two, state = Subset(echo, [0, 1]), tmp_path / "state.safetensors"
+    run(adapted(), two, two, state, epochs=1)
+    without_decoder = ak.Segmenter(ak.inject_samus(ak.build_sam(ECHO, seed=0), 64))
+    with pytest.raises(ValueError, match=r"another model: .*mask_decoder"):
+        run(without_decoder, two, two, state, epochs=1)
+    other_base = ak.build_sam(ECHO, seed=1)
+    ak.inject(other_base, [*ak.methods.samus(image_size=64), ak.parts.Train("mask_decoder")])
+    with pytest.raises(ValueError, match="a run with base"):
+        run(ak.Segmenter(other_base), two, two, state, epochs=1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "text"])
+def test_a_damaged_state_is_refused(tmp_path: Path, echo: CamusDataset, damage: str):
+    two, state = Subset(echo, [0, 1]), tmp_path / "state.safetensors"
+    run(adapted(), two, two, state, epochs=1)
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[:-100])
+    elif damage == "text":
+        state.write_text("nothing of the kind")
+    else:
+        ak.save_adapter(adapted().sam, state)
+    with pytest.raises(ValueError, match="not a whole training state"):
+        run(adapted(), two, two, state, epochs=1)
+
+
+def test_a_full_disk_stops_with_the_file_named(
+    tmp_path: Path, echo: CamusDataset, monkeypatch: pytest.MonkeyPatch
+):
+    two, state = Subset(echo, [0, 1]), tmp_path / "state.safetensors"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("adapterkit.files.save_file", full)
+    with pytest.raises(OSError, match=r"cannot write .*state.safetensors.*No space left"):
+        run(adapted(), two, two, state)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_epoch_is_plain_data(tmp_path: Path, sam: Sam):

@@ -1,35 +1,35 @@
-"""The CAMUS echocardiography data set, read from its NIfTI release as it is unpacked.
+"""The CAMUS echocardiography data set, read from either of its releases as it is unpacked.
 
 CAMUS holds apical two-chamber (2CH) and four-chamber (4CH) views of 500 patients at end-diastole
-(ED) and end-systole (ES), each with an expert's label map:
+(ED) and end-systole (ES), each with an expert's label map, and the frames from ED to ES:
 
     database_nifti/patient0001/patient0001_2CH_ED.nii.gz        the image
     database_nifti/patient0001/patient0001_2CH_ED_gt.nii.gz     its label map
-    database_nifti/patient0001/Info_2CH.cfg                     optional, not read here
+    database_nifti/patient0001/patient0001_2CH_half_sequence.nii.gz, ..._half_sequence_gt.nii.gz
+    database_nifti/patient0001/Info_2CH.cfg                     the patient and the acquisition
+    database_split/subgroup_training.txt, subgroup_validation.txt, subgroup_testing.txt
 
-The arrays on disk are (x, y); everything here is (row, column). Reading needs nibabel, which
-comes with `adapterkit[recipes]`.
+The older release has `training/patient0001/patient0001_2CH_ED.mhd` and `..._ED_gt.mhd` with their
+`.raw` files, `..._2CH_sequence.mhd` without label maps, and no split files. Its folder `testing`
+numbers other patients from 1 again and has no label maps; it is not read.
 
 Source: S. Leclerc, E. Smistad, J. Pedrosa, A. Ostvik, et al., "Deep Learning for Segmentation
 using an Open Large-Scale Dataset in 2D Echocardiography", IEEE Transactions on Medical Imaging
 38(9), 2198-2210, 2019, doi 10.1109/TMI.2019.2900516.
 """
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypedDict, cast
 
-import nibabel
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Real, UInt8
-from nibabel.spatialimages import SpatialImage
-from torch import Tensor
-from torch.utils.data import Dataset
+from jaxtyping import Real, UInt8
+
+from adapterkit.data.dataset import LabelledImage, SegmentationDataset
+from adapterkit.data.images import DataError, Spacing, read_frames
+from adapterkit.data.splits import Split
+from adapterkit.data.splits import split_patients as split_patients
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -40,10 +40,10 @@ is, the cavity that it encloses; label 2 lies between endocardium and epicardium
 
 _PATIENT = "patient[0-9][0-9][0-9][0-9]"
 _LAYOUT = "database_nifti/patient0001/patient0001_2CH_ED.nii.gz with patient0001_2CH_ED_gt.nii.gz"
+_ENDINGS = (".nii.gz", ".nii", ".mhd")
 
 
-class CamusError(ValueError):
-    """The data on disk, or what was asked of them, is not as CAMUS has it."""
+# Frames
 
 
 @dataclass(frozen=True)
@@ -64,39 +64,65 @@ class Frame:
         """The image's file name without its ending, "patient0001_2CH_ED"."""
         return f"{self.patient}_{self.view}_{self.phase}"
 
+    @property
+    def structures(self) -> Mapping[int, str]:
+        return STRUCTURES
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        return {"patient": self.patient, "view": self.view, "phase": self.phase}
+
+    def read(self) -> LabelledImage:
+        """Image (grey values as uint8 or float32), label map and spacing.
+
+        Raises `DataError`, naming the file, where one cannot be read as one finite 2-D image, the
+        two differ in size, or the label map holds a label that is not in `STRUCTURES`.
+        """
+        image, labels, spacing = _read_pair(self.image, self.mask)
+        for path, frames in ((self.image, image), (self.mask, labels)):
+            if len(frames) != 1:
+                raise DataError(
+                    f"{path} holds {len(frames)} images of {frames.shape[1]} x {frames.shape[2]} "
+                    "(rows x columns): expected one, of ED or ES; replace the file."
+                )
+        return LabelledImage(image[0], labels[0], spacing)
+
+
+CamusDataset = SegmentationDataset[Frame]
+"""Frames as samples: `CamusDataset(find_frames(folder), image_size=256)`."""
+
 
 def find_frames(root: Path) -> list[Frame]:
     """Every annotated ED and ES frame under `root`, sorted by patient, view and phase.
 
-    `root` is the release's folder, its `database_nifti`, or the folder that contains the release's
-    folder. Half sequences are left out, and a patient may lack some of the four frames.
+    `root` is the release's folder, the folder in it that holds the patients, or the folder that
+    contains the release's folder. A patient may lack some of the four frames.
 
-    Raises `CamusError` where `root` is not a folder, no patient is found, a patient is found in
+    Raises `DataError` where `root` is not a folder, no patient is found, a patient is found in
     two folders or has no frame at all, or a frame has an image or a mask but not both.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise CamusError(
-            f"{root} is not a folder: give the folder into which the CAMUS NIfTI release was "
-            f"unpacked, which holds {_LAYOUT}."
-        )
-    return [frame for folder in _patient_folders(root) for frame in _patient_frames(folder)]
+    return [frame for folder in _patient_folders(Path(root)) for frame in _patient_frames(folder)]
 
 
 def _patient_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is not a folder: give the folder into which the CAMUS release was "
+            f"unpacked, which holds {_LAYOUT}."
+        )
     folders: dict[str, Path] = {}
-    for above in ("", "*/", "*/database_nifti/"):
+    for above in ("", "*/", "*/database_nifti/", "*/training/"):
         for folder in sorted(root.glob(above + _PATIENT)):
-            if not folder.is_dir():
+            if not folder.is_dir() or (above and folder.parent.name == "testing"):
                 continue
             if folder.name in folders:
-                raise CamusError(
+                raise DataError(
                     f"{folder.name} is listed twice, in {folders[folder.name].parent} and in "
                     f"{folder.parent}: give the one release to read, or remove one copy."
                 )
             folders[folder.name] = folder
     if not folders:
-        raise CamusError(
+        raise DataError(
             f"{root} holds no CAMUS patient: expected {_LAYOUT} there, or one folder further down."
         )
     return [folders[name] for name in sorted(folders)]
@@ -106,226 +132,227 @@ def _patient_frames(folder: Path) -> list[Frame]:
     frames = []
     for view in VIEWS:
         for phase in PHASES:
-            stem = f"{folder.name}_{view}_{phase}"
-            image, mask = folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz"
-            if image.is_file() != mask.is_file():
-                missing, there = (mask, image) if image.is_file() else (image, mask)
-                raise CamusError(
-                    f"{stem} is incomplete: {there.name} is there but {missing} is missing; "
-                    "unpack the release again, or remove the frame."
-                )
-            if image.is_file():
-                frames.append(Frame(folder.name, view, phase, image, mask))
+            if pair := _find_pair(folder, f"{folder.name}_{view}_{phase}"):
+                frames.append(Frame(folder.name, view, phase, *pair))
     if not frames:
-        raise CamusError(
-            f"{folder} holds no frame: expected NIfTI files such as {folder.name}_2CH_ED.nii.gz "
-            "(the older .mhd release is not read); unpack the release again, or remove the folder."
+        raise DataError(
+            f"{folder} holds no frame: expected files such as {folder.name}_2CH_ED.nii.gz or "
+            f"{folder.name}_2CH_ED.mhd; unpack the release again, or remove the folder."
         )
     return frames
 
 
-def read_image(
-    frame: Frame,
-) -> tuple[UInt8[np.ndarray, "H W"] | Float[np.ndarray, "H W"], tuple[float, float]]:
-    """The frame's image, in the file's own grey values, and its pixel spacing (row, column) in mm.
-
-    A uint8 file gives uint8, any other real type float32. Raises `CamusError`, naming the file,
-    where it cannot be read, is not 2-D, has values or a spacing that are not finite, or a
-    spacing that is not positive.
-    """
-    image, spacing = _read_nifti(frame.image)
-    if image.dtype != np.uint8:
-        image = image.astype(np.float32)
-    if not np.isfinite(image).all():
-        count = int((~np.isfinite(image)).sum())
-        raise CamusError(
-            f"{frame.image} has {count} of {image.size} values that are NaN or infinite: expected "
-            "finite grey values; replace the file."
+def _find_pair(folder: Path, stem: str) -> tuple[Path, Path] | None:
+    """The image and its mask, or None where both are missing."""
+    image, mask = _find_file(folder, stem), _find_file(folder, f"{stem}_gt")
+    if image and mask:
+        return image, mask
+    if there := image or mask:
+        ending = there.name[there.name.index(".") :]
+        missing = folder / ((f"{stem}_gt" if image else stem) + ending)
+        raise DataError(
+            f"{stem} is incomplete: {there.name} is there but {missing} is missing; "
+            "unpack the release again, or remove the file."
         )
-    return image, spacing
+    return None
 
 
-def read_mask(frame: Frame, shape: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """The frame's label map: 0 for background, else a key of `STRUCTURES`.
-
-    `shape` is the (H, W) of the frame's image. Raises `CamusError`, naming the file, where it
-    cannot be read, is not 2-D, differs in size from the image or holds an unknown label.
-    """
-    mask, _ = _read_nifti(frame.mask)
-    if mask.shape != tuple(shape):
-        raise CamusError(
-            f"{frame.mask} is {mask.shape[0]} x {mask.shape[1]} (rows x columns) but its image "
-            f"{frame.image.name} is {shape[0]} x {shape[1]}: expected the same size; "
-            "replace the file that is wrong."
+def _find_file(folder: Path, stem: str) -> Path | None:
+    found = [path for ending in _ENDINGS if (path := folder / (stem + ending)).is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{stem} is listed twice, as {found[0]} and as {found[1].name}: expected one of them; "
+            "remove the other."
         )
-    found, expected = np.unique(mask), [0, *STRUCTURES]
+    return found[0] if found else None
+
+
+def _read_pair(
+    image: Path, mask: Path
+) -> tuple[Real[np.ndarray, "T H W"], UInt8[np.ndarray, "T H W"], Spacing | None]:
+    frames, spacing = read_frames(image)
+    labels, _ = read_frames(mask)
+    if labels.shape != frames.shape:
+        raise DataError(
+            f"{mask} is {_size(labels)} but its image {image.name} is {_size(frames)}: expected "
+            "the same size; replace the file that is wrong."
+        )
+    found, expected = np.unique(labels), [0, *STRUCTURES]
     if not np.isin(found, expected).all():
         listed = ", ".join(f"{value:g}" for value in found[:10])
-        raise CamusError(
-            f"{frame.mask} holds the labels {listed}{', ...' if len(found) > 10 else ''}: "
+        raise DataError(
+            f"{mask} holds the labels {listed}{', ...' if len(found) > 10 else ''}: "
             f"expected only {', '.join(map(str, expected))} (0 is background); replace the file."
         )
-    return mask.astype(np.uint8)
+    return _grey(frames), labels.astype(np.uint8), spacing
 
 
-def _read_nifti(path: Path) -> tuple[Real[np.ndarray, "H W"], tuple[float, float]]:
-    try:
-        nifti = cast(SpatialImage, nibabel.load(path))
-        array = np.asarray(nifti.dataobj)
-        zooms = nifti.header.get_zooms()
-    # Damaged files make nibabel, gzip and zlib raise exceptions that share no narrower base.
-    except Exception as error:
-        raise CamusError(
-            f"{path} cannot be read as NIfTI ({type(error).__name__}: {error}): the file is "
-            "missing, damaged or cut short; unpack it again from the release."
-        ) from error
-    if array.ndim != 2 or array.dtype.kind not in "iuf":
-        raise CamusError(
-            f"{path} holds an array of shape {array.shape} and type {array.dtype}: expected a 2-D "
-            "array of real numbers, one ED or ES frame."
-        )
-    row, column = float(zooms[1]), float(zooms[0])
-    if not (0 < row < math.inf and 0 < column < math.inf):
-        raise CamusError(
-            f"{path} states a pixel spacing of {row} x {column} mm (row x column): expected "
-            "finite positive lengths; correct the file's header."
-        )
-    return array.T, (row, column)
+def _grey(frames: Real[np.ndarray, "T H W"]) -> Real[np.ndarray, "T H W"]:
+    return frames if frames.dtype == np.uint8 else frames.astype(np.float32)
+
+
+def _size(frames: Real[np.ndarray, "T H W"]) -> str:
+    count, height, width = frames.shape
+    size = f"{height} x {width} (rows x columns)"
+    return size if count == 1 else f"{count} frames of {size}"
+
+
+# Sequences
 
 
 @dataclass(frozen=True)
-class Split:
-    """Patient names of the three parts, each sorted; no patient is in two parts."""
+class Sequence:
+    """The frames of one view of one patient, from ED to ES, or from ES to ED."""
 
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-
-def split_patients(
-    patients: Iterable[str],
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-) -> Split:
-    """Splits the patients at random into train, validation and test.
-
-    The split depends on the set of names and the seed, not on their order. The sizes follow
-    `fractions` (three positive numbers that sum to 1) by largest remainders, and each part gets
-    at least one patient. Pass each patient once, for example `{frame.patient for frame in frames}`.
-
-    Raises `CamusError` for fewer than three patients, duplicates or fractions that do not fit.
-    """
-    names = sorted(patients)
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise CamusError(
-            f"patients lists {twice[0]} more than once ({len(twice)} such names): expected each "
-            "patient once; pass a set of names, not one name per frame."
-        )
-    if len(names) < 3:
-        raise CamusError(
-            f"patients has {len(names)} names: expected at least 3, one each for train, "
-            "validation and test."
-        )
-    sizes = _part_sizes(len(names), fractions)
-    order = np.random.default_rng(seed).permutation(len(names))
-    parts = np.split(order, np.cumsum(sizes)[:2])
-    return Split(*(tuple(names[index] for index in sorted(part)) for part in parts))
-
-
-def _part_sizes(count: int, fractions: tuple[float, float, float]) -> list[int]:
-    fit = len(fractions) == 3 and min(fractions) > 0 and math.isclose(sum(fractions), 1)
-    if not fit:
-        raise CamusError(
-            f"fractions is {fractions}: expected three positive numbers that sum to 1, for train, "
-            "validation and test."
-        )
-    # Rounded because 0.7 * 10 and its like fall a hair short of the whole number.
-    quotas = [round(fraction * count, 6) for fraction in fractions]
-    sizes = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(3), key=lambda part: sizes[part] - quotas[part])
-    for part in by_remainder[: count - sum(sizes)]:
-        sizes[part] += 1
-    while min(sizes) == 0:
-        sizes[sizes.index(max(sizes))] -= 1
-        sizes[sizes.index(0)] += 1
-    return sizes
-
-
-class Sample(TypedDict):
-    """One item of `CamusDataset`, with S the image size."""
-
-    image: Float[Tensor, "3 S S"]
-    """float32 grey values in [0, 255], the same in the three channels."""
-    masks: UInt8[Tensor, "3 S S"]
-    """1 inside the structure, 0 outside, in the order of `STRUCTURES`."""
-    name: str
     patient: str
     view: str
-    phase: str
+    image: Path
+    mask: Path | None
+    """None in the older release, whose sequences go on to the next ED and are not annotated."""
+
+    @property
+    def name(self) -> str:
+        """For example "patient0001_2CH"."""
+        return f"{self.patient}_{self.view}"
+
+    def read(
+        self,
+    ) -> tuple[Real[np.ndarray, "T H W"], UInt8[np.ndarray, "T H W"] | None, Spacing | None]:
+        """Frames (uint8 or float32) in the order of time, their label maps, and pixel spacing.
+
+        The label maps are None where `mask` is. Raises `DataError` as `Frame.read` does.
+        """
+        if self.mask is None:
+            frames, spacing = read_frames(self.image)
+            return _grey(frames), None, spacing
+        return _read_pair(self.image, self.mask)
 
 
-class CamusDataset(Dataset[Sample]):
-    """Frames of CAMUS, squashed to a square and ready for torch's default collation.
+def find_sequences(root: Path) -> list[Sequence]:
+    """Every sequence under `root`, sorted by patient and view; an empty list where there is none.
 
-    Images are resized bilinearly with antialiasing, label maps by nearest neighbour. Grey values
-    within [0, 255] are taken as they are; an image that leaves that range, or stays within [0, 1],
-    is scaled from its own minimum and maximum to [0, 255].
-
-    Each file is decoded once, when its frame is first asked for; image and label map are then kept
-    in memory as uint8 at the square size (2 * S * S bytes per frame), so later epochs do not touch
-    the disk. Workers of a DataLoader would each keep a copy of their own: use `num_workers=0`.
-
-    Raises `CamusError` for no frames or an image size below 1, and on access whatever
-    `read_image` and `read_mask` raise.
+    Raises `DataError` as `find_frames` does, and where a half sequence lacks its mask.
     """
-
-    def __init__(self, frames: Sequence[Frame], image_size: int) -> None:
-        if not frames:
-            raise CamusError("frames is empty: expected at least one frame, as find_frames gives.")
-        if image_size < 1:
-            raise CamusError(f"image_size is {image_size}: expected a side in pixels, at least 1.")
-        self.frames = tuple(frames)
-        self.image_size = image_size
-        self._decoded: dict[int, tuple[UInt8[Tensor, "S S"], UInt8[Tensor, "S S"]]] = {}
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> Sample:
-        # The range itself maps negative indices and raises IndexError past the end.
-        index = range(len(self.frames))[index]
-        frame = self.frames[index]
-        if index not in self._decoded:
-            self._decoded[index] = self._decode(frame)
-        image, labels = self._decoded[index]
-        return {
-            "image": image.float().repeat(3, 1, 1),
-            "masks": torch.stack([labels == label for label in STRUCTURES]).to(torch.uint8),
-            "name": frame.name,
-            "patient": frame.patient,
-            "view": frame.view,
-            "phase": frame.phase,
-        }
-
-    def _decode(self, frame: Frame) -> tuple[UInt8[Tensor, "S S"], UInt8[Tensor, "S S"]]:
-        image, _ = read_image(frame)
-        height, width = image.shape
-        labels = read_mask(frame, (height, width))
-        size = (self.image_size, self.image_size)
-        grey = torch.from_numpy(_to_grey(image))[None, None]
-        grey = F.interpolate(grey, size, mode="bilinear", antialias=True, align_corners=False)
-        # "nearest-exact" samples at pixel centres, as bilinear does; "nearest" is half a pixel off.
-        label_map = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
-        label_map = F.interpolate(label_map, size, mode="nearest-exact")
-        return grey[0, 0].round().clamp(0, 255).to(torch.uint8), label_map[0, 0]
+    found = []
+    for folder in _patient_folders(Path(root)):
+        for view in VIEWS:
+            half = _find_pair(folder, f"{folder.name}_{view}_half_sequence")
+            whole = _find_file(folder, f"{folder.name}_{view}_sequence")
+            if half:
+                found.append(Sequence(folder.name, view, *half))
+            elif whole:
+                found.append(Sequence(folder.name, view, whole, None))
+    return found
 
 
-def _to_grey(image: Real[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """float32 grey values in [0, 255], by the rule that `CamusDataset` states."""
-    grey = np.ascontiguousarray(image, dtype=np.float32)
-    low, high = float(grey.min()), float(grey.max())
-    if low >= 0 and 1 < high <= 255:
-        return grey
-    # A constant image has no range to scale; the floor keeps it at zero instead of NaN.
-    return (grey - low) * np.float32(255 / max(high - low, 1e-12))
+# The acquisition
+
+
+@dataclass(frozen=True)
+class Info:
+    """What `Info_2CH.cfg` or `Info_4CH.cfg` says; None where it does not say it."""
+
+    ed: int | None
+    """Number of the end-diastolic frame in the sequence, from 1."""
+    es: int | None
+    """Number of the end-systolic frame in the sequence, from 1."""
+    frame_count: int | None
+    sex: str | None
+    """Either "F" or "M"."""
+    age: int | None
+    """In years."""
+    image_quality: str | None
+    """Either "Good", "Medium" or "Poor"."""
+    ejection_fraction: float | None
+    """Of the left ventricle, in %."""
+    frame_rate: float | None
+    """In frames per second."""
+
+
+def read_info(recording: Frame | Sequence) -> Info | None:
+    """What the release says of patient and acquisition; None where it has no `Info_*.cfg`.
+
+    Lines are "key: value", with or without spaces at the colon; the older release says "LVef"
+    where the newer one says "EF". Raises `DataError`, naming the file, where it cannot be read, a
+    line has no colon or a number is none.
+    """
+    path = recording.image.parent / f"Info_{recording.view}.cfg"
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error}): replace the file.") from error
+    values: dict[str, str] = {}
+    for line in filter(None, map(str.strip, lines)):
+        key, colon, value = line.partition(":")
+        if not colon:
+            raise DataError(f'{path} has the line "{line}": expected "key: value".')
+        values[key.strip()] = value.strip()
+
+    def number(key: str) -> float | None:
+        try:
+            return float(values[key]) if values.get(key) else None
+        except ValueError:
+            raise DataError(f'{path} has the {key} "{values[key]}": expected a number.') from None
+
+    def whole(key: str) -> int | None:
+        value = number(key)
+        return None if value is None else round(value)
+
+    return Info(
+        ed=whole("ED"),
+        es=whole("ES"),
+        frame_count=whole("NbFrame"),
+        sex=values.get("Sex") or None,
+        age=whole("Age"),
+        image_quality=values.get("ImageQuality") or None,
+        ejection_fraction=number("EF" if "EF" in values else "LVef"),
+        frame_rate=number("FrameRate"),
+    )
+
+
+# The release's own split
+
+_SPLIT_FILES = ("subgroup_training.txt", "subgroup_validation.txt", "subgroup_testing.txt")
+
+
+def read_split(root: Path) -> Split | None:
+    """The NIfTI release's own split, from its folder `database_split`; None where there is none.
+
+    `root` is as in `find_frames`. The split may name patients that are not on disk.
+
+    Raises `DataError`, naming the file, where one of the three is missing or cannot be read, lists
+    something that is no patient, or a patient is listed twice.
+    """
+    root = Path(root)
+    beside = [root.parent] if root.name == "database_nifti" else []
+    folders = [
+        folder
+        for above in (root, *beside, *(sorted(root.glob("*")) if root.is_dir() else []))
+        if (folder := above / "database_split").is_dir()
+    ]
+    if not folders:
+        return None
+    if len(folders) > 1:
+        raise DataError(
+            f"there are two splits, {folders[0]} and {folders[1]}: give the one release to read."
+        )
+    try:
+        return Split(*(_read_names(folders[0] / name) for name in _SPLIT_FILES))
+    except DataError as error:
+        raise DataError(f"the split in {folders[0]} cannot be used: {error}") from error
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): expected the names of patients, one per line; "
+            "unpack the release again, or remove its folder to split at random."
+        ) from error
+    for name in names:
+        if not fnmatch(name, _PATIENT):
+            raise DataError(f'{path} lists "{name}": expected names such as patient0001.')
+    return tuple(sorted(names))

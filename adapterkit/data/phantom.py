@@ -26,8 +26,9 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from adapterkit.data.camus import PHASES, VIEWS
+from adapterkit.data.images import Spacing
 
-_VERSION = 1
+_VERSION = 2
 _README = """\
 Synthetic echocardiography, made by adapterkit (adapterkit.data.phantom).
 
@@ -37,13 +38,20 @@ Layout, file names and labels follow the CAMUS data set: 0 background, 1 left ve
 """
 
 
-def write_phantom(folder: Path, patients: int = 24, seed: int = 0, image_size: int = 256) -> Path:
+def write_phantom(
+    folder: Path,
+    patients: int = 24,
+    seed: int = 0,
+    image_size: int = 256,
+    half_sequences: bool = False,
+) -> Path:
     """Writes synthetic patients below `folder/database_nifti` and returns `folder`.
 
     Each patient has both views at ED and ES with label maps (uint8, image_size x image_size,
     spacing in mm in the header), and `Info_2CH.cfg` and `Info_4CH.cfg`, whose EF is that of the
-    label maps by `biplane_volume`. Patient k depends on `seed`, k and `image_size` only, not on
-    how many patients there are.
+    model, by the biplane method of discs. With `half_sequences` also the frames from ED to ES with
+    theirs, of which the first and the last are the two; they take several times as long to write.
+    Patient k depends on `seed`, k and `image_size` only, not on how many patients there are.
 
     The folder appears complete or not at all. One that already holds a phantom with the same
     parameters is reused as it is. Raises `FileExistsError` where the folder holds anything else,
@@ -56,14 +64,21 @@ def write_phantom(folder: Path, patients: int = 24, seed: int = 0, image_size: i
         raise ValueError(f"seed is {seed}: expected 0 or more.")
     if image_size < 32:
         raise ValueError(f"image_size is {image_size}: expected a side of at least 32 pixels.")
-    parameters = {"version": _VERSION, "patients": patients, "seed": seed, "image_size": image_size}
+    parameters = {
+        "synthetic": True,
+        "version": _VERSION,
+        "patients": patients,
+        "seed": seed,
+        "image_size": image_size,
+        "half_sequences": half_sequences,
+    }
     if _is_written(folder, parameters):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
         draft = Path(beside) / folder.name
         for number in range(1, patients + 1):
-            _write_patient(draft / "database_nifti", number, seed, image_size)
+            _write_patient(draft / "database_nifti", number, seed, image_size, half_sequences)
         (draft / "README.txt").write_text(_README, encoding="utf-8")
         (draft / "phantom.json").write_text(json.dumps(parameters) + "\n", encoding="utf-8")
         try:
@@ -95,58 +110,44 @@ def _is_written(folder: Path, parameters: Mapping[str, int]) -> bool:
     return True
 
 
-def biplane_volume(
-    two_chamber: UInt8[np.ndarray, "H W"],
-    four_chamber: UInt8[np.ndarray, "H W"],
-    spacing: tuple[float, float],
-) -> float:
-    """Volume of the left ventricle in ml from the label maps of both views at one phase.
-
-    The biplane area-length formula, 8 A2 A4 / (3 pi L), with the areas of label 1 and the shorter
-    of the two long axes; a long axis runs from the middle of the border between ventricle (1) and
-    atrium (3) to the farthest point of the ventricle. `spacing` is (row, column) in mm, the same
-    for both views. Raises `ValueError` where ventricle and atrium do not touch.
-    """
-    areas, lengths = [], []
-    for labels in (two_chamber, four_chamber):
-        ventricle = labels == 1
-        base = ventricle & ndimage.binary_dilation(labels == 3)
-        if not base.any():
-            raise ValueError("label 1 does not touch label 3: expected them to meet at the base.")
-        middle = np.argwhere(base).mean(axis=0)
-        offsets = (np.argwhere(ventricle) - middle) * spacing
-        areas.append(ventricle.sum() * spacing[0] * spacing[1])
-        lengths.append(np.hypot(*offsets.T).max())
-    return float(8 * areas[0] * areas[1] / (3 * math.pi * min(lengths)) / 1000)
-
-
-def _write_patient(database: Path, number: int, seed: int, image_size: int) -> None:
+def _write_patient(
+    database: Path, number: int, seed: int, image_size: int, half_sequences: bool
+) -> None:
     rng = np.random.default_rng([seed, number])
     quality = list(_QUALITIES)[rng.choice(3, p=(0.4, 0.4, 0.2))]
     diastole = _random_heart(rng)
     contraction = _random_contraction(rng)
     sector = _fit_sector(rng, diastole, image_size)
+    hearts = {view: _random_view(rng, diastole, four_chamber=view == "4CH") for view in VIEWS}
+    full, empty = (
+        _biplane_volume(*(_contract(heart, contraction, amount) for heart in hearts.values()))
+        for amount in (0, 1)
+    )
+    age, sex, rate = rng.integers(20, 91), "FM"[rng.integers(2)], rng.uniform(40, 80)
     patient = f"patient{number:04d}"
     folder = database / patient
     folder.mkdir(parents=True)
-    labels = {}
-    for view in VIEWS:
-        heart = _random_view(rng, diastole, four_chamber=view == "4CH")
+    for view, heart in hearts.items():
         acoustics = _random_acoustics(rng, _QUALITIES[quality])
-        for phase in PHASES:
-            shown = heart if phase == "ED" else _contract(heart, contraction)
-            labels[view, phase] = _draw_labels(shown, *sector.pixels())
-            stem = folder / f"{patient}_{view}_{phase}"
-            image = _draw_image(rng, shown, sector, acoustics)
-            _write_nifti(Path(f"{stem}.nii.gz"), image, sector.spacing)
-            _write_nifti(Path(f"{stem}_gt.nii.gz"), labels[view, phase], sector.spacing)
-    full, empty = (
-        biplane_volume(labels["2CH", phase], labels["4CH", phase], sector.spacing)
-        for phase in PHASES
-    )
-    age, sex, rate = rng.integers(20, 91), "FM"[rng.integers(2)], rng.uniform(40, 80)
-    for view in VIEWS:
-        count = rng.integers(12, 26)
+        diastolic, systolic = (_random_speckle(rng, sector) for _ in PHASES)
+        count = int(rng.integers(12, 26))
+        times = np.linspace(0, 1, count if half_sequences else 2)
+        images, labels = [], []
+        for time in times:
+            # The ventricle contracts slowly, fast and slowly. Speckle moves on with it: a mixture
+            # of two fields whose power stays 1.
+            shown = _contract(heart, contraction, (1 - math.cos(math.pi * time)) / 2)
+            mixed = math.cos(math.pi / 2 * time), math.sin(math.pi / 2 * time)
+            speckle = mixed[0] * diastolic + mixed[1] * systolic
+            images.append(_draw_image(speckle, shown, sector, acoustics))
+            labels.append(_draw_labels(shown, *sector.pixels()))
+        stem = f"{patient}_{view}"
+        for phase, index in zip(PHASES, (0, -1), strict=True):
+            _write_pair(folder, f"{stem}_{phase}", images[index], labels[index], sector.spacing)
+        if half_sequences:
+            _write_pair(
+                folder, f"{stem}_half_sequence", np.stack(images), np.stack(labels), sector.spacing
+            )
         (folder / f"Info_{view}.cfg").write_text(
             f"ED: 1\nES: {count}\nNbFrame: {count}\nSex: {sex}\nAge: {age}\n"
             f"ImageQuality: {quality}\nEF: {100 * (1 - empty / full):.1f}\nFrameRate: {rate:.1f}\n",
@@ -154,11 +155,19 @@ def _write_patient(database: Path, number: int, seed: int, image_size: int) -> N
         )
 
 
-def _write_nifti(path: Path, array: UInt8[np.ndarray, "H W"], spacing: tuple[float, float]) -> None:
+def _write_pair(
+    folder: Path,
+    stem: str,
+    image: UInt8[np.ndarray, "*time H W"],
+    labels: UInt8[np.ndarray, "*time H W"],
+    spacing: Spacing,
+) -> None:
     row, column = spacing
-    nifti = nibabel.Nifti1Image(array.T, np.diag([column, row, 1.0, 1.0]))
-    nifti.header.set_xyzt_units("mm")
-    nibabel.save(nifti, path)
+    for name, array in ((stem, image), (f"{stem}_gt", labels)):
+        nifti = nibabel.Nifti1Image(array.T, np.diag([column, row, 1.0, 1.0]))
+        nifti.header.set_xyzt_units("mm")
+        nifti.header["descrip"] = b"synthetic echocardiography, adapterkit"
+        nibabel.save(nifti, folder / f"{name}.nii.gz")
 
 
 # Anatomy
@@ -248,9 +257,9 @@ def _random_contraction(rng: Generator) -> tuple[float, float]:
     return rng.uniform(0.05, 0.18), rng.uniform(0.12, 0.36)
 
 
-def _contract(heart: _Heart, contraction: tuple[float, float]) -> _Heart:
-    """The heart at ES: a smaller cavity, thicker walls and a filled atrium."""
-    shortening, narrowing = contraction
+def _contract(heart: _Heart, contraction: tuple[float, float], amount: float) -> _Heart:
+    """The heart on its way from ED (0) to ES (1): smaller cavity, thicker walls, fuller atrium."""
+    shortening, narrowing = amount * contraction[0], amount * contraction[1]
     left, right = heart.walls
     thickening = 1 + 0.8 * narrowing
     return replace(
@@ -261,8 +270,16 @@ def _contract(heart: _Heart, contraction: tuple[float, float]) -> _Heart:
         apical_wall=heart.apical_wall * (1 + 0.4 * narrowing),
         atrium_length=heart.atrium_length * (1 + shortening) + 0.6 * heart.length * shortening,
         atrium_radius=heart.atrium_radius * (1 + 0.3 * narrowing),
-        valve_opening=0.15,
+        valve_opening=(1 - amount) * heart.valve_opening + amount * 0.15,
     )
+
+
+def _biplane_volume(two_chamber: _Heart, four_chamber: _Heart) -> float:
+    """Volume of the ventricle in mm^3: elliptical discs, spanned by the diameters in both views."""
+    u = np.linspace(0, 1, 257)
+    diameters = [sum(_endocardium(h, u * h.length)) for h in (two_chamber, four_chamber)]
+    length = max(two_chamber.length, four_chamber.length)
+    return math.pi / 4 * length * float(np.trapezoid(diameters[0] * diameters[1], u))
 
 
 def _heart_coordinates(
@@ -399,7 +416,7 @@ class _Sector:
     image_size: int
 
     @property
-    def spacing(self) -> tuple[float, float]:
+    def spacing(self) -> Spacing:
         """(row, column) in mm."""
         width = 2 * self.depth * math.sin(self.half_angle)
         return self.depth / self.image_size, width / self.image_size
@@ -420,6 +437,15 @@ class _Sector:
             indexing="ij",
         )
         return range_, angle
+
+    @property
+    def blur(self) -> tuple[float, float]:
+        """The point spread function in samples: 0.6 mm along the beam, 0.7 degrees across."""
+        samples, beams = self.beams()[0].shape
+        return (
+            0.6 / self.depth * samples,
+            math.radians(0.7) / (2 * self.half_angle) * beams,
+        )
 
     def scan_convert(self, polar: Float[np.ndarray, "R B"]) -> Float[np.ndarray, "H W"]:
         """The polar image on the pixels; 0 outside the sector."""
@@ -452,8 +478,8 @@ class _Quality:
 
 _QUALITIES = {
     "Good": _Quality(blood=-22.0, clutter=-20.0, dropout=10.0),
-    "Medium": _Quality(blood=-19.0, clutter=-17.0, dropout=15.0),
-    "Poor": _Quality(blood=-16.0, clutter=-14.0, dropout=18.0),
+    "Medium": _Quality(blood=-18.0, clutter=-16.0, dropout=17.0),
+    "Poor": _Quality(blood=-13.0, clutter=-11.0, dropout=22.0),
 }
 
 
@@ -481,9 +507,9 @@ class _Acoustics:
 def _random_acoustics(rng: Generator, quality: _Quality) -> _Acoustics:
     return _Acoustics(
         quality=quality,
-        gain=rng.uniform(110, 165),
+        gain=rng.uniform(85, 200),
         dynamic_range=rng.uniform(42, 56),
-        attenuation=rng.uniform(-6, 6),
+        attenuation=rng.uniform(-8, 12),
         surroundings=rng.normal(size=(5, 5)),
         bands=rng.normal(size=(26, 6)),
         clumps=rng.normal(size=(60, 30)),
@@ -495,22 +521,16 @@ def _random_acoustics(rng: Generator, quality: _Quality) -> _Acoustics:
 
 
 def _draw_image(
-    rng: Generator, heart: _Heart, sector: _Sector, acoustics: _Acoustics
+    speckle: Complex[np.ndarray, "looks 2 R B"],
+    heart: _Heart,
+    sector: _Sector,
+    acoustics: _Acoustics,
 ) -> UInt8[np.ndarray, "H W"]:
     """One B-mode frame; black outside the sector."""
     range_, angle = sector.beams()
-    # The point spread function: 0.6 mm along the beam and 0.7 degrees across.
-    blur = (
-        0.6 / sector.depth * range_.shape[0],
-        math.radians(0.7) / (2 * sector.half_angle) * range_.shape[1],
-    )
-    tissue = _amplitude(ndimage.gaussian_filter(_echo(heart, range_, angle, acoustics), blur))
-    haze = _amplitude(_clutter(range_, acoustics))
-    looks = [
-        tissue * _speckle(rng, blur, range_.shape) + haze * _speckle(rng, blur, range_.shape)
-        for _ in range(_LOOKS)
-    ]
-    power = np.mean([np.abs(look) ** 2 for look in looks], axis=0)
+    level = ndimage.gaussian_filter(_echo(heart, range_, angle, acoustics), sector.blur)
+    tissue, haze = _amplitude(level), _amplitude(_clutter(range_, acoustics))
+    power = (np.abs(tissue * speckle[:, 0] + haze * speckle[:, 1]) ** 2).mean(axis=0)
     level = 10 * np.log10(power + 1e-9)
     level -= acoustics.attenuation * (range_ / sector.depth - 0.5)
     grey = acoustics.gain + level * 255 / acoustics.dynamic_range
@@ -521,12 +541,13 @@ def _amplitude(level: Float[np.ndarray, "R B"]) -> Float[np.ndarray, "R B"]:
     return 10 ** (level / 20)
 
 
-def _speckle(
-    rng: Generator, blur: tuple[float, float], shape: tuple[int, ...]
-) -> Complex[np.ndarray, "R B"]:
-    """Complex Gaussian noise of unit power, correlated over the point spread function."""
-    parts = [ndimage.gaussian_filter(rng.standard_normal(shape), blur) for _ in range(2)]
-    return (parts[0] + 1j * parts[1]) / math.sqrt(parts[0].var() + parts[1].var())
+def _random_speckle(rng: Generator, sector: _Sector) -> Complex[np.ndarray, "looks 2 R B"]:
+    """For each look one field of tissue and one of haze: complex Gaussian noise of unit power."""
+    range_, _ = sector.beams()
+    parts = rng.standard_normal((_LOOKS, 2, 2, *range_.shape), dtype=np.float32)
+    parts = ndimage.gaussian_filter(parts, sector.blur, axes=(-2, -1))
+    fields = parts[:, :, 0] + 1j * parts[:, :, 1]
+    return fields / np.sqrt((np.abs(fields) ** 2).mean(axis=(-2, -1), keepdims=True))
 
 
 def _stretch(coarse: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Float[np.ndarray, "R B"]:

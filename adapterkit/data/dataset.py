@@ -1,0 +1,212 @@
+"""Images with reference masks as square samples for training, and as they are for evaluation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypedDict, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Real, UInt8
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from adapterkit.data.images import DataError, Spacing
+from adapterkit.prompts import seeded_generator
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and its label map, as they are on disk."""
+
+    image: Real[np.ndarray, "H W *rgb"]
+    """Grey (H, W) or colour (H, W, 3), in the file's own values."""
+    labels: UInt8[np.ndarray, "H W"]
+    """0 is background."""
+    spacing: Spacing | None
+    """Pixel size in mm, (row, column), or None where it is not known."""
+
+
+class Record(Protocol):
+    """What a data set is a list of: an image with reference masks, on disk."""
+
+    @property
+    def name(self) -> str:
+        """No two records of a data set share it."""
+        ...
+
+    @property
+    def structures(self) -> Mapping[int, str]:
+        """The labels to segment, in the order of the masks, and what they stand for."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What else is known, for example the view; the samples carry it along."""
+        ...
+
+    def read(self) -> LabelledImage:
+        """Raises `DataError`, naming the file, where one cannot be read or does not fit."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+Augmentation = Callable[
+    [Float[Tensor, "c S S"], UInt8[Tensor, "1 S S"], Generator],
+    tuple[Float[Tensor, "c S S"], UInt8[Tensor, "1 S S"]],
+]
+"""Image in [0, 255], label map and source of randomness -> the two, changed alike."""
+
+
+class Sample(TypedDict):
+    """One item of a `SegmentationDataset`, with S the image size and K structures.
+
+    It also has the record's attributes, strings; for CAMUS "patient", "view" and "phase".
+    """
+
+    image: Float[Tensor, "3 S S"]
+    """float32 in [0, 255]; a grey image is the same in the three channels."""
+    masks: UInt8[Tensor, "K S S"]
+    """1 inside the structure, 0 outside, in the order of `SegmentationDataset.structures`."""
+    name: str
+    index: int
+    """The position in the data set, which `native_reference` takes. It stays the same in a
+    `torch.utils.data.Subset` and in whatever order a loader draws."""
+
+
+class SegmentationDataset(Dataset[Sample], Generic[R]):
+    """Records, squashed to a square and ready for torch's default collation.
+
+    Images are resized bilinearly with antialiasing, label maps by nearest neighbour. Values within
+    [0, 255] are taken as they are; an image that leaves that range, or stays within [0, 1], is
+    scaled from its own minimum and maximum to [0, 255].
+
+    Each file is decoded once, when its record is first asked for; image and label map are then
+    kept in memory as uint8 at the square size (2 * S * S bytes per grey image), so later epochs do
+    not touch the disk. Workers of a DataLoader would each keep a copy of their own: use
+    `num_workers=0`.
+
+    With an augmentation, what a sample looks like depends on `seed`, the epoch given to
+    `set_epoch` and the sample's name only: not on the order, on other samples or on how often it
+    was asked for. So a resumed run sees what an uninterrupted one would have seen.
+
+    Args:
+        records: what to serve, for example the frames that `camus.find_frames` found.
+        image_size: S, in pixels.
+        augmentation: changes image and label map at the square size; None serves them as they are.
+        seed: of the augmentation.
+
+    Raises:
+        DataError: no records, an image size below 1, a name twice, or records of different
+            structures; on access whatever `Record.read` raises.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[R],
+        image_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not records:
+            raise DataError("records is empty: expected at least one, as find_frames gives.")
+        if image_size < 1:
+            raise DataError(f"image_size is {image_size}: expected a side in pixels, at least 1.")
+        names: set[str] = set()
+        for record in records:
+            if record.name in names:
+                raise DataError(f"records lists {record.name} more than once: expected it once.")
+            names.add(record.name)
+            if list(record.structures.values()) != list(records[0].structures.values()):
+                raise DataError(
+                    f"{records[0].name} has the structures {list(records[0].structures.values())} "
+                    f"and {record.name} has {list(record.structures.values())}: expected the same "
+                    "in all records."
+                )
+        self.records = tuple(records)
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self._decoded: dict[int, tuple[UInt8[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]] = {}
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The names of the masks, in their order."""
+        return tuple(self.records[0].structures.values())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the augmentation draws for, as torch's `DistributedSampler.set_epoch`."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        # The range itself maps negative indices and raises IndexError past the end.
+        index = range(len(self.records))[index]
+        record = self.records[index]
+        if index not in self._decoded:
+            self._decoded[index] = self._decode(record)
+        stored, labels = self._decoded[index]
+        image = stored.float()
+        if self.augmentation is not None:
+            generator = seeded_generator(self.seed, f"epoch {self.epoch}, {record.name}")
+            image, labels = self.augmentation(image, labels, generator)
+        sample = {
+            "image": image.expand(3, -1, -1).clone(),
+            "masks": torch.cat([labels == label for label in record.structures]).to(torch.uint8),
+            "name": record.name,
+            "index": index,
+            **record.attributes,
+        }
+        return cast(Sample, sample)
+
+    def native_reference(self, index: int) -> tuple[Bool[Tensor, "K H W"], Spacing | None]:
+        """The reference masks of sample `index` at the size that they have on disk, unaugmented.
+
+        With them, their pixel spacing in mm, (row, column), or None where it is not known. Read
+        anew at each call. `to_native(maps, masks.shape[-2:])` brings a prediction to their size.
+        """
+        record = self.records[index]
+        native = record.read()
+        labels = torch.from_numpy(np.ascontiguousarray(native.labels))
+        return torch.stack([labels == label for label in record.structures]), native.spacing
+
+    def _decode(self, record: R) -> tuple[UInt8[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
+        native = record.read()
+        size = (self.image_size, self.image_size)
+        pixels = torch.from_numpy(_to_grey_values(native.image))
+        image = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
+        image = F.interpolate(
+            image[None], size, mode="bilinear", antialias=True, align_corners=False
+        )
+        # "nearest-exact" samples at pixel centres, as bilinear does; "nearest" is half a pixel off.
+        labels = torch.from_numpy(np.ascontiguousarray(native.labels))[None, None]
+        labels = F.interpolate(labels, size, mode="nearest-exact")
+        return image[0].round().clamp(0, 255).to(torch.uint8), labels[0]
+
+
+def to_native(
+    maps: Float[Tensor, "*batch S S"], size: tuple[int, int] | torch.Size
+) -> Float[Tensor, "*batch H W"]:
+    """Logits or probabilities on the model's square, bilinearly at an image's own (H, W).
+
+    The inverse of the squashing that `SegmentationDataset` does. Threshold afterwards, so that
+    borders are smooth at the native size.
+    """
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    # Antialiasing acts only along an axis that shrinks, as when a narrow image was widened.
+    native = F.interpolate(flat, tuple(size), mode="bilinear", antialias=True, align_corners=False)
+    return native.reshape(*maps.shape[:-2], *size)
+
+
+def _to_grey_values(image: Real[np.ndarray, "H W *rgb"]) -> Float[np.ndarray, "H W *rgb"]:
+    """float32 in [0, 255], by the rule that `SegmentationDataset` states."""
+    grey = np.ascontiguousarray(image, dtype=np.float32)
+    low, high = float(grey.min()), float(grey.max())
+    if low >= 0 and 1 < high <= 255:
+        return grey
+    # A constant image has no range to scale; the floor keeps it at zero instead of NaN.
+    return (grey - low) * np.float32(255 / max(high - low, 1e-12))
