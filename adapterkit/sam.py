@@ -1,11 +1,14 @@
 """`segment_anything` models, built from a configuration or from a checkpoint of any size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
@@ -15,7 +18,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from adapterkit.files import load_state_dict
+from adapterkit.files import atomic_write, load_state_dict
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,18 @@ SMALL = SamConfig(
 )
 """A `Sam` of 2.7 M parameters that trains on a laptop's CPU, for tests and demonstrations."""
 
+MINI_SAM = SamConfig(
+    width=128,
+    depth=8,
+    num_heads=4,
+    global_blocks=(1, 3, 5, 7),
+    window_size=8,
+    image_size=512,
+    prompt_width=96,
+    decoder_mlp_width=256,
+)
+"""The sizes of `mini_sam`."""
+
 
 def build_sam(config: SamConfig | None = None, seed: int | None = None) -> Sam:
     """A `Sam` of stock classes with random weights, in evaluation mode.
@@ -139,6 +154,39 @@ def load_sam(checkpoint: str | Path, decoder_num_heads: int = 8) -> Sam:
             f"(its first tensors are {sorted(state_dict)[:3]}): {error}"
         ) from error
     return sam.eval()
+
+
+def resized_sam(sam: Sam, image_size: int) -> Sam:
+    """A copy of a stock `Sam` for another input size, to go on training there.
+
+    Position embedding and relative-position tables of the global blocks are interpolated.
+
+    Args:
+        image_size: side of the square input in pixels, a multiple of the patch size.
+    """
+    state_dict = dict(sam.state_dict())
+    heads = cast(TwoWayTransformer, sam.mask_decoder.transformer).num_heads
+    resized = _stock_sam(replace(SamConfig.of(state_dict, heads), image_size=image_size))
+    for name, there in resized.state_dict().items():
+        here = state_dict[name]
+        if here.shape == there.shape:
+            continue
+        if name == "image_encoder.pos_embed":
+            grid = here.permute(0, 3, 1, 2)
+            grid = F.interpolate(grid, there.shape[1:3], mode="bicubic", align_corners=False)
+            state_dict[name] = grid.permute(0, 2, 3, 1)
+        else:
+            table = F.interpolate(here.T[None], len(there), mode="linear", align_corners=False)
+            state_dict[name] = table[0].T
+    resized.load_state_dict(state_dict)
+    return resized.train(sam.training)
+
+
+def save_sam(sam: Sam, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a `Sam`'s weights as safetensors, for `load_sam`; `dtype` is that of the file."""
+    tensors = {name: each.to("cpu", dtype).contiguous() for name, each in sam.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def _stock_sam(config: SamConfig) -> Sam:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from segment_anything.modeling import Sam
+from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 
 
@@ -91,6 +91,22 @@ class Segmenter(nn.Module):
         masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
         """Decode K prompts of each embedded image; the arguments are those of `forward`."""
+        logits, iou = self.decode_all(embedding, points, labels, boxes, masks)
+        return Masks(logits[:, :, 0], iou[:, :, 0], self.image_size)
+
+    def decode_all(
+        self,
+        embedding: Float[Tensor, "b c h w"],
+        points: Float[Tensor, "b k n 2"] | None = None,
+        labels: Int[Tensor, "b k n"] | None = None,
+        boxes: Float[Tensor, "b k 4"] | None = None,
+        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
+    ) -> tuple[Float[Tensor, "b k m mask_h mask_w"], Float[Tensor, "b k m"]]:
+        """All masks of the decoder, as low-resolution logits, and its estimates of their IoU.
+
+        Of SAM's four, the first is the one that `decode` gives; the other three answer an ambiguous
+        prompt, and the one of highest estimated IoU is what `SamPredictor` prefers.
+        """
         given = [prompt for prompt in (points, boxes, masks) if prompt is not None]
         if not given:
             raise ValueError("no prompt: give points with labels, boxes, or masks")
@@ -108,19 +124,37 @@ class Segmenter(nn.Module):
             boxes=flat(boxes),
             masks=None if masks is None else flat(masks[:, :, None]),
         )
-        position = self.sam.prompt_encoder.get_dense_pe()
-        # The mask decoder takes all prompts of one image at a time.
-        per_image = [
-            self.sam.mask_decoder(
-                image_embeddings=image,
-                image_pe=position,
-                sparse_prompt_embeddings=image_sparse,
-                dense_prompt_embeddings=image_dense,
-                multimask_output=False,
-            )
-            for image, image_sparse, image_dense in zip(
-                embedding.split(1), sparse.split(prompts), dense.split(prompts), strict=True
-            )
-        ]
-        low_res_logits, predicted_iou = map(torch.stack, zip(*per_image, strict=True))
-        return Masks(low_res_logits[:, :, 0], predicted_iou[:, :, 0], self.image_size)
+        logits, iou = _predict_masks(
+            self.sam.mask_decoder,
+            embedding.repeat_interleave(prompts, dim=0),
+            self.sam.prompt_encoder.get_dense_pe(),
+            sparse,
+            dense,
+        )
+        return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
+
+
+def _predict_masks(
+    decoder: MaskDecoder,
+    embedding: Float[Tensor, "p c h w"],
+    position: Float[Tensor, "1 c h w"],
+    sparse: Float[Tensor, "p n c"],
+    dense: Float[Tensor, "p c h w"],
+) -> tuple[Float[Tensor, "p m mask_h mask_w"], Float[Tensor, "p m"]]:
+    """`MaskDecoder.predict_masks`, with an image embedding per prompt.
+
+    The original takes the prompts of one image at a time.
+    """
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+    tokens, features = decoder.transformer(
+        embedding + dense, position.expand(len(sparse), -1, -1, -1), tokens
+    )
+    upscaled = decoder.output_upscaling(features.transpose(1, 2).reshape(embedding.shape))
+    mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens].unbind(dim=1)
+    weights = [
+        mlp(token)
+        for mlp, token in zip(decoder.output_hypernetworks_mlps, mask_tokens, strict=True)
+    ]
+    logits = torch.einsum("pmc,pchw->pmhw", torch.stack(weights, dim=1), upscaled)
+    return logits, decoder.iou_prediction_head(tokens[:, 0])

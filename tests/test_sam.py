@@ -1,6 +1,7 @@
 """SAM checkpoints of every size load by their shapes, and nothing else loads."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
-from adapterkit.sam import SMALL, SamConfig
+from adapterkit.sam import SMALL, SamConfig, resized_sam, save_sam
 from tests.models import TINY
 
 
@@ -116,3 +117,37 @@ def test_a_truncated_or_incomplete_checkpoint_is_refused(sam: Sam, tmp_path: Pat
 def test_a_missing_checkpoint_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none\.pth"):
         ak.load_sam(tmp_path / "none.pth")
+
+
+def test_resizing_to_the_same_size_copies(sam: Sam):
+    copy, state = resized_sam(sam, TINY.image_size).state_dict(), sam.state_dict()
+    for key, value in copy.items():
+        assert torch.equal(value, state[key]), key
+        assert value.data_ptr() != state[key].data_ptr(), key
+
+
+def test_a_resized_sam_takes_images_of_its_size(sam: Sam):
+    size = 2 * TINY.image_size
+    positions = sam.image_encoder.get_parameter("pos_embed")
+    positions.data.fill_(0.5)
+    large = resized_sam(sam, size)
+    assert SamConfig.of(large.state_dict(), TINY.decoder_num_heads) == replace(
+        TINY, image_size=size
+    )
+    # A constant stays one, and what does not depend on the grid stays as it was.
+    resized = large.image_encoder.get_parameter("pos_embed")
+    torch.testing.assert_close(resized, torch.full_like(resized, 0.5))
+    neck = "image_encoder.neck.0.weight"
+    assert torch.equal(large.get_parameter(neck), sam.get_parameter(neck))
+    with torch.no_grad():
+        masks = ak.Segmenter(large)(
+            torch.zeros(1, 3, size, size), torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1).long()
+        )
+    assert masks.low_res_logits.shape[-1] == size // TINY.patch_size * 4
+
+
+def test_saved_weights_load(sam: Sam, tmp_path: Path):
+    save_sam(sam, tmp_path / "sam.safetensors", torch.float16)
+    loaded = ak.load_sam(tmp_path / "sam.safetensors", TINY.decoder_num_heads)
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, sam.state_dict()[key].half().float()), key

@@ -52,6 +52,23 @@ def test_it_agrees_with_the_stock_forward(adapted: Sam, pixels: Tensor):
         assert torch.equal(predicted.logits()[b] > 0, expected["masks"][:, 0])
 
 
+def test_all_masks_are_those_of_the_stock_decoder(sam: Sam):
+    segmenter = ak.Segmenter(sam)
+    size = segmenter.image_size
+    points, labels = random_prompts(2, 3, 1, seed=1)
+    boxes = torch.tensor([[20.0, 30, 90, 120]]).expand(2, 3, 4)
+    with torch.no_grad():
+        embedding = segmenter.encode(255 * torch.rand(2, 3, size, size))
+        logits, iou = segmenter.decode_all(embedding, points, labels, boxes)
+        for b in range(2):
+            sparse, dense = sam.prompt_encoder((points[b], labels[b]), boxes[b], None)
+            expected_logits, expected_iou = sam.mask_decoder.predict_masks(
+                embedding[b : b + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+            torch.testing.assert_close(logits[b], expected_logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(iou[b], expected_iou, rtol=1e-4, atol=1e-5)
+
+
 @settings(max_examples=8, deadline=None)
 @given(batch=st.integers(1, 3), prompts=st.integers(1, 3), points=st.integers(1, 3), kind=st.data())
 def test_outputs_and_gradients_are_those_of_one_prompt_at_a_time(batch, prompts, points, kind):

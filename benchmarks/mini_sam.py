@@ -1,0 +1,205 @@
+"""Measure a Segment Anything model, the bundled small one by default, on held-out scenes.
+
+    python -m benchmarks.mini_sam
+    python -m benchmarks.mini_sam --weights runs/minisam/mini_sam.safetensors --figure scenes.png
+
+No scene of the pretraining is among them. Of each, some masks are asked for by one click at their
+most interior pixel, by their exact box, and by five clicks, each in the middle of the greatest
+error of the mask before it. Printed are mean IoUs, and how well the decoder ranks its own masks.
+
+Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, sections 7.1 and D.1.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from scipy import ndimage
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+import adapterkit as ak
+from adapterkit.command_line import run
+from adapterkit.data.scenes import draw_scene
+from adapterkit.files import atomic_write
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Config:
+    weights: Path | None = None
+    """A checkpoint of a Sam; None for the small one that comes with adapterkit."""
+    scenes: int = 500
+    """Held-out scenes."""
+    masks: int = 4
+    """Masks of each, drawn at random."""
+    figure: Path | None = None
+    """Also write a picture: scenes, masks by one click, and all masks found without a prompt."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """IoUs of K masks with their targets, in [0, 1].
+
+    Attributes:
+        click: by one click, the best of three by predicted IoU.
+        oracle: by one click, the best of three by true IoU.
+        box: by the exact box.
+        five_clicks: after five clicks.
+        predicted, true: of the three masks of one click, the decoder's estimate and the truth.
+    """
+
+    click: Float[Tensor, "k"]
+    oracle: Float[Tensor, "k"]
+    box: Float[Tensor, "k"]
+    five_clicks: Float[Tensor, "k"]
+    predicted: Float[Tensor, "k 3"]
+    true: Float[Tensor, "k 3"]
+
+
+def main(config: Config) -> None:
+    sam = ak.mini_sam() if config.weights is None else ak.load_sam(config.weights)
+    segmenter = ak.Segmenter(sam)
+    size = segmenter.image_size
+    answers = []
+    for number in track(range(config.scenes), "scenes", console=console, transient=True):
+        rng = held_out(number)
+        scene = draw_scene(rng, size)
+        count = min(config.masks, len(scene.masks))
+        chosen = rng.permutation(len(scene.masks))[:count]
+        answers.append(ask(segmenter, scene.image, scene.masks[chosen]))
+
+    def every(name: str) -> Tensor:
+        return torch.cat([getattr(each, name) for each in answers])
+
+    rows = {
+        "one click, best of three by predicted IoU": every("click"),
+        "one click, best of three by true IoU": every("oracle"),
+        "box": every("box"),
+        "five clicks": every("five_clicks"),
+    }
+    predicted, true = every("predicted"), every("true")
+    correlation = torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1]
+    right = (predicted.argmax(1) == true.argmax(1)).float().mean()
+    console.print(
+        f"{config.scenes} held-out scenes, {len(predicted)} masks, {size}x{size} pixels\n"
+    )
+    console.print("| prompt | mean IoU | above 0.5 |\n|---|---|---|")
+    for name, iou in rows.items():
+        console.print(f"| {name} | {iou.mean():.3f} | {(iou > 0.5).float().mean():.0%} |")
+    console.print(
+        f"\npredicted and true IoU of the three masks: correlation {correlation:.2f}, "
+        f"the best is ranked first in {right:.0%} (by chance 33%)",
+        soft_wrap=True,
+    )
+    if config.figure is not None:
+        draw_figure(sam, config.figure)
+        console.print(f"picture in {config.figure}")
+
+
+def held_out(number: int) -> np.random.Generator:
+    """The source of a held-out scene; no seed of the pretraining has four numbers."""
+    return np.random.default_rng((0, number, 0, 1))
+
+
+@torch.no_grad()
+def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k S S"]) -> Answers:
+    """Segment K masks of an image in each way."""
+    size = segmenter.image_size
+    embedding = segmenter.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    points = torch.from_numpy(np.stack([middle(target) for target in targets]))[None, :, None]
+    labels = torch.ones(points.shape[:3], dtype=torch.long)
+
+    def iou(logits: Float[Tensor, "1 k m h w"]) -> Float[Tensor, "k m"]:
+        full = F.interpolate(logits[0], (size, size), mode="bilinear")
+        found, target = full > 0, torch.from_numpy(targets)[:, None]
+        return (found & target).sum((2, 3)) / (found | target).sum((2, 3))
+
+    logits, estimate = segmenter.decode_all(embedding, points, labels)
+    true, predicted = iou(logits[:, :, 1:]), estimate[0, :, 1:]
+    best = predicted.argmax(1, keepdim=True)
+    previous = logits[:, :, 1:].take_along_dim(best[None, :, :, None, None], dim=2)[:, :, 0]
+    for _ in range(4):
+        error = (full_size(previous[0], size) > 0).numpy() != targets
+        places = np.stack([middle(each) for each in error])
+        inside = targets[
+            np.arange(len(targets)), places[:, 1].astype(int), places[:, 0].astype(int)
+        ]
+        points = torch.cat([points, torch.from_numpy(places)[None, :, None]], dim=2)
+        labels = torch.cat([labels, torch.from_numpy(inside).long()[None, :, None]], dim=2)
+        previous = segmenter.decode(embedding, points, labels, masks=previous).low_res_logits
+
+    boxes = torch.from_numpy(np.stack([bounding_box(target) for target in targets]))[None]
+    by_box = segmenter.decode(embedding, boxes=boxes).low_res_logits
+    return Answers(
+        click=true.gather(1, best)[:, 0],
+        oracle=true.amax(1),
+        box=iou(by_box[:, :, None])[:, 0],
+        five_clicks=iou(previous[:, :, None])[:, 0],
+        predicted=predicted,
+        true=true,
+    )
+
+
+def full_size(logits: Float[Tensor, "k h w"], size: int) -> Float[Tensor, "k S S"]:
+    return F.interpolate(logits[None], (size, size), mode="bilinear")[0]
+
+
+def middle(region: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "2"]:
+    """The pixel (x, y) of a region that is farthest from its border; (0, 0) if it is empty."""
+    # The border of the image counts as the region's.
+    distance = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
+    row, column = np.unravel_index(distance.argmax(), region.shape)
+    return np.array([column, row], np.float32)
+
+
+def bounding_box(mask: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "4"]:
+    """(x0, y0, x1, y1) of a mask, in pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def draw_figure(sam: Sam, path: Path) -> None:
+    """Four scenes, three masks of each by one click, and all that is found without a prompt."""
+    figure = Figure(figsize=(12.5, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(4, 5)
+    generator = SamAutomaticMaskGenerator(sam, points_per_side=16, pred_iou_thresh=0.7)
+    predictor = SamPredictor(sam)
+    for number, row in enumerate(axes):
+        rng = held_out(number)
+        scene = draw_scene(rng, sam.image_encoder.img_size)
+        predictor.set_image(scene.image)
+        row[0].imshow(scene.image)
+        for axis, target in zip(row[1:4], rng.permutation(scene.masks)[:3], strict=True):
+            point = middle(target)
+            masks, scores, _ = predictor.predict(point[None], np.ones(1))
+            axis.imshow(scene.image)
+            axis.contour(target, [0.5], colors="white", linewidths=1)
+            axis.contour(masks[scores.argmax()], [0.5], colors="red", linewidths=1)
+            axis.plot(*point, "o", color="lime", markeredgecolor="black", markersize=5)
+        found = generator.generate(scene.image)
+        labels = np.zeros(scene.image.shape[:2], int)
+        for label, mask in enumerate(sorted(found, key=lambda mask: -mask["area"]), 1):
+            labels[mask["segmentation"]] = label
+        row[4].imshow(labels, cmap="nipy_spectral")
+    titles = ("scene", "one click", "one click", "one click", "everything")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    for axis in axes.flat:
+        axis.axis("off")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
+if __name__ == "__main__":
+    run(main, Config)
