@@ -307,7 +307,7 @@ class Adapter(nn.Module):
             to.paths, to.actions, to.last_actions = [], [], []
         self.added = to.modules
         self.image_size = to.image_size
-        found = overlaid_below_a_layer(self.actions)
+        found = set_twice(self.actions) or overlaid_below_a_layer(self.actions)
         if found:
             raise ValueError(f"these parts cannot be combined: {found}")
 

@@ -93,24 +93,12 @@ SMALL = SamConfig(
     depth=8,
     num_heads=4,
     global_blocks=(1, 3, 5, 7),
-    window_size=7,
-    image_size=512,
-    prompt_width=128,
-    decoder_mlp_width=256,
-)
-"""A `Sam` of 2.7 M parameters that trains on a laptop's CPU, for tests and demonstrations."""
-
-MINI_SAM = SamConfig(
-    width=128,
-    depth=8,
-    num_heads=4,
-    global_blocks=(1, 3, 5, 7),
     window_size=8,
     image_size=512,
     prompt_width=96,
     decoder_mlp_width=256,
 )
-"""The sizes of `mini_sam`."""
+"""A `Sam` of 2.4 M parameters that trains on a laptop's CPU, for tests and demonstrations."""
 
 
 def build_sam(config: SamConfig | None = None, seed: int | None = None) -> Sam:

@@ -156,5 +156,5 @@ def _predict_masks(
         mlp(token)
         for mlp, token in zip(decoder.output_hypernetworks_mlps, mask_tokens, strict=True)
     ]
-    logits = torch.einsum("pmc,pchw->pmhw", torch.stack(weights, dim=1), upscaled)
-    return logits, decoder.iou_prediction_head(tokens[:, 0])
+    logits = torch.stack(weights, dim=1) @ upscaled.flatten(2)
+    return logits.unflatten(2, upscaled.shape[2:]), decoder.iou_prediction_head(tokens[:, 0])

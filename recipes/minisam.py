@@ -1,6 +1,6 @@
-"""Pretrain the small Segment Anything model that ships with adapterkit, from nothing.
+"""Pretrain a small Segment Anything model from nothing, for tests and demonstrations.
 
-    python -m recipes.minisam                              some hours on 2 CPU cores
+    python -m recipes.minisam                              a few hours on 2 CPU cores
     python -m recipes.minisam --out runs/minisam --resume  goes on where it was interrupted
 
 The procedure is SAM's in small. Procedural scenes stand in for SA-1B; the first prompt of a mask is
@@ -8,7 +8,7 @@ a point or a box, and the next ones are clicks where the mask is wrong, with the
 the loss is 20 focal + Dice, of an ambiguous point's three masks only the lowest, and the squared
 error of the predicted IoU. Training begins on 128x128 pixels, a quarter of a scene, where a step
 costs a twentieth of one at the model's 512x512, and ends there. It leaves the weights in half
-precision, `mini_sam.safetensors`; `python -m benchmarks.mini_sam --weights` measures them.
+precision, `mini_sam.safetensors`; `python -m benchmarks.promptability` measures them.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and appendix A.
 """
@@ -41,7 +41,7 @@ from adapterkit.command_line import run
 from adapterkit.data.scenes import Scene, draw_scene
 from adapterkit.files import atomic_write
 from adapterkit.prompts import random_points, seeded_generator
-from adapterkit.sam import MINI_SAM, build_sam, resized_sam, save_sam
+from adapterkit.sam import SMALL, build_sam, resized_sam, save_sam
 from adapterkit.segmenter import Segmenter
 
 console = Console()
@@ -97,7 +97,7 @@ def main(config: Config) -> None:
     if first_step == len(plan):
         raise ValueError(f"{config.out} is finished: {first_step} of {len(plan)} steps")
     size = plan[max(first_step - 1, 0)].image_size
-    sam = build_sam(replace(MINI_SAM, image_size=size), seed=config.seed)
+    sam = build_sam(replace(SMALL, image_size=size), seed=config.seed)
     match_keys_to_queries(sam)
     optimizer = make_optimizer(sam.to(config.device))
     # The learning rate follows the pixels seen, so that every stage takes its share of the decay.
@@ -216,7 +216,7 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
     """A scene of the model's own size, or else the quarters of one twice as large as `size`."""
-    if size == MINI_SAM.image_size:
+    if size == SMALL.image_size:
         return [draw_scene(rng, size)]
     scene = draw_scene(rng, 2 * size)
     quarters = [

@@ -29,7 +29,6 @@ from jaxtyping import Real, UInt8
 from adapterkit.data.dataset import LabelledImage, SegmentationDataset
 from adapterkit.data.images import DataError, Spacing, read_frames
 from adapterkit.data.splits import Split
-from adapterkit.data.splits import split_patients as split_patients
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
+from adapterkit.attachment import CONTAINER, Attachment
 from adapterkit.overlay import Override, raw_parameter
 from adapterkit.vit import Blocks
 
@@ -57,6 +57,8 @@ class Train:
 
     def _attach_component(self, to: Attachment, component: nn.Module) -> None:
         for module_path, module in component.named_modules():
+            if CONTAINER in module_path.split("."):
+                continue  # Other adapters' parameters are no part of the model.
             for name, parameter in module.named_parameters(recurse=False):
                 trained = Override(parameter)
                 path = ".".join(filter(None, ("trained", self.what, module_path, name)))

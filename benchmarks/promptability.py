@@ -1,7 +1,7 @@
-"""Measure a Segment Anything model, the bundled small one by default, on held-out scenes.
+"""Measure a Segment Anything model on procedural scenes that were held out from its pretraining.
 
-    python -m benchmarks.mini_sam
-    python -m benchmarks.mini_sam --weights runs/minisam/mini_sam.safetensors --figure scenes.png
+    python -m benchmarks.promptability --weights runs/minisam/mini_sam.safetensors
+    python -m benchmarks.promptability --weights sam_vit_b_01ec64.pth --figure scenes.png
 
 No scene of the pretraining is among them. Of each, some masks are asked for by one click at their
 most interior pixel, by their exact box, and by five clicks, each in the middle of the greatest
@@ -33,11 +33,14 @@ from adapterkit.files import atomic_write
 
 console = Console()
 
+SCENE_SIZE = 512
+"""Side of the scenes in pixels; a model of another input size sees them resized."""
+
 
 @dataclass(frozen=True)
 class Config:
-    weights: Path | None = None
-    """A checkpoint of a Sam; None for the small one that comes with adapterkit."""
+    weights: Path
+    """A checkpoint of a Sam."""
     scenes: int = 500
     """Held-out scenes."""
     masks: int = 4
@@ -67,13 +70,12 @@ class Answers:
 
 
 def main(config: Config) -> None:
-    sam = ak.mini_sam() if config.weights is None else ak.load_sam(config.weights)
+    sam = ak.load_sam(config.weights)
     segmenter = ak.Segmenter(sam)
-    size = segmenter.image_size
     answers = []
     for number in track(range(config.scenes), "scenes", console=console, transient=True):
         rng = held_out(number)
-        scene = draw_scene(rng, size)
+        scene = draw_scene(rng, SCENE_SIZE)
         count = min(config.masks, len(scene.masks))
         chosen = rng.permutation(len(scene.masks))[:count]
         answers.append(ask(segmenter, scene.image, scene.masks[chosen]))
@@ -90,9 +92,7 @@ def main(config: Config) -> None:
     predicted, true = every("predicted"), every("true")
     correlation = torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1]
     right = (predicted.argmax(1) == true.argmax(1)).float().mean()
-    console.print(
-        f"{config.scenes} held-out scenes, {len(predicted)} masks, {size}x{size} pixels\n"
-    )
+    console.print(f"{config.scenes} held-out scenes, {len(predicted)} masks\n")
     console.print("| prompt | mean IoU | above 0.5 |\n|---|---|---|")
     for name, iou in rows.items():
         console.print(f"| {name} | {iou.mean():.3f} | {(iou > 0.5).float().mean():.0%} |")
@@ -115,13 +115,15 @@ def held_out(number: int) -> np.random.Generator:
 def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k S S"]) -> Answers:
     """Segment K masks of an image in each way."""
     size = segmenter.image_size
-    embedding = segmenter.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    scale = size / SCENE_SIZE
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    embedding = segmenter.encode(F.interpolate(pixels, (size, size), mode="bilinear"))
     points = torch.from_numpy(np.stack([middle(target) for target in targets]))[None, :, None]
+    points = scale * points
     labels = torch.ones(points.shape[:3], dtype=torch.long)
 
     def iou(logits: Float[Tensor, "1 k m h w"]) -> Float[Tensor, "k m"]:
-        full = F.interpolate(logits[0], (size, size), mode="bilinear")
-        found, target = full > 0, torch.from_numpy(targets)[:, None]
+        found, target = full_size(logits[0]) > 0, torch.from_numpy(targets)[:, None]
         return (found & target).sum((2, 3)) / (found | target).sum((2, 3))
 
     logits, estimate = segmenter.decode_all(embedding, points, labels)
@@ -129,17 +131,17 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
     best = predicted.argmax(1, keepdim=True)
     previous = logits[:, :, 1:].take_along_dim(best[None, :, :, None, None], dim=2)[:, :, 0]
     for _ in range(4):
-        error = (full_size(previous[0], size) > 0).numpy() != targets
+        error = (full_size(previous)[0] > 0).numpy() != targets
         places = np.stack([middle(each) for each in error])
         inside = targets[
             np.arange(len(targets)), places[:, 1].astype(int), places[:, 0].astype(int)
         ]
-        points = torch.cat([points, torch.from_numpy(places)[None, :, None]], dim=2)
+        points = torch.cat([points, scale * torch.from_numpy(places)[None, :, None]], dim=2)
         labels = torch.cat([labels, torch.from_numpy(inside).long()[None, :, None]], dim=2)
         previous = segmenter.decode(embedding, points, labels, masks=previous).low_res_logits
 
     boxes = torch.from_numpy(np.stack([bounding_box(target) for target in targets]))[None]
-    by_box = segmenter.decode(embedding, boxes=boxes).low_res_logits
+    by_box = segmenter.decode(embedding, boxes=scale * boxes).low_res_logits
     return Answers(
         click=true.gather(1, best)[:, 0],
         oracle=true.amax(1),
@@ -150,8 +152,9 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
     )
 
 
-def full_size(logits: Float[Tensor, "k h w"], size: int) -> Float[Tensor, "k S S"]:
-    return F.interpolate(logits[None], (size, size), mode="bilinear")[0]
+def full_size(logits: Float[Tensor, "k m h w"]) -> Float[Tensor, "k m S S"]:
+    """Low-resolution logits at the size of the scene."""
+    return F.interpolate(logits, (SCENE_SIZE, SCENE_SIZE), mode="bilinear")
 
 
 def middle(region: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "2"]:
@@ -177,7 +180,7 @@ def draw_figure(sam: Sam, path: Path) -> None:
     predictor = SamPredictor(sam)
     for number, row in enumerate(axes):
         rng = held_out(number)
-        scene = draw_scene(rng, sam.image_encoder.img_size)
+        scene = draw_scene(rng, SCENE_SIZE)
         predictor.set_image(scene.image)
         row[0].imshow(scene.image)
         for axis, target in zip(row[1:4], rng.permutation(scene.masks)[:3], strict=True):
