@@ -6,6 +6,7 @@ summary of the training. Tensors are named as under the adapter, `feature_adapte
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -198,7 +199,7 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
 def _checksum(value: Tensor) -> str:
     if value.is_floating_point():
         value = value.to(torch.bfloat16).view(torch.int16)
-    return f"{int(value.sum(dtype=torch.int64)) % 2**32:08x}"
+    return f"{zlib.crc32(value.cpu().contiguous().numpy().data):08x}"
 
 
 def _check_base(header: AdapterHeader, model: nn.Module, path: str | Path) -> None:
@@ -237,7 +238,8 @@ def _load_tensors(adapter: Adapter, path: str | Path, like: Tensor) -> None:
                 f"{path}: {key} has shape {tuple(tensors[key].shape)}, and on this base its part "
                 f"has shape {tuple(expected[key])}"
             )
-    placed = {key: value.to(like.device, like.dtype) for key, value in tensors.items()}
+    # Copies: what safetensors gives is a view of the file, which may be written to later.
+    placed = {key: value.to(like.device, like.dtype, copy=True) for key, value in tensors.items()}
     adapter.added.load_state_dict(placed, assign=True)
 
 

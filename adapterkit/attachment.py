@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterkit.overlay import Transform, overlays, set_overlay
+from adapterkit.overlay import Override, Transform, overlays, set_overlay
 from adapterkit.vit import PARALLEL_SITES, Block, ViT
 
 CONTAINER = "adapterkit"
@@ -93,7 +93,10 @@ class Forward:
 
 @dataclass
 class Overlay:
-    """`module` reads its parameter `name` through `transform`, after the overlays it has."""
+    """`module` reads its parameter `name` through `transform`, after the overlays it has.
+
+    A trained copy stands for the parameter itself, so it comes before them.
+    """
 
     module: nn.Module
     name: str
@@ -101,7 +104,9 @@ class Overlay:
 
     def apply(self) -> None:
         below = overlays(self.module).get(self.name, ())
-        set_overlay(self.module, self.name, (*below, self.transform))
+        replaces = isinstance(self.transform, Override)
+        transforms = (self.transform, *below) if replaces else (*below, self.transform)
+        set_overlay(self.module, self.name, transforms)
 
     def undo(self) -> None:
         below = overlays(self.module).get(self.name, ())
@@ -140,6 +145,8 @@ def set_twice(actions: Iterable[Action]) -> str | None:
             settings[action.owner, action.name] += 1
         elif isinstance(action, Forward):
             settings[action.module, "forward"] += 1
+        elif isinstance(action, Overlay) and isinstance(action.transform, Override):
+            settings[action.module, action.name] += 1
     for (owner, name), count in settings.items():
         if count > 1:
             return f"{count} of them set the {type(owner).__name__}'s {name}"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from adapterkit.attachment import AttachedPart, Forward, Overlay
+from adapterkit.attachment import Action, AttachedPart, Forward, Overlay
 from adapterkit.inject import Model, adapters, deactivated, eject
 from adapterkit.overlay import Override, raw_parameter
 from adapterkit.parts import Adapted, LowRankUpdate
@@ -61,6 +61,10 @@ def _is_linear(attached: AttachedPart) -> bool:
     )
 
 
+def _is_copy(action: Action) -> bool:
+    return isinstance(action, Overlay) and isinstance(action.transform, Override)
+
+
 def _keeps_shape(transform: object, module: nn.Module, name: str) -> bool:
     if isinstance(transform, Override):
         return transform.value.shape == raw_parameter(module, name).shape
@@ -71,7 +75,9 @@ def _keeps_shape(transform: object, module: nn.Module, name: str) -> bool:
 def _folded(parts: list[AttachedPart]) -> dict[tuple[nn.Module, str], Tensor]:
     """The parameters, by module and name, as the parts let them be seen."""
     folded: dict[tuple[nn.Module, str], Tensor] = {}
-    for each in (action for part in parts for action in part.actions):
+    actions = [action for part in parts for action in part.actions]
+    # Trained copies first, since they lie below the other overlays.
+    for each in sorted(actions, key=lambda action: not _is_copy(action)):
         if isinstance(each, Overlay):
             key = each.module, each.name
             folded[key] = each.transform(folded.get(key, raw_parameter(*key)))

@@ -110,9 +110,9 @@ def _called_on_a_black_image(base: ViT) -> set[nn.Module]:
 
 
 def _black_image(base: ViT, device: torch.device) -> Float[Tensor, "1 channels size size"]:
-    projection = base.patch_projection
-    size = (1, projection.in_channels, base.image_size, base.image_size)
-    return torch.zeros(size, dtype=projection.weight.dtype, device=device)
+    first = next(each for each in base.patch_embed.modules() if isinstance(each, nn.Conv2d))
+    size = (1, first.in_channels, base.image_size, base.image_size)
+    return torch.zeros(size, dtype=first.weight.dtype, device=device)
 
 
 @torch.no_grad()

@@ -251,7 +251,10 @@ class Failing:
         ([Train("mask_encoder")], "expected 'rel_pos' or a component"),
         ([Resize(256, patch_stride=5)], "multiple of the patch stride, 5; the nearest is 255"),
         ([LoRA(), LoRA(blocks=[5])], "two parts add a module 'lora.5.q'"),
-        ([Resize(256), Failing()], "no_such_attribute"),
+        ([FeatureAdapter(), Failing()], "no_such_attribute"),
+        ([Resize(256), Resize(128)], "2 of them set the ImageEncoderViT's img_size"),
+        ([Train("image_encoder"), Train("neck")], "2 of them set the Conv2d's weight"),
+        ([Train("rel_pos"), Train("image_encoder")], "2 of them set the Attention's rel_pos_h"),
     ],
 )
 def test_bad_parts_are_refused_and_the_model_is_as_before(sam: Sam, parts: Any, message: str):

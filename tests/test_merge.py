@@ -33,11 +33,19 @@ def outputs(sam: Sam, image: Tensor) -> list[Tensor]:
     [
         ([LoRA(rank=3, targets=("q", "k", "v"), alpha=6)], []),
         ([Train("mask_decoder"), LoRA()], []),
+        ([LoRA(), Train("image_encoder")], []),
         ([Resize(256), LoRA(), FeatureAdapter(zero_init=False)], ["Resize", "FeatureAdapter"]),
         (ak.methods.samed(image_size=256), ["Resize", "Normalise"]),
         ([Resize(256), Train("rel_pos"), LoRA()], ["Resize", "Train"]),
     ],
-    ids=["LoRA", "LoRA and decoder", "LoRA and features", "samed", "resized positions"],
+    ids=[
+        "LoRA",
+        "LoRA and decoder",
+        "LoRA over a copy",
+        "LoRA and features",
+        "samed",
+        "resized positions",
+    ],
 )
 def test_the_merged_model_computes_the_same_bits(
     sam: Sam, image: Tensor, parts: list[Any], left: list[str]
