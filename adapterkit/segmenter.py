@@ -92,7 +92,7 @@ class Segmenter(nn.Module):
     ) -> Masks:
         """Decode K prompts of each embedded image; the arguments are those of `forward`."""
         logits, iou = self.decode_all(embedding, points, labels, boxes, masks)
-        return Masks(logits[:, :, 0], iou[:, :, 0], self.image_size)
+        return Masks(logits[:, :, 0].contiguous(), iou[:, :, 0].contiguous(), self.image_size)
 
     def decode_all(
         self,

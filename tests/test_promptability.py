@@ -7,7 +7,7 @@ import torch
 import adapterkit as ak
 from adapterkit.sam import save_sam
 from benchmarks import promptability
-from tests.models import TINY
+from tests.models import ECHO
 
 
 def test_the_middle_is_farthest_from_the_border():
@@ -43,7 +43,7 @@ class Planted(ak.Segmenter):
 
 
 def test_planted_answers_are_scored():
-    sam = ak.build_sam(TINY, seed=0)
+    sam = ak.build_sam(ECHO, seed=0)
     target = np.zeros((512, 512), bool)
     target[128:256, 64:256] = True
     segmenter = Planted(sam, target)
@@ -55,7 +55,7 @@ def test_planted_answers_are_scored():
     assert answers.predicted[0].tolist() == pytest.approx([0.1, 0.2, 0.9])
 
     # The prompts are in pixels of the model's input.
-    scale = TINY.image_size / 512
+    scale = ECHO.image_size / 512
     point, labels, _ = segmenter.prompts[0]
     x, y = (point[0, 0, 0] / scale).tolist()
     assert target[int(y), int(x)]
@@ -66,8 +66,7 @@ def test_planted_answers_are_scored():
 
 
 def test_it_prints_a_table_and_draws_a_picture(tmp_path, capsys):
-    # As many heads as the field's, which is what a checkpoint cannot tell.
-    save_sam(ak.build_sam(TINY, seed=0), tmp_path / "sam.safetensors")
+    save_sam(ak.build_sam(ECHO, seed=0), tmp_path / "sam.safetensors")
     promptability.main(
         promptability.Config(
             weights=tmp_path / "sam.safetensors", scenes=2, masks=2, figure=tmp_path / "a.png"
