@@ -274,8 +274,10 @@ def _timm_block(index: int, block: Any) -> Block:
         attention = block.attn
         norms_after = isinstance(block, ResPostBlock | EvaBlockPostNorm)
         sites["attn_in"] = InputOf(attention) if norms_after else block.norm1
-        if isinstance(getattr(attention, "qkv", None), nn.Linear):
-            sites["qkv"] = attention.qkv
+        projections = {"qkv": "qkv", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
+        for site, name in projections.items():
+            if isinstance(getattr(attention, name, None), nn.Linear):
+                sites[site] = getattr(attention, name)
         sites |= {"attn_out": attention, "mlp": block.mlp}
     return Block(
         index=index,

@@ -6,7 +6,7 @@ A site is a named place of any ViT to which a part can be attached:
     tokens      the patch embedding's output, before positions are added
     pos_embed   the absolute position embedding, a parameter
     attn_in     in each block, the tokens that its attention reads, before any window partition
-    qkv         in each block, parallel to the fused query-key-value projection
+    qkv         in each block, parallel to the query-key-value projection
     attn_out    in each block, the attention's output
     mlp         in each block, parallel to the MLP (its input is the tokens after norm2)
     block_out   in each block, its output
@@ -158,7 +158,8 @@ class Block:
         index: its position in the encoder, from 0.
         module: the block itself.
         sites: the module whose output each site of the block names, or an `InputOf`; a block may
-            lack some. The forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always
+            lack some. Where queries, keys and values are projected apart, "q", "k" and "v" stand
+            for "qkv". The forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always
             read.
         num_heads: attention heads.
         attends_globally: whether it attends over all tokens rather than within windows.

@@ -36,7 +36,6 @@ FILES = {"beit", "deit", "eva", "vision_transformer", "vision_transformer_sam"}
 FILES |= {"vision_transformer_hybrid"}
 
 ALL = "take every part"
-NO_LORA = "take every part but LoRA: they project queries, keys and values by separate modules"
 PARALLEL = (
     "take no LoRA, and FeatureAdapter at tokens, attn_in, block_out and output only: attention and "
     "MLP are one module, or there are several of both side by side"
@@ -47,24 +46,9 @@ NO_VIEW = (
 
 BY_ABSENT_SITES = {
     frozenset[str](): ALL,
-    frozenset({"qkv"}): NO_LORA,
     frozenset({"qkv", "attn_out", "mlp"}): PARALLEL,
 }
 EXCEPTIONS = {
-    NO_LORA: {
-        "eva02_base_patch14_224",
-        "eva02_base_patch14_448",
-        "eva02_base_patch16_clip_224",
-        "eva02_large_patch14_224",
-        "eva02_large_patch14_448",
-        "eva02_large_patch14_clip_224",
-        "eva02_large_patch14_clip_336",
-        "vit_base_patch16_sapiens2",
-        "vit_large_patch16_sapiens2",
-        "vit_huge_patch16_sapiens2",
-        "vit_giant_patch16_sapiens2",
-        "vit_5b_patch16_sapiens2",
-    },
     PARALLEL: {
         "vit_small_patch16_18x2_224",
         "vit_base_patch16_18x2_224",
@@ -171,7 +155,8 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def sites(base: ViT) -> list[Any]:
-    return ["tokens", *(at for at in base.blocks[0].sites if at != "qkv"), "output"]
+    own = [at for at in base.blocks[0].sites if at not in ("qkv", "q", "k", "v")]
+    return ["tokens", *own, "output"]
 
 
 def check(model: nn.Module) -> str:
@@ -187,7 +172,8 @@ def check(model: nn.Module) -> str:
 
     parts: list[Any] = [FeatureAdapter(at=at) for at in sites(base)]
     parts.append(Train("image_encoder"))
-    if "qkv" in base.blocks[0].sites:
+    has_lora = not {"qkv", "q"}.isdisjoint(base.blocks[0].sites)
+    if has_lora:
         parts.append(LoRA())
     ak.inject(model, parts)
     assert torch.equal(output(model, image), plain), "identities change the output"
@@ -205,7 +191,8 @@ def check(model: nn.Module) -> str:
         assert (parameter.grad is not None) == ("adapterkit" in name), name
     assert snapshot(ak.eject(model.eval())) == before, "ejecting leaves something"
     assert torch.equal(output(model, image), plain)
-    return BY_ABSENT_SITES[frozenset(BLOCK_SITES) - set(base.blocks[0].sites)]
+    absent = set(BLOCK_SITES) - set(base.blocks[0].sites) - ({"qkv"} if has_lora else set())
+    return BY_ABSENT_SITES[frozenset(absent)]
 
 
 def test_parts_work_on_every_model_of_timm():

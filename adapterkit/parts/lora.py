@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
-from adapterkit.vit import Blocks
+from adapterkit.vit import Block, Blocks
 
 SLICES = ("q", "k", "v")
 """Of a fused projection's output, in order; each takes a third of its rows."""
@@ -46,13 +46,15 @@ class LowRankUpdate(nn.Module):
 
 @dataclass(frozen=True)
 class LoRA:
-    """Adds a `LowRankUpdate` to slices of the fused query-key-value projection's weight.
+    """Adds a `LowRankUpdate` to the weights that project queries, keys or values.
+
+    Where one fused layer projects all three, to the slice of its weight.
 
     Starts as the identity. `merge` folds it into the base.
 
     Args:
         rank: of each update, 1 to the width of a token.
-        targets: the slices that are updated, of "q", "k" and "v".
+        targets: the projections that are updated, of "q", "k" and "v".
         blocks: in which blocks ("all", "global", "windowed", indices, or a callable of a `Block`).
         alpha: the update's factor is alpha / rank; None: 1.
     """
@@ -70,25 +72,33 @@ class LoRA:
             raise ValueError(f"LoRA(targets={self.targets!r}): expected some of {SLICES}")
 
     def attach(self, to: Attachment) -> None:
+        scale = 1.0 if self.alpha is None else self.alpha / self.rank
         for block in to.view.select(self.blocks):
-            qkv = block.sites.get("qkv")
-            if not isinstance(qkv, nn.Linear) or qkv.out_features % len(SLICES):
-                raise ValueError(
-                    f"LoRA: block {block.index} of this {to.view.family} encoder has no fused "
-                    f"query-key-value nn.Linear but {type(qkv).__name__}; use FeatureAdapter, or "
-                    "another encoder"
-                )
-            height = qkv.out_features // len(SLICES)
-            if self.rank > min(height, qkv.in_features):
-                raise ValueError(
-                    f"LoRA(rank={self.rank}): expected at most {min(height, qkv.in_features)}, "
-                    f"the width of a query in block {block.index}"
-                )
-            scale = 1.0 if self.alpha is None else self.alpha / self.rank
             for target in self.targets:
-                first = SLICES.index(target) * height
-                update = LowRankUpdate(qkv.in_features, (first, first + height), self.rank, scale)
+                linear, rows = _projection(block, target, to.view.family)
+                highest = min(rows[1] - rows[0], linear.in_features)
+                if self.rank > highest:
+                    raise ValueError(
+                        f"LoRA(rank={self.rank}): expected at most {highest}, the smaller side of "
+                        f"the weight that projects {target} in block {block.index}"
+                    )
+                update = LowRankUpdate(linear.in_features, rows, self.rank, scale)
                 to.add(f"lora.{block.index}.{target}", update)
                 # An overlay and not a hook: EVA02 and BEiT call F.linear(x, qkv.weight), which
                 # runs no hook of qkv, and folding an overlay into the weight is exact.
-                to.overlay(qkv, "weight", update)
+                to.overlay(linear, "weight", update)
+
+
+def _projection(block: Block, target: str, family: str) -> tuple[nn.Linear, tuple[int, int]]:
+    """The layer that projects queries, keys or values, and the rows of its weight that do."""
+    alone, fused = block.sites.get(target), block.sites.get("qkv")
+    if isinstance(alone, nn.Linear):
+        return alone, (0, alone.out_features)
+    if isinstance(fused, nn.Linear) and fused.out_features % len(SLICES) == 0:
+        height = fused.out_features // len(SLICES)
+        first = SLICES.index(target) * height
+        return fused, (first, first + height)
+    raise ValueError(
+        f"LoRA: block {block.index} of this {family} encoder has no nn.Linear that projects "
+        f"{target}, or queries, keys and values at once; use FeatureAdapter, or another encoder"
+    )
