@@ -25,7 +25,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     # mkstemp keeps its file private; what a user saves shall have the mode that `open` would give.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}.part-", suffix=path.suffix
+    )
     os.close(handle)
     temporary = Path(name)
     try:

@@ -53,7 +53,7 @@ def interrupted_run(folder: Path, config: type[Config]) -> Config:
     if (folder / "metrics.json").exists():
         raise ValueError(f"--resume {folder}: this run is finished; its results are there")
     if PartialState().is_main_process:
-        for left in folder.glob(".*"):
+        for left in folder.glob(".*.part-*"):
             left.unlink()
     hints = get_type_hints(config)
     try:
