@@ -215,12 +215,13 @@ def test_a_run_interrupted_and_killed_goes_on_to_the_same_result(
     assert told == (130, "interrupted; go on with --resume stopped\n")
     assert interrupted(signal.SIGKILL, stopped, "--resume", "stopped") == (-signal.SIGKILL, "")
     # What a kill in the midst of writing leaves.
-    (stopped / ".training_state.x3d.safetensors").write_text("half")
+    (stopped / ".training_state.part-x3d.safetensors").write_text("half")
+    (stopped / ".mine").write_text("kept")
 
     assert recipe(*arguments, "--out", "whole").status == 0
     done = recipe("--resume", "stopped")
     assert done.status == 0, done.errors
-    assert {each.name for each in stopped.iterdir()} == FILES
+    assert {each.name for each in stopped.iterdir()} == {*FILES, ".mine"}
     for name in ("per_image.csv", "per_image_zero_shot.csv", "table.md"):
         assert (stopped / name).read_text() == (whole / name).read_text()
     expected, found = (load_file(each / "adapter.safetensors") for each in (whole, stopped))
