@@ -1,4 +1,4 @@
-"""Point prompts, chosen from reference masks to stand in for an expert's clicks.
+"""Prompts, chosen from reference masks to stand in for an expert's clicks and boxes.
 
 Points are (x, y) = (column, row) indices of pixels of the given mask, (0, 0) to (W - 1, H - 1).
 They name a pixel, not its centre: SAM's prompt encoder adds the 0.5 itself. Every strategy returns
@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 PointStrategy = Literal["1", "2-random", "2-entropy", "2-max-distance"]
 """How many points a mask gets, and how the second is chosen; the first is always random."""
@@ -81,6 +82,18 @@ def seeded_generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     # MT19937 in torch takes 32 bits of its seed, so only these are used.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def boxes_around(masks: Bool[Tensor, "k H W"]) -> Float[Tensor, "k 4"]:
+    """The smallest box (x0, y0, x1, y1) around each mask, from edge to edge of its pixels.
+
+    Raises:
+        ValueError: if a mask has no foreground.
+    """
+    if not masks.flatten(1).any(dim=1).all():
+        raise ValueError("a mask has no foreground, so there is no box around it")
+    # torchvision gives the first and the last pixel.
+    return masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1], device=masks.device)
 
 
 def random_points(

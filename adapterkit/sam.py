@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
@@ -18,7 +17,7 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from adapterkit.files import atomic_write, load_state_dict
+from adapterkit.files import load_state_dict, save_tensors
 
 
 @dataclass(frozen=True)
@@ -172,9 +171,7 @@ def resized_sam(sam: Sam, image_size: int) -> Sam:
 
 def save_sam(sam: Sam, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a `Sam`'s weights as safetensors, for `load_sam`; `dtype` is that of the file."""
-    tensors = {name: each.to("cpu", dtype).contiguous() for name, each in sam.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary)
+    save_tensors(path, {name: each.to("cpu", dtype) for name, each in sam.state_dict().items()}, {})
 
 
 def _stock_sam(config: SamConfig) -> Sam:

@@ -30,6 +30,7 @@ import adapterkit as ak
 from adapterkit.command_line import run
 from adapterkit.data.scenes import draw_scene
 from adapterkit.files import atomic_write
+from adapterkit.prompts import boxes_around
 
 console = Console()
 
@@ -140,7 +141,7 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
         labels = torch.cat([labels, torch.from_numpy(inside).long()[None, :, None]], dim=2)
         previous = segmenter.decode(embedding, points, labels, masks=previous).low_res_logits
 
-    boxes = torch.from_numpy(np.stack([bounding_box(target) for target in targets]))[None]
+    boxes = boxes_around(torch.from_numpy(targets))[None]
     by_box = segmenter.decode(embedding, boxes=scale * boxes).low_res_logits
     return Answers(
         click=true.gather(1, best)[:, 0],
@@ -163,12 +164,6 @@ def middle(region: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "2"]:
     distance = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1)))[1:-1, 1:-1]
     row, column = np.unravel_index(distance.argmax(), region.shape)
     return np.array([column, row], np.float32)
-
-
-def bounding_box(mask: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "4"]:
-    """(x0, y0, x1, y1) of a mask, in pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def draw_figure(sam: Sam, path: Path) -> None:

@@ -14,8 +14,8 @@ Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention
 from segment_anything.modeling.transformer import Attention as DecoderAttention
@@ -39,10 +33,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.command_line import run
 from adapterkit.data.scenes import Scene, draw_scene
-from adapterkit.files import atomic_write
-from adapterkit.prompts import random_points, seeded_generator
+from adapterkit.prompts import boxes_around, random_points, seeded_generator
 from adapterkit.sam import SMALL, build_sam, resized_sam, save_sam
 from adapterkit.segmenter import Segmenter
+from adapterkit.training_state import Progress, load_state, save_state
 
 console = Console()
 
@@ -55,7 +49,12 @@ class Stage:
     image_size: int
     """Side in pixels. Below the model's own, images are the quarters of scenes twice as large."""
     batch_size: int
-    """Images per step, a multiple of 4."""
+    """Images per step; of quarters, a multiple of 4."""
+
+    @property
+    def pixels(self) -> int:
+        """Of a step."""
+        return self.batch_size * self.image_size**2
 
 
 STAGES = (Stage(12000, 128, 4), Stage(1500, 256, 4), Stage(300, 512, 4))
@@ -66,7 +65,7 @@ SAVE_EVERY = 100
 @dataclass(frozen=True)
 class Config:
     out: Path = Path("runs/minisam")
-    """Folder for the weights and the state to resume from."""
+    """Folder for the weights and the states to resume from."""
     length: float = 1.0
     """Factor on the steps of all stages; 0.01 for a trial."""
     prompts: int = 6
@@ -84,66 +83,81 @@ class Config:
 
 
 def main(config: Config) -> None:
-    state_file = config.out / "state.pt"
-    if state_file.exists() and not config.resume:
-        raise ValueError(f"{state_file} exists: give --resume to go on from it, or another --out")
-    if config.resume and not state_file.exists():
-        raise ValueError(f"--resume, but there is no {state_file}")
+    plan = stages(config)
+    weights = config.out / "mini_sam.safetensors"
+    state_files = [config.out / f"stage_{number}.safetensors" for number in range(1, len(plan) + 1)]
+    if weights.exists():
+        raise ValueError(f"{weights} exists: this pretraining is finished; name another --out")
+    if state_files[0].exists() and not config.resume:
+        raise ValueError(f"{config.out} holds a pretraining: give --resume, or another --out")
+    if config.resume and not state_files[0].exists():
+        raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
-    state = torch.load(state_file, weights_only=True) if config.resume else None
 
-    plan = [stage for stage in stages(config) for _ in range(stage.steps)]
-    first_step = state["step"] if state else 0
-    if first_step == len(plan):
-        raise ValueError(f"{config.out} is finished: {first_step} of {len(plan)} steps")
-    size = plan[max(first_step - 1, 0)].image_size
-    sam = build_sam(replace(SMALL, image_size=size), seed=config.seed)
+    sam = build_sam(replace(SMALL, image_size=plan[0].image_size), seed=config.seed)
     match_keys_to_queries(sam)
-    optimizer = make_optimizer(sam.to(config.device))
     # The learning rate follows the pixels seen, so that every stage takes its share of the decay.
-    pixels = np.cumsum([stage.batch_size * stage.image_size**2 for stage in plan])
-    if state:
-        sam.load_state_dict(state["sam"])
-        optimizer.load_state_dict(state["optimizer"])
+    pixels = [0, *np.cumsum([stage.steps * stage.pixels for stage in plan])]
+    with progress_bar() as bar:
+        task = bar.add_task("step", total=sum(stage.steps for stage in plan))
+        for number, (stage, state_file) in enumerate(zip(plan, state_files, strict=True)):
+            rates = [
+                config.learning_rate * schedule((pixels[number] + step * stage.pixels) / pixels[-1])
+                for step in range(1, stage.steps + 1)
+            ]
+            sam = resized_sam(sam, stage.image_size).to(config.device).train()
+            train_stage(sam, config, stage, rates, state_file, bar, task)
+    save_sam(sam, weights, dtype=torch.float16)
+    console.print(f"weights in {weights}")
 
-    batches = Batches(plan, first_step, config.prompts, config.seed)
+
+def train_stage(
+    sam: Sam,
+    config: Config,
+    stage: Stage,
+    rates: Sequence[float],
+    state_file: Path,
+    bar: ProgressBar,
+    task: TaskID,
+) -> None:
+    """Take the steps of a stage that `state_file`, if it exists, does not hold yet."""
+    optimizer = torch.optim.AdamW(sam.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
+    run = {
+        "stage": asdict(stage),
+        "prompts": config.prompts,
+        "rounds": config.rounds,
+        "learning rates": [rates[0], rates[-1]],
+        "seed": config.seed,
+    }
+    done = Progress()
+    if state_file.exists():
+        done = load_state(state_file, run, sam, optimizer, scaler=None)
+    bar.advance(task, done.step)
+    batches = Batches(stage, done.step, config.prompts, config.seed)
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
     log: dict[str, list[float]] = {}
-    with progress_bar() as progress:
-        task = progress.add_task("step", total=len(plan), completed=first_step)
-        for step, batch in enumerate(loader, first_step):
-            if plan[step].image_size != sam.image_encoder.img_size:
-                sam = resized_sam(sam, plan[step].image_size).to(config.device)
-                optimizer = make_optimizer(sam)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(pixels[step] / pixels[-1])
-            generator = seeded_generator(config.seed, f"step {step}")
-            batch = {name: value.to(config.device) for name, value in batch.items()}
-            loss, iou = step_loss(Segmenter(sam.train()), batch, config.rounds, generator)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} in step {step}")
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-            optimizer.step()
-            progress.update(task, advance=1)
-            for name, value in {"loss": loss.item(), **iou}.items():
-                log.setdefault(name, []).append(value)
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == len(plan):
-                means = "  ".join(f"{name} {np.mean(log[name]):.3f}" for name in sorted(log))
-                progress.console.print(f"step {step + 1}  {means}", highlight=False)
-                log.clear()
-                with atomic_write(state_file) as temporary:
-                    torch.save(
-                        {
-                            "step": step + 1,
-                            "sam": sam.state_dict(),
-                            "optimizer": optimizer.state_dict(),
-                        },
-                        temporary,
-                    )
-    save_sam(sam, config.out / "mini_sam.safetensors", dtype=torch.float16)
-    console.print(f"weights in {config.out / 'mini_sam.safetensors'}")
+    for step, batch in enumerate(loader, done.step):
+        for group in optimizer.param_groups:
+            group["lr"] = rates[step]
+        batch = {name: value.to(config.device) for name, value in batch.items()}
+        generator = seeded_generator(config.seed, f"{stage.image_size} pixels, step {step}")
+        loss, iou = step_loss(Segmenter(sam), batch, config.rounds, generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} in step {step} of {stage}")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        optimizer.step()
+        bar.advance(task)
+        for name, value in {"loss": loss.item(), **iou}.items():
+            log.setdefault(name, []).append(value)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
+            means = "  ".join(f"{name} {np.mean(log[name]):.3f}" for name in sorted(log))
+            bar.console.print(
+                f"{stage.image_size} pixels, step {step + 1}  {means}", highlight=False
+            )
+            log.clear()
+            save_state(state_file, run, Progress(step=step + 1), sam, optimizer, scaler=None)
 
 
 def stages(config: Config) -> list[Stage]:
@@ -176,41 +190,35 @@ def match_keys_to_queries(sam: Sam) -> None:
             module.k_proj.weight.copy_(module.q_proj.weight)
 
 
-def make_optimizer(sam: Sam) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(sam.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
-
-
 class Batches(Dataset[Mapping[str, Tensor]]):
-    """The batches of all steps of a plan from `first_step` on; each depends on seed and step alone.
+    """The batches of a stage from `first_step` on; each depends on seed, stage and step alone.
 
     A batch has "images" (B, 3, S, S) in [0, 255], "masks" (B, K, S/4, S/4), K of the masks of each,
     and their "boxes" (B, K, 4) as (x0, y0, x1, y1) in pixels.
     """
 
-    def __init__(self, plan: list[Stage], first_step: int, prompts: int, seed: int):
-        self.plan, self.first_step, self.prompts, self.seed = plan, first_step, prompts, seed
+    def __init__(self, stage: Stage, first_step: int, prompts: int, seed: int):
+        self.stage, self.first_step, self.prompts, self.seed = stage, first_step, prompts, seed
 
     def __len__(self) -> int:
-        return len(self.plan) - self.first_step
+        return self.stage.steps - self.first_step
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
-        step = self.first_step + index
-        stage = self.plan[step]
-        rng = np.random.default_rng((self.seed, step))
+        size = self.stage.image_size
+        rng = np.random.default_rng((self.seed, size, self.first_step + index))
         samples: list[dict[str, Tensor]] = []
-        while len(samples) < stage.batch_size:
-            samples += [self._sample(rng, scene) for scene in draw_images(rng, stage.image_size)]
+        while len(samples) < self.stage.batch_size:
+            samples += [self._sample(rng, scene) for scene in draw_images(rng, size)]
         return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
 
     def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
         low_res = scene.masks[:, 2::4, 2::4]
         visible = rng.permutation(np.flatnonzero(low_res.any((1, 2))))
         chosen = np.resize(visible, self.prompts)
-        boxes = np.stack([bounding_box(mask) for mask in scene.masks[chosen]])
         return {
             "images": torch.from_numpy(scene.image.transpose(2, 0, 1).copy()),
             "masks": torch.from_numpy(low_res[chosen]),
-            "boxes": torch.from_numpy(boxes),
+            "boxes": boxes_around(torch.from_numpy(scene.masks[chosen])),
         }
 
 
@@ -223,11 +231,6 @@ def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
         np.s_[row : row + size, column : column + size] for row in (0, size) for column in (0, size)
     ]
     return [Scene(scene.image[each], scene.masks[:, *each]) for each in quarters]
-
-
-def bounding_box(mask: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "4"]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def step_loss(
@@ -319,12 +322,11 @@ def mask_iou(
     return (predicted & truth).sum((-2, -1)) / (predicted | truth).sum((-2, -1)).clamp(min=1)
 
 
-def progress_bar() -> Progress:
-    return Progress(
+def progress_bar() -> ProgressBar:
+    return ProgressBar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
     )

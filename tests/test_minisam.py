@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_leaves_weights_of_the_mini_sam(short, tmp_path):
     assert {each.dtype for each in tensors} == {torch.float16}
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeypatch, step):
     whole = minisam.Config(out=tmp_path / "whole", prompts=2, device="cpu")
     minisam.main(whole)
 
@@ -41,7 +43,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
 
     def interrupted(*arguments):
         calls.append(None)
-        if len(calls) == 3:
+        if len(calls) == step:
             raise KeyboardInterrupt
         return step_loss(*arguments)
 
@@ -61,16 +63,19 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
 def test_a_finished_folder_is_not_overwritten(short, tmp_path):
     config = minisam.Config(out=tmp_path, prompts=2, device="cpu")
     minisam.main(config)
-    with pytest.raises(ValueError, match="give --resume"):
+    with pytest.raises(ValueError, match="this pretraining is finished"):
         minisam.main(config)
-    with pytest.raises(ValueError, match="is finished: 4 of 4 steps"):
-        minisam.main(minisam.Config(out=tmp_path, prompts=2, device="cpu", resume=True))
+    (tmp_path / "mini_sam.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds a pretraining: give --resume"):
+        minisam.main(config)
+    with pytest.raises(ValueError, match="a run with prompts 2, and this one has 3"):
+        minisam.main(replace(config, prompts=3, resume=True))
 
 
 def test_a_mistake_is_one_line(tmp_path):
     done = run("--resume", "--out", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == f"error: --resume, but there is no {tmp_path / 'state.pt'}\n"
+    assert done.stderr == f"error: --resume, but there is no {tmp_path / 'stage_1.safetensors'}\n"
 
 
 def test_clicks_lie_in_the_region_and_know_their_side():

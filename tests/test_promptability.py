@@ -17,12 +17,6 @@ def test_the_middle_is_farthest_from_the_border():
     assert promptability.middle(np.zeros((4, 4), bool)).tolist() == [0, 0]
 
 
-def test_the_box_of_a_mask():
-    mask = np.zeros((9, 12), bool)
-    mask[2:5, 3:10] = True
-    assert promptability.bounding_box(mask).tolist() == [3, 2, 10, 5]
-
-
 class Planted(ak.Segmenter):
     """Answers a point or box with the target, in the third of its masks or in the first."""
 

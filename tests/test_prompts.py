@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterkit.prompts import (
+    boxes_around,
     choose_points,
     entropy_point,
     farthest_point,
@@ -229,3 +230,15 @@ def test_strategy_errors():
         choose_points(masks, "3-random", [torch.Generator()] * 2, lambda *_: masks.float())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="2 images, but 1 generators"):
         choose_points(masks, "1", [torch.Generator()], lambda *_: masks.float())
+
+
+def test_a_box_goes_from_edge_to_edge_of_the_pixels():
+    masks = torch.zeros(2, 9, 12, dtype=torch.bool)
+    masks[0, 2:5, 3:10] = True
+    masks[1, 8, 0] = True
+    assert boxes_around(masks).tolist() == [[3, 2, 10, 5], [0, 8, 1, 9]]
+
+
+def test_there_is_no_box_around_nothing():
+    with pytest.raises(ValueError, match="no foreground"):
+        boxes_around(torch.zeros(1, 4, 4, dtype=torch.bool))
