@@ -34,7 +34,7 @@ from adapterkit.prompts import boxes_around
 
 console = Console()
 
-SCENE_SIZE = 512
+SCENE_SIZE = 256
 """Side of the scenes in pixels; a model of another input size sees them resized."""
 
 

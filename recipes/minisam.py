@@ -1,25 +1,30 @@
 """Pretrain a small Segment Anything model from nothing, for tests and demonstrations.
 
-    python -m recipes.minisam                              a few hours on 2 CPU cores
-    python -m recipes.minisam --out runs/minisam --resume  goes on where it was interrupted
+    torchrun --nproc-per-node 2 -m recipes.minisam         one process for each of 2 CPU cores
+    python -m recipes.minisam                              one process
+    python -m recipes.minisam --resume                     goes on where it was interrupted
 
 The procedure is SAM's in small. Procedural scenes stand in for SA-1B; the first prompt of a mask is
 a point or a box, and the next ones are clicks where the mask is wrong, with the mask itself;
 the loss is 20 focal + Dice, of an ambiguous point's three masks only the lowest, and the squared
-error of the predicted IoU. Training begins on 128x128 pixels, a quarter of a scene, where a step
-costs a twentieth of one at the model's 512x512, and ends there. It leaves the weights in half
-precision, `mini_sam.safetensors`; `python -m benchmarks.promptability` measures them.
+error of the predicted IoU. The image embedding also tells, through a linear map that is dropped in
+the end, where one thing borders on another: at first, masks alone teach the encoder little.
+Training begins on 128x128 pixels, a quarter of a scene, where a step costs a third of one at the
+model's 256x256, and ends there. It leaves the weights in half precision, `mini_sam.safetensors`;
+`python -m benchmarks.promptability` measures them.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and appendix A.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
@@ -28,7 +33,7 @@ from rich.progress import Progress as ProgressBar
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention
 from segment_anything.modeling.transformer import Attention as DecoderAttention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.command_line import run
@@ -49,7 +54,7 @@ class Stage:
     image_size: int
     """Side in pixels. Below the model's own, images are the quarters of scenes twice as large."""
     batch_size: int
-    """Images per step; of quarters, a multiple of 4."""
+    """Images per step, of all processes together."""
 
     @property
     def pixels(self) -> int:
@@ -57,7 +62,7 @@ class Stage:
         return self.batch_size * self.image_size**2
 
 
-STAGES = (Stage(12000, 128, 4), Stage(1500, 256, 4), Stage(300, 512, 4))
+STAGES = (Stage(7500, 128, 8), Stage(8000, 256, 4))
 SAVE_EVERY = 100
 """Steps between two saved states."""
 
@@ -78,12 +83,26 @@ class Config:
     """Of weights, scenes and prompts."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to train."""
+    workers: int = 1
+    """Processes that draw scenes, for each one that trains."""
     resume: bool = False
     """Go on from the state in the folder, with the other options as they were."""
 
 
 def main(config: Config) -> None:
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+        if config.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    rank, processes = this_process()
+    console.quiet = rank > 0
     plan = stages(config)
+    for stage in plan:
+        if stage.batch_size % processes:
+            raise ValueError(
+                f"{processes} processes cannot share batches of {stage.batch_size} images; "
+                "start a number of processes that divides it"
+            )
     weights = config.out / "mini_sam.safetensors"
     state_files = [config.out / f"stage_{number}.safetensors" for number in range(1, len(plan) + 1)]
     if weights.exists():
@@ -94,8 +113,8 @@ def main(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    sam = build_sam(replace(SMALL, image_size=plan[0].image_size), seed=config.seed)
-    match_keys_to_queries(sam)
+    model = Pretraining(build_sam(replace(SMALL, image_size=plan[0].image_size), config.seed))
+    match_keys_to_queries(model.sam)
     # The learning rate follows the pixels seen, so that every stage takes its share of the decay.
     pixels = [0, *np.cumsum([stage.steps * stage.pixels for stage in plan])]
     with progress_bar() as bar:
@@ -105,14 +124,55 @@ def main(config: Config) -> None:
                 config.learning_rate * schedule((pixels[number] + step * stage.pixels) / pixels[-1])
                 for step in range(1, stage.steps + 1)
             ]
-            sam = resized_sam(sam, stage.image_size).to(config.device).train()
-            train_stage(sam, config, stage, rates, state_file, bar, task)
-    save_sam(sam, weights, dtype=torch.float16)
+            model.sam = resized_sam(model.sam, stage.image_size)
+            model.to(config.device).train()
+            train_stage(model, config, stage, rates, state_file, bar, task)
+    if rank == 0:
+        save_sam(model.sam, weights, dtype=torch.float16)
     console.print(f"weights in {weights}")
 
 
+class Pretraining(nn.Module):
+    """A `Sam`, and what its image embedding is taught besides."""
+
+    def __init__(self, sam: Sam):
+        super().__init__()
+        self.sam = sam
+        channels = sam.prompt_encoder.embed_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.to_borders = nn.Conv2d(channels, 2 * 4 * 4, 1)
+
+    def borders(self, embedding: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 4*h 4*w"]:
+        """Logits of whether a cell and its right, and its lower, neighbour show different things.
+
+        The cells are those of the low-resolution masks.
+        """
+        return F.pixel_shuffle(self.to_borders(embedding), 4)
+
+
+def this_process() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """The mean of every gradient over all processes; one that is absent counts as zero."""
+    if this_process()[1] == 1:
+        return
+    for each in parameters:
+        if each.grad is None:
+            each.grad = torch.zeros_like(each)
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients]) / this_process()[1]
+    dist.all_reduce(together)
+    parts = together.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 def train_stage(
-    sam: Sam,
+    model: Pretraining,
     config: Config,
     stage: Stage,
     rates: Sequence[float],
@@ -121,32 +181,37 @@ def train_stage(
     task: TaskID,
 ) -> None:
     """Take the steps of a stage that `state_file`, if it exists, does not hold yet."""
-    optimizer = torch.optim.AdamW(sam.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
+    rank, processes = this_process()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     run = {
         "stage": asdict(stage),
         "prompts": config.prompts,
         "rounds": config.rounds,
         "learning rates": [rates[0], rates[-1]],
         "seed": config.seed,
+        "processes": processes,
     }
     done = Progress()
     if state_file.exists():
-        done = load_state(state_file, run, sam, optimizer, scaler=None)
+        done = load_state(state_file, run, model, optimizer, scaler=None)
     bar.advance(task, done.step)
-    batches = Batches(stage, done.step, config.prompts, config.seed)
-    loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
+    batches = Batches(stage, done.step, config.prompts, config.seed, rank, processes)
+    loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         batch = {name: value.to(config.device) for name, value in batch.items()}
-        generator = seeded_generator(config.seed, f"{stage.image_size} pixels, step {step}")
-        loss, iou = step_loss(Segmenter(sam), batch, config.rounds, generator)
+        source = f"{stage.image_size} pixels, step {step}, process {rank}"
+        generator = seeded_generator(config.seed, source)
+        loss, iou = step_loss(model, batch, config.rounds, generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in step {step} of {stage}")
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         bar.advance(task)
         for name, value in {"loss": loss.item(), **iou}.items():
@@ -157,7 +222,9 @@ def train_stage(
                 f"{stage.image_size} pixels, step {step + 1}  {means}", highlight=False
             )
             log.clear()
-            save_state(state_file, run, Progress(step=step + 1), sam, optimizer, scaler=None)
+            if rank == 0:
+                state = Progress(step=step + 1)
+                save_state(state_file, run, state, model, optimizer, scaler=None)
 
 
 def stages(config: Config) -> list[Stage]:
@@ -191,54 +258,74 @@ def match_keys_to_queries(sam: Sam) -> None:
 
 
 class Batches(Dataset[Mapping[str, Tensor]]):
-    """The batches of a stage from `first_step` on; each depends on seed, stage and step alone.
+    """One process's share of the batches of a stage, from `first_step` on.
 
-    A batch has "images" (B, 3, S, S) in [0, 255], "masks" (B, K, S/4, S/4), K of the masks of each,
-    and their "boxes" (B, K, 4) as (x0, y0, x1, y1) in pixels.
+    Each depends on seed, stage, step and process alone. It has "images" (B, 3, S, S) in [0, 255],
+    "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0, x1, y1) in
+    pixels, and the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them.
     """
 
-    def __init__(self, stage: Stage, first_step: int, prompts: int, seed: int):
+    def __init__(
+        self,
+        stage: Stage,
+        first_step: int,
+        prompts: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ):
         self.stage, self.first_step, self.prompts, self.seed = stage, first_step, prompts, seed
+        self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
         return self.stage.steps - self.first_step
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
         size = self.stage.image_size
-        rng = np.random.default_rng((self.seed, size, self.first_step + index))
-        samples: list[dict[str, Tensor]] = []
-        while len(samples) < self.stage.batch_size:
-            samples += [self._sample(rng, scene) for scene in draw_images(rng, size)]
+        number = (self.first_step + index) * self.processes + self.rank
+        rng = np.random.default_rng((self.seed, size, number))
+        images: list[Scene] = []
+        while len(images) < self.stage.batch_size // self.processes:
+            images += draw_images(rng, size)
+        images = images[: self.stage.batch_size // self.processes]
+        samples = [self._sample(rng, image) for image in images]
         return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
 
     def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
         low_res = scene.masks[:, 2::4, 2::4]
         visible = rng.permutation(np.flatnonzero(low_res.any((1, 2))))
         chosen = np.resize(visible, self.prompts)
+        borders = np.zeros((2, *low_res.shape[1:]), np.float32)
+        borders[0, :, :-1] = (low_res[:, :, 1:] != low_res[:, :, :-1]).any(0)
+        borders[1, :-1] = (low_res[:, 1:] != low_res[:, :-1]).any(0)
         return {
             "images": torch.from_numpy(scene.image.transpose(2, 0, 1).copy()),
             "masks": torch.from_numpy(low_res[chosen]),
             "boxes": boxes_around(torch.from_numpy(scene.masks[chosen])),
+            "borders": torch.from_numpy(borders),
         }
 
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
-    """A scene of the model's own size, or else the quarters of one twice as large as `size`."""
+    """A scene of the model's own size, or else quarters of one twice as large as `size`."""
     if size == SMALL.image_size:
         return [draw_scene(rng, size)]
     scene = draw_scene(rng, 2 * size)
     quarters = [
         np.s_[row : row + size, column : column + size] for row in (0, size) for column in (0, size)
     ]
+    quarters = [quarters[each] for each in rng.permutation(4)]
     return [Scene(scene.image[each], scene.masks[:, *each]) for each in quarters]
 
 
 def step_loss(
-    segmenter: Segmenter, batch: Mapping[str, Tensor], rounds: int, generator: torch.Generator
+    model: Pretraining, batch: Mapping[str, Tensor], rounds: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """The mean loss over the rounds, and the mean IoU of the masks of each."""
+    """The loss of the borders and of the masks of all rounds; and the mean IoU of each round's."""
+    segmenter = Segmenter(model.sam)
     target = batch["masks"]
     embedding = segmenter.encode(batch["images"].float())
+    borders = F.binary_cross_entropy_with_logits(model.borders(embedding), batch["borders"])
     points = labels = boxes = masks = None
     if torch.rand((), generator=generator) < 0.4:
         boxes = shaken(batch["boxes"], segmenter.image_size, generator)
@@ -264,13 +351,13 @@ def step_loss(
         name = "point" if ambiguous else "box" if number == 0 else f"round {number + 1}"
         iou[name] = true_iou.gather(-1, best).mean().item()
 
-        # What is still wrong is corrected by one or two clicks, beside the mask itself.
+        # What is still wrong is corrected by up to three clicks, beside the mask itself.
         masks = logits.detach().take_along_dim(best[..., None, None], dim=2)[:, :, 0]
-        for _ in range(int(torch.randint(1, 3, (), generator=generator))):
+        for _ in range(int(torch.randint(1, 4, (), generator=generator))):
             new = clicks((masks > 0) != target, target, segmenter.image_size, generator)
             points = new[0] if points is None else torch.cat([points, new[0]], dim=2)
             labels = new[1] if labels is None else torch.cat([labels, new[1]], dim=2)
-    return loss / rounds, iou
+    return loss / rounds + 5 * borders, iou
 
 
 def clicks(

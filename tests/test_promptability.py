@@ -38,10 +38,11 @@ class Planted(ak.Segmenter):
 
 def test_planted_answers_are_scored():
     sam = ak.build_sam(ECHO, seed=0)
-    target = np.zeros((512, 512), bool)
-    target[128:256, 64:256] = True
+    side = promptability.SCENE_SIZE
+    target = np.zeros((side, side), bool)
+    target[side // 4 : side // 2, side // 8 : side // 2] = True
     segmenter = Planted(sam, target)
-    image = np.zeros((512, 512, 3), np.uint8)
+    image = np.zeros((side, side, 3), np.uint8)
     answers = promptability.ask(segmenter, image, target[None])
     for name in ("click", "oracle", "box", "five_clicks"):
         assert getattr(answers, name).item() > 0.95, name
@@ -49,13 +50,13 @@ def test_planted_answers_are_scored():
     assert answers.predicted[0].tolist() == pytest.approx([0.1, 0.2, 0.9])
 
     # The prompts are in pixels of the model's input.
-    scale = ECHO.image_size / 512
+    scale = ECHO.image_size / side
     point, labels, _ = segmenter.prompts[0]
     x, y = (point[0, 0, 0] / scale).tolist()
     assert target[int(y), int(x)]
     assert labels.tolist() == [[[1]]]
     assert segmenter.prompts[-1][2].flatten().tolist() == [
-        scale * each for each in (64, 128, 256, 256)
+        scale * side * each for each in (1 / 8, 1 / 4, 1 / 2, 1 / 2)
     ]
 
 

@@ -40,8 +40,8 @@ class Scene:
     masks: Bool[np.ndarray, "n S S"]
 
 
-MIN_AREA = 0.002
-"""Smallest mask, as a share of the image: 23 x 23 pixels of 512 x 512."""
+MIN_AREA = 0.005
+"""Smallest mask, as a share of the image: 18 x 18 pixels of 256 x 256."""
 
 
 def draw_scene(rng: Generator, size: int) -> Scene:
@@ -54,7 +54,7 @@ def draw_scene(rng: Generator, size: int) -> Scene:
         raise ValueError(f"size is {size} pixels: expected between 32 and {_TILE}")
     canvas = _Canvas(size)
     _draw_background(rng, canvas)
-    for _ in range(rng.integers(3, 13)):
+    for _ in range(rng.integers(2, 10)):
         _draw_object(rng, canvas)
     return Scene(_photograph(rng, canvas.colour), canvas.masks())
 
@@ -122,7 +122,7 @@ def _draw_background(rng: Generator, canvas: _Canvas) -> None:
 
 def _draw_object(rng: Generator, canvas: _Canvas) -> None:
     size = canvas.size
-    outline = _outline(rng, radius=math.exp(rng.uniform(math.log(0.04), math.log(0.3))))
+    outline = _outline(rng, radius=math.exp(rng.uniform(math.log(0.06), math.log(0.35))))
     outline = outline + rng.uniform(0.02, 0.98, 2)
     box = _bounding_box(outline, size)
     coverage = _Coverage(box, _rasterise(outline, box, size))
