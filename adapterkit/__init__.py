@@ -8,6 +8,7 @@ from adapterkit.adapter_file import (
     load_adapter,
     save_adapter,
 )
+from adapterkit.fast import fast, stock
 from adapterkit.inject import (
     activate,
     adapters,
@@ -38,6 +39,7 @@ __all__ = [
     "build_sam",
     "disabled",
     "eject",
+    "fast",
     "inject",
     "inject_medsam",
     "inject_msa",
@@ -52,6 +54,7 @@ __all__ = [
     "parts",
     "remove",
     "save_adapter",
+    "stock",
     "summary",
     "view",
 ]

@@ -37,13 +37,24 @@ def set_overlay(module: nn.Module, name: str, transforms: tuple[Transform, ...])
     """
     current = {**overlays(module), name: transforms}
     current = {key: value for key, value in current.items() if value}
-    base = getattr(type(module), "_overlaid_class", type(module))
+    base = plain_class(module)
     if current:
         module.__dict__[_OVERLAYS] = current
         module.__class__ = _overlaid(base, frozenset(current))
     else:
         module.__dict__.pop(_OVERLAYS, None)
         module.__class__ = base
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class of `module` without its overlays."""
+    return getattr(type(module), "_overlaid_class", type(module))
+
+
+def set_class(module: nn.Module, base: type[nn.Module]) -> None:
+    """Make `module` one of class `base`, with the overlays that it has."""
+    names = frozenset(overlays(module))
+    module.__class__ = _overlaid(base, names) if names else base
 
 
 def raw_parameter(module: nn.Module, name: str) -> Tensor:

@@ -29,8 +29,10 @@ def base(sam: Sam, samus_reference: Reference) -> Sam:
     return sam
 
 
-@pytest.fixture
-def samus(base: Sam, samus_reference: Reference) -> Sam:
+@pytest.fixture(params=["stock", "fast"])
+def samus(base: Sam, samus_reference: Reference, request: pytest.FixtureRequest) -> Sam:
+    if request.param == "fast":
+        ak.fast(base)
     return ak.load_published(base, published(samus_reference), method="samus")
 
 

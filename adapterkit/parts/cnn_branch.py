@@ -52,7 +52,8 @@ class ConvBranch(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
         """The maps that the attending blocks read, in order, and the refined map after the last."""
-        first = self.pools(self.stem(image))
+        # In this layout norms and tokens, channels last too, are views of the convolutions' maps.
+        first = self.pools(self.stem(image.contiguous(memory_format=torch.channels_last)))
         if self.grid is not None and tuple(first.shape[-2:]) != self.grid:
             first = F.interpolate(first, self.grid, mode="bilinear", align_corners=False)
         maps = [first]

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
+from adapterkit.last_result import LastResult
 from adapterkit.parts.conv import conv_block
 from adapterkit.vit import OnGrid
 
@@ -26,8 +27,12 @@ class PooledPosition(nn.Module):
         super().__init__()
         stages = [conv_block(width, width, pool=True) for _ in range(halvings)]
         self.stages = nn.Sequential(*(stages or [conv_block(width, width)]))
+        self._last = LastResult()
 
     def forward(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
+        return self._last.of((pos_embed, *self.parameters()), lambda: self._adapt(pos_embed))
+
+    def _adapt(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
         adapted = self.stages(rearrange(pos_embed, "b h w c -> b c h w"))
         return rearrange(adapted, "b c h w -> b h w c")
 

@@ -1,0 +1,172 @@
+"""The fast forward computes what the stock one computes, and comes off again."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+import adapterkit as ak
+from tests.models import ECHO, TINY, snapshot
+
+SIZE = 128
+METHODS: dict[str, Callable[[Sam], Sam]] = {
+    "SAM": lambda sam: sam,
+    "SAMUS": lambda sam: ak.inject_samus(sam, SIZE),
+    "SAMed": lambda sam: ak.inject_samed(sam, image_size=SIZE),
+    "MSA": lambda sam: ak.inject_msa(sam, SIZE),
+    "MedSAM": lambda sam: ak.inject_medsam(sam, SIZE),
+}
+
+
+def tokens(model: nn.Module, image: Tensor) -> Tensor:
+    encoder = ak.view(model).encoder
+    return encoder(image)
+
+
+def differences(one: nn.Module, other: nn.Module) -> dict[str, float]:
+    """Of the gradients, relative to their norm, where that is more than rounding noise."""
+    gradients = {name: each.grad for name, each in one.named_parameters() if each.grad is not None}
+    others = dict(other.named_parameters())
+    largest = max(each.norm() for each in gradients.values())
+    found = {}
+    for name, gradient in gradients.items():
+        against = others[name].grad
+        assert against is not None, name
+        if gradient.norm() > 1e-5 * largest:
+            found[name] = ((gradient - against).norm() / gradient.norm()).item()
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_and_gradients_are_those_of_the_stock_forward(method: str):
+    base = ak.build_sam(replace(TINY, image_size=SIZE if method == "SAM" else 256), seed=0)
+    torch.manual_seed(1)
+    sam = METHODS[method](base)
+    faster = ak.fast(copy.deepcopy(sam))
+    image = torch.rand(2, 3, SIZE, SIZE)
+    points, labels = torch.full((2, 3, 1, 2), 50.0), torch.ones(2, 3, 1, dtype=torch.long)
+    outputs = []
+    for each in (sam, faster):
+        segmenter = ak.Segmenter(each)
+        embedding = each.image_encoder(image)
+        logits, iou = segmenter.decode_all(embedding, points, labels)
+        (logits.square().mean() + iou.square().mean() + embedding.square().mean()).backward()
+        outputs.append((embedding, logits, iou))
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert max(differences(sam, faster).values()) < 1e-4
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    grid=st.integers(1, 9),
+    window=st.integers(1, 5),
+    heads=st.sampled_from([1, 2, 3]),
+    batch=st.integers(1, 3),
+    trained=st.booleans(),
+)
+def test_any_geometry(grid: int, window: int, heads: int, batch: int, trained: bool):
+    config = replace(
+        ECHO, width=24, num_heads=heads, depth=2, global_blocks=(1,), window_size=window,
+        image_size=16 * grid,
+    )  # fmt: skip
+    sam = ak.build_sam(config, seed=0).requires_grad_(trained)
+    faster = ak.fast(copy.deepcopy(sam))
+    image = torch.rand(batch, 3, 16 * grid, 16 * grid, generator=torch.Generator().manual_seed(0))
+    image.requires_grad_()
+    expected, found = tokens(sam, image), tokens(faster, image)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.rand(expected.shape, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for each in (expected, found):
+        (each * weights).sum().backward(inputs=None if trained else [image])
+        gradients.append(image.grad)
+        image.grad = None
+    scale = gradients[0].abs().max().item()
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4 * scale)
+    if trained:
+        assert max(differences(sam, faster).values()) < 1e-4
+
+
+def test_it_comes_off_again_and_changes_no_key(sam: Sam):
+    before = snapshot(sam)
+    ak.fast(sam)
+    assert list(sam.state_dict()) == before["keys"]
+    assert snapshot(sam) != before
+    assert ak.fast(sam) is sam
+    ak.stock(sam)
+    assert snapshot(sam) == before
+
+
+@pytest.mark.parametrize("order", ["fast first", "adapter first"])
+def test_adapters_come_and_go_under_it(sam: Sam, image: Tensor, order: str):
+    expected_base = ak.Segmenter(sam).sam.state_dict()
+    before = snapshot(sam)
+    torch.manual_seed(0)
+    reference = ak.inject_samus(copy.deepcopy(sam))
+    torch.manual_seed(0)
+    if order == "fast first":
+        ak.inject_samus(ak.fast(sam))
+    else:
+        ak.fast(ak.inject_samus(sam))
+    torch.testing.assert_close(
+        tokens(sam, image), tokens(reference, image), rtol=1e-5, atol=1e-5
+    )  # fmt: skip
+    for path in ("image_encoder.blocks.2", "image_encoder.blocks.2.attn"):
+        assert type(sam.get_submodule(path)).__name__.startswith("Fast")
+    ak.eject(sam)
+    assert list(sam.state_dict()) == list(expected_base)
+    ak.stock(sam)
+    assert snapshot(sam) == before
+
+
+def test_a_copy_and_a_pickled_one_are_fast_and_independent(sam: Sam, image: Tensor):
+    ak.fast(ak.inject_samus(sam))
+    with torch.no_grad():
+        expected = tokens(sam, image)
+        for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
+            assert torch.equal(tokens(other, image), expected)
+            other.image_encoder.blocks[0].attn.qkv.bias.add_(1)
+            assert not torch.equal(tokens(other, image), expected)
+            assert torch.equal(tokens(sam, image), expected)
+
+
+def test_the_predictor_gives_the_same_masks():
+    sam = ak.build_sam(replace(TINY, image_size=256), seed=0)
+    picture = np.random.default_rng(0).integers(0, 256, (100, 160, 3), np.uint8)
+    answers = []
+    for each in (sam, ak.fast(copy.deepcopy(sam))):
+        predictor = SamPredictor(each)
+        predictor.set_image(picture)
+        answers.append(predictor.predict(np.array([[40, 50]]), np.ones(1), return_logits=True))
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_run(sam: Sam, image: Tensor):
+    ak.fast(ak.inject_samus(sam))
+    seen = []
+    for path in ("blocks.0", "blocks.0.norm1", "blocks.0.attn", "blocks.0.attn.qkv"):
+        module = sam.image_encoder.get_submodule(path)
+        module.register_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    with torch.no_grad():
+        tokens(sam, image)
+    # The second call of qkv projects a zero, which fills up the windows.
+    assert seen == ["LayerNorm", "Linear", "Linear", "FastAttention", "FastBlock"]
+
+
+def test_another_model_is_refused():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1)
+    with pytest.raises(TypeError, match="VisionTransformer has no block of segment_anything"):
+        ak.fast(model)
