@@ -87,7 +87,7 @@ class SamConfig:
         )
 
 
-SMALL = SamConfig(
+MINI = SamConfig(
     width=128,
     depth=8,
     num_heads=4,

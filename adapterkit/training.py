@@ -30,8 +30,7 @@ from adapterkit.evaluation import mean_dice
 from adapterkit.losses import dice_bce_loss, low_res_target
 from adapterkit.prompts import PointStrategy, choose_points, seeded_generator
 from adapterkit.segmenter import Segmenter
-from adapterkit.training_state import Epoch as Epoch
-from adapterkit.training_state import Progress, load_state, save_state
+from adapterkit.training_state import Epoch, Progress, load_state, save_state
 from adapterkit.vit import view
 
 

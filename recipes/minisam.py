@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from adapterkit.command_line import run
 from adapterkit.data.scenes import Scene, draw_scene
 from adapterkit.prompts import boxes_around, random_points, seeded_generator
-from adapterkit.sam import SMALL, build_sam, resized_sam, save_sam
+from adapterkit.sam import MINI, build_sam, resized_sam, save_sam
 from adapterkit.segmenter import Segmenter
 from adapterkit.training_state import Progress, load_state, save_state
 
@@ -113,7 +113,7 @@ def main(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    model = Pretraining(build_sam(replace(SMALL, image_size=plan[0].image_size), config.seed))
+    model = Pretraining(build_sam(replace(MINI, image_size=plan[0].image_size), config.seed))
     match_keys_to_queries(model.sam)
     # The learning rate follows the pixels seen, so that every stage takes its share of the decay.
     pixels = [0, *np.cumsum([stage.steps * stage.pixels for stage in plan])]
@@ -308,7 +308,7 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
     """A scene of the model's own size, or else quarters of one twice as large as `size`."""
-    if size == SMALL.image_size:
+    if size == MINI.image_size:
         return [draw_scene(rng, size)]
     scene = draw_scene(rng, 2 * size)
     quarters = [

@@ -28,8 +28,9 @@ from adapterkit.plots import segmentation_figure, training_curves
 from adapterkit.prompts import PointStrategy
 from adapterkit.reports import extreme_cases, markdown_table, peak_memory, summaries, tables
 from adapterkit.run_folder import interrupted_run, new_folder, resumable, write_json, write_text
-from adapterkit.sam import SMALL
-from adapterkit.training import Epoch, Settings, log_to, make_accelerator, train
+from adapterkit.sam import MINI
+from adapterkit.training import Settings, log_to, make_accelerator, train
+from adapterkit.training_state import Epoch
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def choose_base(checkpoint: Path | None, seed: int) -> Base:
     if checkpoint is not None:
         return Base(ak.load_sam(checkpoint), checkpoint.name, 50, 1e-4, False)
     name = "small SAM, RANDOM weights (no --checkpoint given)"
-    return Base(ak.build_sam(SMALL, seed=seed), name, 12, 1e-3, True)
+    return Base(ak.build_sam(MINI, seed=seed), name, 12, 1e-3, True)
 
 
 def main(config: Config) -> None:

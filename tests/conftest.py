@@ -1,9 +1,11 @@
 """Fixtures that many tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +13,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
+from adapterkit.data.camus import Frame
+from adapterkit.data.phantom import write_phantom
+from tests.camus_files import save
 from tests.models import TINY
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -46,3 +51,25 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three synthetic patients in CAMUS's layout, not to be changed."""
+    return write_phantom(tmp_path_factory.mktemp("camus") / "release", 3, image_size=64)
+
+
+@pytest.fixture
+def release(phantom: Path, tmp_path: Path) -> Path:
+    """A copy of the phantom that a test may damage."""
+    return shutil.copytree(phantom, tmp_path / "release")
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> Frame:
+    """A frame of 6 rows and 4 columns whose files a test may replace."""
+    stem = tmp_path / "patient0007_2CH_ED"
+    image, mask = Path(f"{stem}.nii.gz"), Path(f"{stem}_gt.nii.gz")
+    save(image, np.arange(24, dtype=np.uint8).reshape(6, 4), spacing=(0.5, 0.75))
+    save(mask, np.arange(24, dtype=np.uint8).reshape(6, 4) % 4)
+    return Frame("patient0007", "2CH", "ED", image, mask)

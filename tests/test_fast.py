@@ -137,7 +137,7 @@ def test_a_copy_and_a_pickled_one_are_fast_and_independent(sam: Sam, image: Tens
         expected = tokens(sam, image)
         for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
             assert torch.equal(tokens(other, image), expected)
-            other.image_encoder.blocks[0].attn.qkv.bias.add_(1)
+            other.get_parameter("image_encoder.blocks.0.attn.qkv.bias").add_(1)
             assert not torch.equal(tokens(other, image), expected)
             assert torch.equal(tokens(sam, image), expected)
 

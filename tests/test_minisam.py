@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapterkit.sam import SMALL, load_sam
+from adapterkit.sam import MINI, load_sam
 from recipes import minisam
 
 
@@ -28,7 +28,7 @@ def short(monkeypatch):
 def test_leaves_weights_of_the_mini_sam(short, tmp_path):
     minisam.main(minisam.Config(out=tmp_path / "run", prompts=2, device="cpu"))
     sam = load_sam(tmp_path / "run/mini_sam.safetensors")
-    assert sam.image_encoder.img_size == SMALL.image_size
+    assert sam.image_encoder.img_size == MINI.image_size
     tensors = load_file(tmp_path / "run/mini_sam.safetensors").values()
     assert {each.dtype for each in tensors} == {torch.float16}
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,11 @@ from torch import Tensor
 import adapterkit as ak
 from adapterkit.parts import FeatureAdapter, LoRA, Peft, Train
 from adapterkit.parts.peft import METHODS, REFUSED
-from tests.models import snapshot, train_one_step
+from tests.models import ECHO, snapshot, train_one_step
 
 peft = pytest.importorskip("peft")
 
-SMALL = ak.SamConfig(
-    width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32
-)
+CONFIG = replace(ECHO, image_size=64)
 QKV = {"target_modules": ["qkv"]}
 BOTH = {"target_modules": ["qkv", "lin2"]}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -76,7 +75,7 @@ def _quiet():
 
 @pytest.fixture
 def small() -> Sam:
-    return ak.build_sam(SMALL, seed=0)
+    return ak.build_sam(CONFIG, seed=0)
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def test_a_method_trains_saves_loads_and_ejects(
     assert torch.equal(encode(small, picture), adapted)
 
     ak.save_adapter(small, tmp_path / "a.safetensors")
-    fresh = ak.build_sam(SMALL, seed=0).eval()
+    fresh = ak.build_sam(CONFIG, seed=0).eval()
     torch.manual_seed(1234)
     state = torch.get_rng_state()
     ak.load_adapter(fresh, tmp_path / "a.safetensors")
@@ -150,7 +149,7 @@ def test_merging_a_method_computes_the_same(small: Sam, picture: Tensor, part: P
     ak.merge(small)
     torch.testing.assert_close(encode(small, picture), adapted, rtol=1e-3, atol=1e-4)
     assert [row.part for row in ak.summary(small).parts] == ["FeatureAdapter(zero_init=False)"]
-    assert list(ak.eject(small).state_dict()) == list(ak.build_sam(SMALL).state_dict())
+    assert list(ak.eject(small).state_dict()) == list(ak.build_sam(CONFIG).state_dict())
 
 
 def test_what_cannot_be_merged_leaves_the_model_as_it_was(small: Sam, picture: Tensor):
@@ -256,7 +255,7 @@ def test_copies_and_pickles_are_independent(small: Sam, picture: Tensor):
 
 def test_a_base_checkpoint_loads_strictly_and_its_dtype_follows(small: Sam, picture: Tensor):
     ak.inject(small, [lora(), peft.BOFTConfig(target_modules=["lin1"], boft_block_size=4)])
-    other = ak.build_sam(SMALL, seed=1)
+    other = ak.build_sam(CONFIG, seed=1)
     small.load_state_dict(other.state_dict(), strict=True)
     # Both methods start as the identity, so that this is the other base's output.
     torch.testing.assert_close(encode(small, picture), encode(other, picture))
@@ -347,7 +346,7 @@ def test_a_file_can_name_known_configurations_only(
     forged["parts"] = [{"part": "Peft", "config": name, "options": options}]
     save_file(load_file(path), path, {"adapterkit": json.dumps(forged)})
     with pytest.raises(ak.AdapterFileError, match=message):
-        ak.load_adapter(ak.build_sam(SMALL, seed=0), path)
+        ak.load_adapter(ak.build_sam(CONFIG, seed=0), path)
 
 
 def test_every_option_is_refused_with_what_to_do():

@@ -10,7 +10,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
-from adapterkit.sam import SMALL, SamConfig, resized_sam, save_sam
+from adapterkit.sam import MINI, SamConfig, resized_sam, save_sam
 from tests.models import ECHO, TINY
 
 
@@ -54,10 +54,10 @@ def test_the_defaults_are_vit_b_s():
 
 
 def test_the_small_sam_is_small_and_reproducible():
-    small = ak.build_sam(SMALL, seed=3)
+    small = ak.build_sam(MINI, seed=3)
     assert sum(each.numel() for each in small.parameters()) < 5_000_000
-    assert SamConfig.of(small.state_dict()) == SMALL
-    again = ak.build_sam(SMALL, seed=3).state_dict()
+    assert SamConfig.of(small.state_dict()) == MINI
+    again = ak.build_sam(MINI, seed=3).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in small.state_dict().items())
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import adapterkit as ak
 from adapterkit.command_line import run
 from adapterkit.data.phantom import write_phantom
-from adapterkit.sam import SMALL
+from adapterkit.sam import MINI
 from recipes.samus_camus import Config, main
 from tests.models import ECHO
 
@@ -162,7 +162,7 @@ def test_without_data_and_checkpoint_it_says_what_it_uses(
         assert word in done.output
         assert word in table
     assert "| SAMUS + trained mask decoder | mean |" in table
-    sam = ak.load_adapter(ak.build_sam(SMALL, seed=0), folder / "adapter.safetensors")
+    sam = ak.load_adapter(ak.build_sam(MINI, seed=0), folder / "adapter.safetensors")
     assert sam.image_encoder.img_size == 128
 
 

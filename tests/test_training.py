@@ -21,13 +21,13 @@ from adapterkit.data.camus import CamusDataset, find_frames
 from adapterkit.data.phantom import write_phantom
 from adapterkit.evaluation import mean_dice
 from adapterkit.training import (
-    Epoch,
     Settings,
     checkpointed_blocks,
     log_to,
     make_accelerator,
     train,
 )
+from adapterkit.training_state import Epoch
 from tests.models import ECHO
 
 
