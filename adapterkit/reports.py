@@ -1,7 +1,7 @@
 """Tables and figures of evaluations, side by side."""
 
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,14 +37,20 @@ def markdown_table(
     ]
     shown = [metric for metric in metrics if all(metric in values for *_, values in rows)]
     heads = ["model", "structure", *(_COLUMNS[metric][0] for metric in shown)]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for model, structure, values in rows:
         cells = [
             f"{scale * values[metric]['mean']:.2f} ± {scale * values[metric]['std']:.2f}"
             for metric, scale in ((metric, _COLUMNS[metric][1]) for metric in shown)
         ]
-        lines.append(f"| {' | '.join([model, structure, *cells])} |")
-    return "\n".join(lines)
+        lines.append([model, structure, *cells])
+    return markdown(heads, lines)
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a line feed at its end."""
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
 def tables(evaluations: Mapping[str, Evaluation], attributes: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from adapterkit.command_line import run
 from adapterkit.data.scenes import draw_scene
 from adapterkit.files import atomic_write
 from adapterkit.prompts import boxes_around
+from adapterkit.reports import markdown
 
 console = Console()
 
@@ -94,9 +95,11 @@ def main(config: Config) -> None:
     correlation = torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1]
     right = (predicted.argmax(1) == true.argmax(1)).float().mean()
     console.print(f"{config.scenes} held-out scenes, {len(predicted)} masks\n")
-    console.print("| prompt | mean IoU | above 0.5 |\n|---|---|---|")
-    for name, iou in rows.items():
-        console.print(f"| {name} | {iou.mean():.3f} | {(iou > 0.5).float().mean():.0%} |")
+    shown = [
+        [name, f"{iou.mean():.3f}", f"{(iou > 0.5).float().mean():.0%}"]
+        for name, iou in rows.items()
+    ]
+    console.print(markdown(["prompt", "mean IoU", "above 0.5"], shown))
     console.print(
         f"\npredicted and true IoU of the three masks: correlation {correlation:.2f}, "
         f"the best is ranked first in {right:.0%} (by chance 33%)",

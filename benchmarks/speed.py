@@ -1,0 +1,364 @@
+"""How fast adapted models are, and how much memory they take: stock against fast, side by side.
+
+    python -m benchmarks.speed                      all of it, on ViT-B and on the small Sam
+    python -m benchmarks.speed --only samus --rounds 9
+
+"Stock" is the same parts on `segment_anything`'s own forward, under the default allocator; "fast"
+is what the recipes do, `ak.fast` and `keep_freed_memory`. Each contestant has a process of its own,
+and the contestants of a group take turns, so that a machine that is busy for a while is so for all.
+All weights are random, which times do not depend on.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from segment_anything.modeling import Sam
+from torch.utils.flop_counter import FlopCounterMode
+
+import adapterkit as ak
+from adapterkit.allocator import keep_freed_memory
+from adapterkit.command_line import check_positive, run
+from adapterkit.files import atomic_write
+from adapterkit.losses import dice_bce_loss
+from adapterkit.reports import markdown, peak_memory
+from adapterkit.run_folder import new_folder, write_text
+from adapterkit.sam import MINI
+from adapterkit.training import checkpointed_blocks
+
+BASES = {"ViT-B": ak.SamConfig(), "small Sam": MINI}
+METHODS: dict[str, Callable[[Sam, int], Sam]] = {
+    "SAM": lambda sam, image_size: sam,
+    "SAMUS": lambda sam, image_size: ak.inject_samus(sam, image_size),
+    "SAMed": lambda sam, image_size: ak.inject_samed(sam, image_size=image_size),
+    "MSA": lambda sam, image_size: ak.inject_msa(sam, image_size),
+}
+CEILING_SIDE = 2048
+"""Of the square matrices whose product is taken for all that a machine can do."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed: an image embedding, or a training step on one point per structure."""
+
+    base: str
+    method: str
+    task: Literal["embedding", "training step"]
+    image_size: int
+    batch: int
+    structures: int = 1
+    """Prompted in each image, in training."""
+
+    def __str__(self) -> str:
+        several = f", {self.structures} structures each" if self.structures > 1 else ""
+        return (
+            f"{self.method} on {self.base}, {self.image_size}x{self.image_size}, {self.task}, "
+            f"batch {self.batch}{several}"
+        )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to do some work."""
+
+    work: Work
+    fast: bool = False
+    bf16: bool = False
+    checkpointed: bool = False
+
+    def __str__(self) -> str:
+        options = ["fast" if self.fast else "stock"]
+        options += ["bf16"] if self.bf16 else []
+        options += ["checkpointed"] if self.checkpointed else []
+        return ", ".join(options)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one contestant took.
+
+    Attributes:
+        seconds: in each round.
+        peak_bytes: of its process, or on the GPU of its tensors.
+        flop: floating-point operations of one round.
+    """
+
+    contestant: Contestant
+    seconds: Sequence[float]
+    peak_bytes: int
+    flop: int
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path | None = None
+    """Folder for the table, the times and the plot. By default, a new one under runs/speed."""
+    only: str = ""
+    """Measure only the groups whose description contains this, in any case: samus, batch 4."""
+    rounds: int = 5
+    """Turns of each contestant, after one that does not count."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to measure."""
+
+
+def main(config: Config) -> None:
+    check_positive(config, "rounds")
+    chosen = [group for group in groups() if config.only.lower() in describe(group).lower()]
+    if not chosen:
+        raise ValueError(f"--only {config.only!r}: no group's description contains that")
+    folder = new_folder(config.out, "speed")
+    console = Console()
+    ceilings = {dtype: ceiling(config.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    results: list[list[Measured]] = []
+    for group in track(chosen, "groups", console=console, transient=True):
+        results.append(measure(group, config.rounds, config.device))
+        console.print(table(results[-1:], ceilings), highlight=False, soft_wrap=True)
+    machine = f"{config.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    rates = ", ".join(f"{str(k)[6:]} {v / 1e9:,.0f} GFLOP/s" for k, v in ceilings.items())
+    text = f"{machine}\nmatrix product of {CEILING_SIDE}: {rates}\n\n{table(results, ceilings)}"
+    write_text(folder / "table.md", text)
+    write_text(folder / "times.csv", times(results))
+    draw_scaling(results, folder / "scaling.png")
+    console.print(f"{machine}; {rates}\nresults in {folder}", soft_wrap=True)
+
+
+def groups() -> Iterator[list[Contestant]]:
+    """Who competes with whom; the first of each group is what the others are compared with."""
+    for base in BASES:
+        size = 256 if base == "ViT-B" else 128
+        for method in METHODS:
+            for batch in (1, 8):
+                work = Work(base, method, "embedding", size, batch)
+                yield [
+                    Contestant(work),
+                    Contestant(work, fast=True),
+                    Contestant(work, fast=True, bf16=True),
+                ]
+        for method in ("SAMUS", "SAMed", "MSA"):
+            for batch in (1, 4, 8):
+                work = Work(base, method, "training step", size, batch)
+                yield [
+                    Contestant(work),
+                    Contestant(work, fast=True),
+                    Contestant(work, fast=True, bf16=True),
+                    Contestant(work, fast=True, checkpointed=True),
+                ]
+    # SAM as it comes against SAMUS at its smaller input.
+    original = Work("ViT-B", "SAM", "embedding", 1024, 1)
+    samus = Work("ViT-B", "SAMUS", "embedding", 256, 1)
+    yield [
+        Contestant(original),
+        Contestant(samus),
+        Contestant(samus, fast=True),
+        Contestant(samus, fast=True, bf16=True),
+    ]
+    # An epoch in which every structure is seen: one encoder pass for each, or one for each image.
+    each = Work("ViT-B", "SAMUS", "training step", 256, 4)
+    together = replace(each, structures=3)
+    yield [
+        Contestant(each),
+        Contestant(together, fast=True),
+        Contestant(together, fast=True, bf16=True),
+    ]
+    for size in (128, 256, 512, 1024):
+        work = Work("ViT-B", "SAM", "embedding", size, 1)
+        yield [Contestant(work), Contestant(work, fast=True)]
+
+
+def describe(group: Sequence[Contestant]) -> str:
+    works = dict.fromkeys(str(each.work) for each in group)
+    return " / ".join(works)
+
+
+def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measured]:
+    """Time the contestants in turns, each in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        connections: list[Connection] = []
+        for contestant in group:
+            here, there = context.Pipe()
+            process = context.Process(target=compete, args=(contestant, device, there), daemon=True)
+            process.start()
+            there.close()
+            stack.callback(process.join)
+            connections.append(stack.enter_context(here))
+
+        def turn(connection: Connection, contestant: Contestant) -> float:
+            try:
+                connection.send("go")
+                return connection.recv()
+            except (EOFError, BrokenPipeError):
+                raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
+
+        pairs = list(zip(connections, group, strict=True))
+        for pair in pairs:
+            turn(*pair)
+        seconds = [[turn(*pair) for pair in pairs] for _ in range(rounds)]
+        peaks = []
+        for connection in connections:
+            connection.send("stop")
+            peaks.append(connection.recv())
+    return [
+        Measured(contestant, taken, peak, flop(contestant))
+        for contestant, taken, peak in zip(group, zip(*seconds, strict=True), peaks, strict=True)
+    ]
+
+
+def compete(contestant: Contestant, device: str, connection: Connection) -> None:
+    """A contestant's process: does its work each time it is told to, and says how long it took."""
+    if contestant.fast:
+        keep_freed_memory()
+    do = prepared(contestant, device)
+    while connection.recv() == "go":
+        start = time.perf_counter()
+        do()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        connection.send(time.perf_counter() - start)
+    connection.send(peak_memory()["GPU" if device == "cuda" else "process"])
+
+
+def prepared(contestant: Contestant, device: str) -> Callable[[], None]:
+    """The work, with all that it needs at hand."""
+    work = contestant.work
+    config = BASES[work.base]
+    if work.method == "SAM":
+        config = replace(config, image_size=work.image_size)
+    with torch.device(device):
+        sam = METHODS[work.method](ak.build_sam(config, seed=0), work.image_size)
+        images = 255 * torch.rand(work.batch, 3, work.image_size, work.image_size)
+        points = work.image_size * torch.rand(work.batch, work.structures, 1, 2)
+        labels = torch.ones(work.batch, work.structures, 1, dtype=torch.long)
+    if contestant.fast:
+        ak.fast(sam)
+    segmenter = ak.Segmenter(sam)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=contestant.bf16)
+
+    @torch.inference_mode()
+    def embed() -> None:
+        with autocast:
+            segmenter.encode(images)
+
+    if work.task == "embedding":
+        return embed
+
+    segmenter.train()
+    trained = [each for each in segmenter.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-4)
+    blocks = checkpointed_blocks(segmenter)
+    if contestant.checkpointed:
+        blocks.__enter__()
+
+    def step() -> None:
+        with autocast:
+            logits = segmenter(images, points, labels).low_res_logits
+            target = (torch.rand_like(logits) > 0.5).to(logits.dtype)
+            loss = dice_bce_loss(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def flop(contestant: Contestant) -> int:
+    """Floating-point operations of the matrix products and convolutions, without running them."""
+    do = prepared(replace(contestant, bf16=False), "meta")
+    with FlopCounterMode(display=False) as counter:
+        do()
+    return counter.get_total_flops()
+
+
+def ceiling(device: str, dtype: torch.dtype) -> float:
+    """The best rate of a large matrix product, in floating-point operations a second."""
+    one, other = torch.rand(2, CEILING_SIDE, CEILING_SIDE, device=device).to(dtype).unbind(0)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        one @ other
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * CEILING_SIDE**3 / best
+
+
+def table(results: Sequence[Sequence[Measured]], ceilings: dict[torch.dtype, float]) -> str:
+    """A row for each contestant; ratios are per image and structure, median and range."""
+    rows = []
+    for group in results:
+        first = group[0]
+        for each in group:
+            work = each.contestant.work
+            share = share_of_work(work) / share_of_work(first.contestant.work)
+            ratios = [a / b * share for a, b in zip(first.seconds, each.seconds, strict=True)]
+            dtype = torch.bfloat16 if each.contestant.bf16 else torch.float32
+            seconds = statistics.median(each.seconds)
+            rows.append(
+                [
+                    str(work),
+                    str(each.contestant),
+                    f"{seconds:.3f}",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                    f"{each.peak_bytes / 2**30:.2f}",
+                    f"{each.peak_bytes / first.peak_bytes:.2f}",
+                    f"{each.flop / 1e9:,.0f}",
+                    f"{each.flop / seconds / ceilings[dtype]:.0%}",
+                ]
+            )
+    header = ["work", "how", "s", "times faster", "GiB", "ratio", "GFLOP", "of the ceiling"]
+    return markdown(header, rows)
+
+
+def share_of_work(work: Work) -> int:
+    """Embeddings, or in training images times structures, that are done at once."""
+    return work.batch * (work.structures if work.task == "training step" else 1)
+
+
+def times(results: Sequence[Sequence[Measured]]) -> str:
+    """Every single time, as CSV."""
+    lines = ["group,work,how,round,seconds,peak_bytes,flop"]
+    for number, group in enumerate(results, 1):
+        for each in group:
+            for turn, seconds in enumerate(each.seconds, 1):
+                work, how = f'"{each.contestant.work}"', f'"{each.contestant}"'
+                lines.append(
+                    f"{number},{work},{how},{turn},{seconds:.6f},{each.peak_bytes},{each.flop}"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def draw_scaling(results: Sequence[Sequence[Measured]], path: Path) -> None:
+    """Seconds against the side of the image, for SAM's embedding."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    lines: dict[str, dict[int, float]] = {}
+    for group in results:
+        for each in group:
+            work = each.contestant.work
+            if (work.base, work.method, work.task, work.batch) == ("ViT-B", "SAM", "embedding", 1):
+                line = lines.setdefault(str(each.contestant), {})
+                line[work.image_size] = statistics.median(each.seconds)
+    for name, line in lines.items():
+        sides = sorted(line)
+        axes.loglog(sides, [line[side] for side in sides], "o-", label=name)
+    axes.set(xlabel="side of the image (pixels)", ylabel="seconds for an embedding of SAM ViT-B")
+    if lines:
+        axes.legend()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+if __name__ == "__main__":
+    run(main, Config)
