@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.adapter_file import fingerprint
+from adapterkit.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.evaluation import mean_dice
 from adapterkit.losses import dice_bce_loss, low_res_target
 from adapterkit.prompts import PointStrategy, choose_points, seeded_generator
@@ -127,6 +128,7 @@ def train(
     on_improvement: Callable[[Epoch], None],
     state_file: Path | None = None,
     state_minutes: float = 5,
+    embeddings: Path | None = None,
 ) -> list[Epoch]:
     """Train what requires gradients with Adam, showing progress.
 
@@ -150,6 +152,9 @@ def train(
             so far, while `segmenter` holds what that epoch gave.
         state_file: None keeps no state. With several machines, on a disk that they share.
         state_minutes: 0 writes it after every step.
+        embeddings: a folder in which image embeddings are kept, so that an image encoder that is
+            not trained (MedSAM's) sees each image once; where it is trained, this does nothing.
+            With an augmentation, every epoch's images are others, and are kept too.
 
     Returns:
         The epochs, in order.
@@ -163,7 +168,15 @@ def train(
     with ExitStack() as stack:
         if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
+        keeps_embeddings = embeddings is not None and has_frozen_encoder(segmenter)
+        if keeps_embeddings:
+            stack.enter_context(cached_embeddings(segmenter, embeddings))
         bar = stack.enter_context(_progress_bar(accelerator))
+        if keeps_embeddings:
+            bar.console.print(
+                f"the image encoder is not trained; embeddings are kept in {embeddings}",
+                soft_wrap=True,
+            )
         task = bar.add_task("training", total=run.all_steps, completed=run.done, loss="", dice="")
         while not run.finished:
             for loss in run.steps():
