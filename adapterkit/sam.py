@@ -93,7 +93,7 @@ MINI = SamConfig(
     num_heads=4,
     global_blocks=(1, 3, 5, 7),
     window_size=8,
-    image_size=256,
+    image_size=512,
     prompt_width=96,
     decoder_mlp_width=256,
 )

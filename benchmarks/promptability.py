@@ -35,7 +35,7 @@ from adapterkit.reports import markdown
 
 console = Console()
 
-SCENE_SIZE = 256
+SCENE_SIZE = 512
 """Side of the scenes in pixels; a model of another input size sees them resized."""
 
 

@@ -11,13 +11,14 @@ All weights are random, which times do not depend on.
 
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import adapterkit as ak
 from adapterkit.allocator import keep_freed_memory
 from adapterkit.command_line import check_positive, run
+from adapterkit.embeddings import cached_embeddings
 from adapterkit.files import atomic_write
 from adapterkit.losses import dice_bce_loss
 from adapterkit.reports import markdown, peak_memory
@@ -43,6 +45,7 @@ METHODS: dict[str, Callable[[Sam, int], Sam]] = {
     "SAMUS": lambda sam, image_size: ak.inject_samus(sam, image_size),
     "SAMed": lambda sam, image_size: ak.inject_samed(sam, image_size=image_size),
     "MSA": lambda sam, image_size: ak.inject_msa(sam, image_size),
+    "MedSAM": lambda sam, image_size: ak.inject_medsam(sam, image_size),
 }
 CEILING_SIDE = 2048
 """Of the square matrices whose product is taken for all that a machine can do."""
@@ -76,11 +79,14 @@ class Contestant:
     fast: bool = False
     bf16: bool = False
     checkpointed: bool = False
+    from_embeddings: bool = False
+    """Image embeddings are read from files; the first round, which does not count, writes them."""
 
     def __str__(self) -> str:
         options = ["fast" if self.fast else "stock"]
         options += ["bf16"] if self.bf16 else []
         options += ["checkpointed"] if self.checkpointed else []
+        options += ["from embeddings"] if self.from_embeddings else []
         return ", ".join(options)
 
 
@@ -91,7 +97,7 @@ class Measured:
     Attributes:
         seconds: in each round.
         peak_bytes: of its process, or on the GPU of its tensors.
-        flop: floating-point operations of one round.
+        flop: floating-point operations of one round, in matrix products and convolutions.
     """
 
     contestant: Contestant
@@ -119,7 +125,14 @@ def main(config: Config) -> None:
         raise ValueError(f"--only {config.only!r}: no group's description contains that")
     folder = new_folder(config.out, "speed")
     console = Console()
-    ceilings = {dtype: ceiling(config.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    ceilings = {torch.float32: ceiling(config.device, torch.float32)}
+    # Without instructions for it, bf16 is a hundred times slower than float32.
+    small = 256
+    if ceiling(config.device, torch.bfloat16, small) > ceiling(config.device, torch.float32, small):
+        ceilings[torch.bfloat16] = ceiling(config.device, torch.bfloat16)
+    else:
+        console.print(f"bf16 is slower than float32 on this {config.device}: left out")
+        chosen = [[each for each in group if not each.bf16] for group in chosen]
     results: list[list[Measured]] = []
     for group in track(chosen, "groups", console=console, transient=True):
         results.append(measure(group, config.rounds, config.device))
@@ -137,7 +150,7 @@ def groups() -> Iterator[list[Contestant]]:
     """Who competes with whom; the first of each group is what the others are compared with."""
     for base in BASES:
         size = 256 if base == "ViT-B" else 128
-        for method in METHODS:
+        for method in ("SAM", "SAMUS", "SAMed", "MSA"):
             for batch in (1, 8):
                 work = Work(base, method, "embedding", size, batch)
                 yield [
@@ -154,6 +167,12 @@ def groups() -> Iterator[list[Contestant]]:
                     Contestant(work, fast=True, bf16=True),
                     Contestant(work, fast=True, checkpointed=True),
                 ]
+    work = Work("ViT-B", "MedSAM", "training step", 256, 4)
+    yield [
+        Contestant(work),
+        Contestant(work, fast=True),
+        Contestant(work, fast=True, from_embeddings=True),
+    ]
     # SAM as it comes against SAMUS at its smaller input.
     original = Work("ViT-B", "SAM", "embedding", 1024, 1)
     samus = Work("ViT-B", "SAMUS", "embedding", 256, 1)
@@ -194,7 +213,7 @@ def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measu
             stack.callback(process.join)
             connections.append(stack.enter_context(here))
 
-        def turn(connection: Connection, contestant: Contestant) -> float:
+        def turn(connection: Connection, contestant: Contestant) -> Any:
             try:
                 connection.send("go")
                 return connection.recv()
@@ -202,35 +221,41 @@ def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measu
                 raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
 
         pairs = list(zip(connections, group, strict=True))
-        for pair in pairs:
-            turn(*pair)
+        flop = [turn(*pair) for pair in pairs]
         seconds = [[turn(*pair) for pair in pairs] for _ in range(rounds)]
         peaks = []
         for connection in connections:
             connection.send("stop")
             peaks.append(connection.recv())
     return [
-        Measured(contestant, taken, peak, flop(contestant))
-        for contestant, taken, peak in zip(group, zip(*seconds, strict=True), peaks, strict=True)
+        Measured(*each) for each in zip(group, zip(*seconds, strict=True), peaks, flop, strict=True)
     ]
 
 
 def compete(contestant: Contestant, device: str, connection: Connection) -> None:
-    """A contestant's process: does its work each time it is told to, and says how long it took."""
+    """A contestant's process: does its work each time it is told to, and says how long it took.
+
+    The first time, which does not count, it says how many operations it took instead.
+    """
     if contestant.fast:
         keep_freed_memory()
-    do = prepared(contestant, device)
-    while connection.recv() == "go":
-        start = time.perf_counter()
-        do()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        connection.send(time.perf_counter() - start)
+    with ExitStack() as kept:
+        do = prepared(contestant, device, kept)
+        connection.recv()
+        with FlopCounterMode(display=False) as counter:
+            do()
+        connection.send(counter.get_total_flops())
+        while connection.recv() == "go":
+            start = time.perf_counter()
+            do()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            connection.send(time.perf_counter() - start)
     connection.send(peak_memory()["GPU" if device == "cuda" else "process"])
 
 
-def prepared(contestant: Contestant, device: str) -> Callable[[], None]:
-    """The work, with all that it needs at hand."""
+def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[], None]:
+    """The work, with all that it needs at hand until `kept` is closed."""
     work = contestant.work
     config = BASES[work.base]
     if work.method == "SAM":
@@ -243,9 +268,10 @@ def prepared(contestant: Contestant, device: str) -> Callable[[], None]:
     if contestant.fast:
         ak.fast(sam)
     segmenter = ak.Segmenter(sam)
-    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=contestant.bf16)
+    processor = "cuda" if device == "cuda" else "cpu"
+    autocast = torch.autocast(processor, torch.bfloat16, enabled=contestant.bf16)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed() -> None:
         with autocast:
             segmenter.encode(images)
@@ -256,9 +282,11 @@ def prepared(contestant: Contestant, device: str) -> Callable[[], None]:
     segmenter.train()
     trained = [each for each in segmenter.parameters() if each.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)
-    blocks = checkpointed_blocks(segmenter)
     if contestant.checkpointed:
-        blocks.__enter__()
+        kept.enter_context(checkpointed_blocks(segmenter))
+    if contestant.from_embeddings:
+        folder = kept.enter_context(tempfile.TemporaryDirectory())
+        kept.enter_context(cached_embeddings(segmenter, Path(folder)))
 
     def step() -> None:
         with autocast:
@@ -272,17 +300,9 @@ def prepared(contestant: Contestant, device: str) -> Callable[[], None]:
     return step
 
 
-def flop(contestant: Contestant) -> int:
-    """Floating-point operations of the matrix products and convolutions, without running them."""
-    do = prepared(replace(contestant, bf16=False), "meta")
-    with FlopCounterMode(display=False) as counter:
-        do()
-    return counter.get_total_flops()
-
-
-def ceiling(device: str, dtype: torch.dtype) -> float:
-    """The best rate of a large matrix product, in floating-point operations a second."""
-    one, other = torch.rand(2, CEILING_SIDE, CEILING_SIDE, device=device).to(dtype).unbind(0)
+def ceiling(device: str, dtype: torch.dtype, side: int = CEILING_SIDE) -> float:
+    """The best rate of a product of square matrices, in floating-point operations a second."""
+    one, other = torch.rand(2, side, side, device=device).to(dtype).unbind(0)
     best = float("inf")
     for _ in range(10):
         start = time.perf_counter()
@@ -290,7 +310,7 @@ def ceiling(device: str, dtype: torch.dtype) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    return 2 * CEILING_SIDE**3 / best
+    return 2 * side**3 / best
 
 
 def table(results: Sequence[Sequence[Measured]], ceilings: dict[torch.dtype, float]) -> str:

@@ -9,9 +9,9 @@ a point or a box, and the next ones are clicks where the mask is wrong, with the
 the loss is 20 focal + Dice, of an ambiguous point's three masks only the lowest, and the squared
 error of the predicted IoU. The image embedding also tells, through a linear map that is dropped in
 the end, where one thing borders on another: at first, masks alone teach the encoder little.
-Training begins on 128x128 pixels, a quarter of a scene, where a step costs a third of one at the
-model's 256x256, and ends there. It leaves the weights in half precision, `mini_sam.safetensors`;
-`python -m benchmarks.promptability` measures them.
+Training begins on 128x128 pixels, a quarter of a scene, where an image costs a twentieth of one at
+the model's 512x512, and ends there. It leaves the weights in half precision,
+`mini_sam.safetensors`; `python -m benchmarks.promptability` measures them.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and appendix A.
 """
@@ -36,6 +36,7 @@ from segment_anything.modeling.transformer import Attention as DecoderAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from adapterkit.allocator import keep_freed_memory
 from adapterkit.command_line import run
 from adapterkit.data.scenes import Scene, draw_scene
 from adapterkit.prompts import boxes_around, random_points, seeded_generator
@@ -52,7 +53,7 @@ class Stage:
 
     steps: int
     image_size: int
-    """Side in pixels. Below the model's own, images are the quarters of scenes twice as large."""
+    """Side in pixels."""
     batch_size: int
     """Images per step, of all processes together."""
 
@@ -62,7 +63,9 @@ class Stage:
         return self.batch_size * self.image_size**2
 
 
-STAGES = (Stage(7500, 128, 8), Stage(8000, 256, 4))
+STAGES = (Stage(7500, 128, 8), Stage(5600, 256, 4), Stage(600, 512, 4))
+SMALLEST_SCENE = 256
+"""In pixels. Smaller images are quarters of scenes twice as large, which show as much detail."""
 SAVE_EVERY = 100
 """Steps between two saved states."""
 
@@ -94,6 +97,7 @@ def main(config: Config) -> None:
         dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
         if config.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    keep_freed_memory()
     rank, processes = this_process()
     console.quiet = rank > 0
     plan = stages(config)
@@ -307,8 +311,8 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
-    """A scene of the model's own size, or else quarters of one twice as large as `size`."""
-    if size == MINI.image_size:
+    """A scene of `size`, or the quarters of one twice as large."""
+    if size >= SMALLEST_SCENE:
         return [draw_scene(rng, size)]
     scene = draw_scene(rng, 2 * size)
     quarters = [

@@ -20,7 +20,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def short(monkeypatch):
-    stages = (minisam.Stage(3, 64, 4), minisam.Stage(1, 256, 2))
+    stages = (minisam.Stage(3, 64, 4), minisam.Stage(1, 512, 1))
     monkeypatch.setattr(minisam, "STAGES", stages)
     monkeypatch.setattr(minisam, "SAVE_EVERY", 1)
 
