@@ -48,8 +48,7 @@ class Config:
     patients: int | None = None
     """Use only so many patients, drawn at random, for a quick look."""
     image_size: int | None = None
-    """Side of SAMUS's square input, in pixels. By default a quarter of the base's, at least 128:
-    256 for SAM."""
+    """Side of SAMUS's square input, in pixels. By default a quarter of the base's: 256 for SAM."""
     train_decoder: bool | None = None
     """Also train the mask decoder, which SAMUS keeps frozen. By default only without a checkpoint:
     a frozen random decoder cannot draw a mask."""
@@ -116,7 +115,7 @@ def main(config: Config) -> None:
     # The base, and SAMUS on it.
     base = choose_base(config.checkpoint, config.seed)
     base_size = base.sam.image_encoder.img_size
-    image_size = config.image_size or max(base_size // 4, 128)
+    image_size = config.image_size or base_size // 4
     settings = Settings(
         epochs=config.epochs or base.epochs,
         batch_size=config.batch_size,
