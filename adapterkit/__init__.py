@@ -23,7 +23,7 @@ from adapterkit.inject import (
 )
 from adapterkit.merge import merge
 from adapterkit.published import load_published
-from adapterkit.sam import SamConfig, build_sam, load_sam
+from adapterkit.sam import SamConfig, build_sam, load_sam, mini_sam
 from adapterkit.segmenter import Segmenter
 from adapterkit.summary import Summary, summary
 from adapterkit.vit import view
@@ -51,6 +51,7 @@ __all__ = [
     "load_sam",
     "merge",
     "methods",
+    "mini_sam",
     "parts",
     "remove",
     "save_adapter",

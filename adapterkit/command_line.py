@@ -1,7 +1,8 @@
 """What the project's command lines share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tyro
@@ -10,14 +11,21 @@ Config = TypeVar("Config")
 
 
 def run(main: Callable[[Config], None], config: type[Config]) -> None:
-    """Call `main` with the command line's arguments, and end the process.
+    """Call `main` with the command line's arguments, within `one_line_errors`."""
+    with one_line_errors():
+        main(tyro.cli(config, description=sys.modules["__main__"].__doc__))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a command line's main program runs within.
 
     A `ValueError`, `OSError` or `FloatingPointError`, which is what adapterkit raises for bad input
-    and what becomes of it, is printed as one line and ends with status 1; an interruption ends with
-    status 130.
+    and what becomes of it, is printed as one line and ends the process with status 1; an
+    interruption ends it with status 130.
     """
     try:
-        main(tyro.cli(config, description=sys.modules["__main__"].__doc__))
+        yield
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interruption:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import cast
 
@@ -97,7 +98,7 @@ MINI = SamConfig(
     prompt_width=96,
     decoder_mlp_width=256,
 )
-"""A `Sam` of 2.4 M parameters that trains on a laptop's CPU, for tests and demonstrations."""
+"""The sizes of `mini_sam`, 2.4 M parameters: it trains on a laptop's CPU."""
 
 
 def build_sam(config: SamConfig | None = None, seed: int | None = None) -> Sam:
@@ -141,6 +142,18 @@ def load_sam(checkpoint: str | Path, decoder_num_heads: int = 8) -> Sam:
             f"(its first tensors are {sorted(state_dict)[:3]}): {error}"
         ) from error
     return sam.eval()
+
+
+def mini_sam() -> Sam:
+    """A small pretrained `Sam` that comes with adapterkit, in evaluation mode.
+
+    Of stock classes and 512x512 pixels, so that whatever works on SAM can be tried on it within
+    seconds and without a download. A demonstration and test model, not for clinical use: it has
+    seen nothing but procedural scenes (`data.scenes`), and answers clicks far less well than SAM.
+    `weights/MODEL_CARD.md` says how it was made and what it is worth.
+    """
+    with as_file(files("adapterkit") / "weights" / "mini_sam.safetensors") as path:
+        return load_sam(path)
 
 
 def resized_sam(sam: Sam, image_size: int) -> Sam:

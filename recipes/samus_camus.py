@@ -98,8 +98,8 @@ class Base:
 def choose_base(checkpoint: Path | None, seed: int) -> Base:
     if checkpoint is not None:
         return Base(ak.load_sam(checkpoint), checkpoint.name, 50, 1e-4, False)
-    name = "small SAM, RANDOM weights (no --checkpoint given)"
-    return Base(ak.build_sam(MINI, seed=seed), name, 12, 1e-3, True)
+    name = "adapterkit's small SAM, pretrained on procedural scenes (no --checkpoint given)"
+    return Base(ak.mini_sam(), name, 12, 1e-3, True)
 
 
 def main(config: Config) -> None:
