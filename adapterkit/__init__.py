@@ -1,5 +1,8 @@
 """Composable adapters for pretrained vision transformers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from adapterkit import methods, parts
 from adapterkit.adapter_file import (
     AdapterFileError,
@@ -27,9 +30,33 @@ from adapterkit.segmenter import Segmenter
 from adapterkit.summary import Summary, summary
 from adapterkit.vit import view
 
+if TYPE_CHECKING:
+    from adapterkit.data.images import ImageFile, read_image
+    from adapterkit.data.masks import write_masks
+    from adapterkit.predictor import Prediction, Predictor
+
+# Imported when asked for: they read files, with libraries that the core does without.
+_WITH_FILES = {
+    "ImageFile": "adapterkit.data.images",
+    "Prediction": "adapterkit.predictor",
+    "Predictor": "adapterkit.predictor",
+    "read_image": "adapterkit.data.images",
+    "write_masks": "adapterkit.data.masks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_FILES:
+        return getattr(import_module(_WITH_FILES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AdapterFileError",
     "AdapterHeader",
+    "ImageFile",
+    "Prediction",
+    "Predictor",
     "SamConfig",
     "Segmenter",
     "Summary",
@@ -50,8 +77,10 @@ __all__ = [
     "merge",
     "methods",
     "parts",
+    "read_image",
     "remove",
     "save_adapter",
     "summary",
     "view",
+    "write_masks",
 ]
