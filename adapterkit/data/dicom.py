@@ -1,7 +1,7 @@
 """DICOM files as images: pixels as they are meant to be seen, their size, and where they lie.
 
-Needs pydicom and highdicom, which come with `adapterkit[dicom]`. Lossless JPEG needs python-gdcm
-too, which is used for nothing else: of damaged files, it makes up pixels or ends the process.
+Needs pydicom, which comes with `adapterkit[dicom]`. Lossless JPEG needs python-gdcm too, which is
+used for nothing else: of damaged files, it makes up pixels or ends the process.
 
 Source: DICOM PS3.3, C.7.6.3 (Image Pixel), C.8.5.5 (US Region Calibration), C.11.1 and C.11.2
 (Modality LUT and VOI LUT).
@@ -9,17 +9,14 @@ Source: DICOM PS3.3, C.7.6.3 (Image Pixel), C.8.5.5 (US Region Calibration), C.1
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import highdicom
 import numpy as np
 import pydicom
-from highdicom.spatial import create_affine_matrix_from_attributes
 from jaxtyping import Float, Real
 from pydicom import Dataset
 from pydicom.pixels import (
     apply_color_lut,
-    apply_modality_lut,
     apply_windowing,
     get_decoder,
     pixel_array,
@@ -122,22 +119,48 @@ def _displayed(dataset: Dataset, plugin: str) -> Real[np.ndarray, "T H W *rgb"]:
 
 
 def _grey(stored: Real[np.ndarray, "H W"], transform: Dataset) -> Real[np.ndarray, "H W"]:
-    values = apply_modality_lut(stored, transform)
+    values = _rescaled(stored, transform)
     if "WindowCenter" in transform:
         # What lies far outside of the window gives the ends of pydicom's output range.
         black, white = apply_windowing(np.array([-1e12, 1e12]), transform)
         values = (apply_windowing(values, transform) - black) * (255 / (white - black))
-        ends = 0.0, 255.0
+        ends = 0, 255
     elif "VOILUTSequence" in transform:
-        table = highdicom.VOILUT.from_dataset(transform.VOILUTSequence[0])
-        white = 2**table.bits_per_entry - 1
-        values = table.apply(np.rint(values).astype(np.int64)) * (255 / white)
-        ends = 0.0, 255.0
+        found, white = _look_up(values, transform.VOILUTSequence[0], transform)
+        values = found * (255 / white)
+        ends = 0, 255
     else:
-        ends = apply_modality_lut(_ends(stored, transform), transform)
+        ends = _rescaled(_ends(stored, transform), transform)
     if transform.PhotometricInterpretation == "MONOCHROME1":
         values = float(ends[0]) + float(ends[1]) - values
     return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+def _rescaled(stored: Real[np.ndarray, "*any"], transform: Dataset) -> Real[np.ndarray, "*any"]:
+    if "ModalityLUTSequence" in transform:
+        return _look_up(stored, transform.ModalityLUTSequence[0], transform)[0]
+    if "RescaleSlope" not in transform and "RescaleIntercept" not in transform:
+        return stored
+    slope, intercept = transform.get("RescaleSlope", 1), transform.get("RescaleIntercept", 0)
+    return stored * float(slope) + float(intercept)
+
+
+def _look_up(
+    values: Real[np.ndarray, "*any"], item: Dataset, transform: Dataset
+) -> tuple[Real[np.ndarray, "*any"], int]:
+    """What a table says of the values, and the highest value that its entries can have.
+
+    pydicom's `apply_voi` wraps around where entries have 8 bits and values more.
+    """
+    count, first, bits = item.LUTDescriptor
+    table = item.LUTData
+    if isinstance(table, bytes):
+        order = "<" if transform.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        table = np.frombuffer(table, "u1" if len(table) in (count, count + 1) else f"{order}u2")
+    table = np.asarray(table)[: count or 2**16]
+    # Values outside of the table have those of its ends.
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table[index], 2**bits - 1
 
 
 def _ends(stored: Real[np.ndarray, "H W"], transform: Dataset) -> Real[np.ndarray, "2"]:
@@ -164,7 +187,7 @@ def _transform(dataset: Dataset, frame: int) -> Dataset:
         "VOILUTSequence",
     )
     transform = Dataset()
-    transform.file_meta = dataset.file_meta  # For the byte order of tables.
+    transform.file_meta = dataset.file_meta  # It tells the byte order of tables.
     for keyword in keywords:
         value = _stated(dataset, keyword, frame)
         if value is not None:
@@ -233,14 +256,11 @@ def _affine(dataset: Dataset, spacing: Spacing | None, frames: int) -> Float[np.
     first, last = (_stated(dataset, "ImagePositionPatient", t) for t in (0, frames - 1))
     if orientation is None or first is None:
         return np.diag([column, row, 1.0, 1.0])
-    between = _stated(dataset, "SpacingBetweenSlices") or _stated(dataset, "SliceThickness") or 1
-    affine = create_affine_matrix_from_attributes(
-        [float(value) for value in first],
-        [float(value) for value in orientation],
-        [row, column],
-        float(between),
-    )
+    across, down = np.reshape(np.asarray(orientation, dtype=np.float64), (2, 3))
     step = np.subtract(last, first, dtype=np.float64) / max(frames - 1, 1)
-    if step.any():
-        affine[:3, 2] = step
-    return right_front_top(cast(np.ndarray, affine))
+    if not step.any():
+        thickness = _stated(dataset, "SpacingBetweenSlices") or _stated(dataset, "SliceThickness")
+        step = np.cross(across, down) * float(thickness or 1)
+    affine = np.eye(4)
+    affine[:3] = np.stack([across * column, down * row, step, np.asarray(first, float)], axis=1)
+    return right_front_top(affine)

@@ -91,7 +91,7 @@ def read_image(path: str | Path) -> ImageFile:
         from adapterkit.data.dicom import read_dicom
     except ImportError as error:
         raise DataError(
-            f"{path} is a DICOM file, and reading those needs pydicom and highdicom ({error}): "
+            f"{path} is a DICOM file, and reading those needs pydicom ({error}): "
             'pip install "adapterkit[dicom]"'
         ) from error
     return read_dicom(path)
