@@ -445,6 +445,9 @@ def _prompts(
         raise ValueError(
             "no prompt: give points with labels, boxes, or masks, or take predict_automatic"
         )
+    for name, count in counts.items():
+        if count == 0:
+            raise ValueError(f"{name} has no entry: expected one for each structure")
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"one entry for each structure is expected, but there are: {told}")

@@ -12,8 +12,11 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
+    UID,
     ExplicitVRLittleEndian,
     JPEGLosslessSV1,
     RLELossless,
@@ -41,10 +44,10 @@ def write_dicom(path: Path, array: np.ndarray, axes: str = "HW", **elements: Any
     several = axes.startswith("T")
     kind = UltrasoundMultiFrameImageStorage if several else SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind
-    unique = generate_uid(entropy_srcs=[path.name])[:60]
+    unique = UID(generate_uid(entropy_srcs=[path.name])[:60])
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = unique
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = unique + ".1", unique + ".2"
-    dataset.PatientID, dataset.PatientName, dataset.Modality = "1", "Nobody", "US"
+    dataset.PatientID, dataset.PatientName, dataset.Modality = "1", "No^Body", "US"
     dataset.StudyID = dataset.StudyDate = dataset.StudyTime = dataset.AccessionNumber = ""
     dataset.ReferringPhysicianName = dataset.PatientBirthDate = dataset.PatientSex = ""
     dataset.Rows, dataset.Columns = array.shape[several : several + 2]
@@ -85,7 +88,7 @@ def test_pictures_are_read_as_one_frame(tmp_path: Path, ending: str, array: np.n
     Image.fromarray(array).save(path)
     image = read_image(path)
     np.testing.assert_array_equal(image.frames, array[None])
-    assert (image.path, image.spacing, image.header) == (path, None, None)
+    assert (image.path, image.spacing, image.nifti, image.dicom) == (path, None, None, None)
 
 
 def test_the_content_tells_the_kind_not_the_name(tmp_path: Path):
@@ -155,7 +158,8 @@ def test_dicom_grey_is_read_as_it_is_stored(tmp_path: Path):
     np.testing.assert_array_equal(image.frames, GREY[None])
     assert image.frames.dtype == np.uint8
     assert image.spacing is None
-    assert "PixelData" not in image.header
+    assert image.dicom is not None
+    assert "PixelData" not in image.dicom
     np.testing.assert_array_equal(image.affine, np.eye(4))
 
 
@@ -169,8 +173,8 @@ def test_monochrome1_is_inverted(tmp_path: Path):
 
 
 def test_rescale_and_window_make_grey_values(tmp_path: Path):
-    elements = {"RescaleSlope": 2, "RescaleIntercept": -100}
-    path = write_dicom(tmp_path / "a.dcm", STACK[0], **elements)
+    elements: dict[str, Any] = {"RescaleSlope": 2, "RescaleIntercept": -100}
+    path = write_dicom(tmp_path / "a.dcm", STACK[0], "HW", **elements)
     np.testing.assert_array_equal(read_image(path).frames[0], 2.0 * STACK[0] - 100)
     # Values from 50 to 150 are seen, and nothing else is told apart.
     elements |= {
@@ -179,11 +183,11 @@ def test_rescale_and_window_make_grey_values(tmp_path: Path):
         "VOILUTFunction": "LINEAR_EXACT",
     }
     stored = np.array([[-500, 75, 80, 100, 125, 126, 500, 0]], dtype=np.int16)
-    path = write_dicom(tmp_path / "b.dcm", stored, **elements)
+    path = write_dicom(tmp_path / "b.dcm", stored, "HW", **elements)
     expected = np.array([0, 0, 25.5, 127.5, 255, 255, 255, 0])
     np.testing.assert_allclose(read_image(path).frames[0, 0], expected, atol=1e-4)
     path = write_dicom(
-        tmp_path / "c.dcm", stored, PhotometricInterpretation="MONOCHROME1", **elements
+        tmp_path / "c.dcm", stored, "HW", PhotometricInterpretation="MONOCHROME1", **elements
     )
     np.testing.assert_allclose(read_image(path).frames[0, 0], 255 - expected, atol=1e-4)
 
@@ -332,7 +336,7 @@ def region(area: int, delta: float, **elements: Any) -> Dataset:
     ],
 )
 def test_pixel_spacing(tmp_path: Path, elements: dict[str, Any], expected: Any):
-    spacing = read_image(write_dicom(tmp_path / "a.dcm", GREY, **elements)).spacing
+    spacing = read_image(write_dicom(tmp_path / "a.dcm", GREY, "HW", **elements)).spacing
     assert spacing == (expected and pytest.approx(expected))
 
 

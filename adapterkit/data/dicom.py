@@ -15,12 +15,9 @@ import numpy as np
 import pydicom
 from jaxtyping import Float, Real
 from pydicom import Dataset
-from pydicom.pixels import (
-    apply_color_lut,
-    apply_windowing,
-    get_decoder,
-    pixel_array,
-)
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_windowing
+from pydicom.pixels.utils import pixel_array
 
 from adapterkit.data.images import (
     DataError,
@@ -84,7 +81,7 @@ def read_dicom(path: str | Path) -> ImageFile:
     check_finite(frames, path)
     for keyword in _PIXELS:
         dataset.pop(keyword, None)
-    return ImageFile(path, frames, spacing, affine, dataset)
+    return ImageFile(path, frames, spacing, affine, dicom=dataset)
 
 
 def _decoding_plugin(dataset: Dataset, path: Path) -> str:

@@ -21,7 +21,7 @@ from highdicom.sr import CodedConcept
 from jaxtyping import UInt8
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
-from pydicom.pixels import pack_bits
+from pydicom.pixels.utils import pack_bits
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
@@ -134,14 +134,14 @@ def _over_frames(segmented: Dataset, masks: np.ndarray) -> Dataset:
     pointer.DimensionDescriptionLabel = "Temporal Position Index"
     segmented.DimensionIndexSequence.append(pointer)
     patterns = segmented.PerFrameFunctionalGroupsSequence
-    chosen = [(k, t) for k, t in zip(*masks.any(axis=(1, 2)).T.nonzero(), strict=True)]
+    chosen = np.argwhere(masks.any(axis=(1, 2)).T).tolist()
     chosen = chosen or [(0, 0)]  # A segmentation has a frame even where nothing was found.
     items = []
     for k, t in chosen:
         item = deepcopy(patterns[k])
-        item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = int(t) + 1
-        item.FrameContentSequence[0].TemporalPositionIndex = int(t) + 1
-        item.FrameContentSequence[0].DimensionIndexValues = [int(k) + 1, int(t) + 1]
+        item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = t + 1
+        item.FrameContentSequence[0].TemporalPositionIndex = t + 1
+        item.FrameContentSequence[0].DimensionIndexValues = [k + 1, t + 1]
         items.append(item)
     segmented.PerFrameFunctionalGroupsSequence = items
     segmented.NumberOfFrames = len(items)

@@ -38,14 +38,16 @@ class ImageFile:
         spacing: pixel size in mm, (row, column), or None where it is not known.
         affine: maps (column, row, frame, 1) to mm to the right, front and top of the patient; where
             the file does not say how the patient lies, to mm from the first pixel.
-        header: the header of a NIfTI file, or the data set of a DICOM file without its pixels.
+        nifti: the header of a NIfTI file; None of other kinds.
+        dicom: the data set of a DICOM file, without its pixels; None of other kinds.
     """
 
     path: Path
     frames: Real[np.ndarray, "T H W *rgb"]
     spacing: Spacing | None
     affine: Float[np.ndarray, "4 4"]
-    header: "Nifti1Header | Dataset | None" = None
+    nifti: Nifti1Header | None = None
+    dicom: "Dataset | None" = None
 
 
 # A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
@@ -175,7 +177,7 @@ def _read_nifti(path: Path) -> ImageFile:
         raise unreadable(path, "NIfTI", error) from error
     spacing = (float(zooms[1]), float(zooms[0])) if len(zooms) > 1 else (1.0, 1.0)
     # On disk the fastest axis comes first: (x, y, time).
-    return ImageFile(path, *_frames(array.T, spacing, path), affine, header)
+    return ImageFile(path, *_frames(array.T, spacing, path), affine, nifti=header)
 
 
 def _read_metaimage(path: Path) -> ImageFile:

@@ -53,9 +53,8 @@ def write_masks(
     path = Path(path)
     if labels.shape != image.frames.shape[:3]:
         raise DataError(
-            f"labels have the shape {labels.shape}, but {image.path} has {len(image.frames)} "
-            f"frames of {image.frames.shape[1]} x {image.frames.shape[2]} (rows x columns): "
-            "expected the same."
+            f"labels have the shape {labels.shape}: expected {image.frames.shape[:3]} (frames, "
+            f"rows, columns), as {image.path}."
         )
     count = int(labels.max(initial=0))
     names = list(structures) or [f"structure {k + 1}" for k in range(count)]
@@ -72,14 +71,14 @@ def write_masks(
     elif name.endswith(".png"):
         _write_png(path, labels, image)
     elif name.endswith(".dcm"):
-        if image.header is None or isinstance(image.header, Nifti1Header):
+        if image.dicom is None:
             raise DataError(
                 f"{path}: DICOM-SEG refers to a DICOM image, and {image.path} is none; write "
                 ".nii.gz or .png instead."
             )
         from adapterkit.data.dicom_seg import segmentation
 
-        found = segmentation(labels, image.path, image.header, image.spacing, names)
+        found = segmentation(labels, image.path, image.dicom, image.spacing, names)
         with atomic_write(path) as temporary:
             found.save_as(temporary)
     else:
@@ -89,8 +88,8 @@ def write_masks(
 def _nifti(labels: UInt8[np.ndarray, "T H W"], image: ImageFile) -> bytes:
     # On disk the fastest axis comes first: (x, y, time).
     array = labels.T
-    if isinstance(image.header, Nifti1Header):
-        header = image.header.copy()
+    if image.nifti is not None:
+        header = image.nifti.copy()
         array = array.reshape(header.get_data_shape())
         header.extensions.clear()
     else:
