@@ -31,7 +31,7 @@ from adapterkit.summary import Summary, summary
 from adapterkit.vit import view
 
 if TYPE_CHECKING:
-    from adapterkit.data.images import ImageFile, read_image
+    from adapterkit.data.images import ImageFile, find_images, read_image
     from adapterkit.data.masks import write_masks
     from adapterkit.predictor import Prediction, Predictor
 
@@ -40,6 +40,7 @@ _WITH_FILES = {
     "ImageFile": "adapterkit.data.images",
     "Prediction": "adapterkit.predictor",
     "Predictor": "adapterkit.predictor",
+    "find_images": "adapterkit.data.images",
     "read_image": "adapterkit.data.images",
     "write_masks": "adapterkit.data.masks",
 }
@@ -65,6 +66,7 @@ __all__ = [
     "build_sam",
     "disabled",
     "eject",
+    "find_images",
     "inject",
     "inject_medsam",
     "inject_msa",

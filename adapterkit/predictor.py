@@ -106,7 +106,8 @@ class Predictor:
     data set is that of its evaluation. An image is encoded once for each adapter that is used on
     it: a further prompt costs the decoder alone.
 
-    It is about one image at a time, and so for one thread at a time.
+    It is about one image at a time, and so for one thread at a time. A server gives each of its
+    users one that is `sharing` the model, and uses them behind one lock.
 
     Args:
         base: with or without adapters on it; put in evaluation mode, and used where it is.
@@ -141,6 +142,13 @@ class Predictor:
         names = [predictor.load(file) for file in adapter_files]
         if names:
             predictor.use(names[0])
+        return predictor
+
+    def sharing(self) -> "Predictor":
+        """A predictor for another image, with the same model and adapters. Those in use are the
+        model's: `use` one again where the other may have switched."""
+        predictor = Predictor(self.segmenter.sam)
+        predictor._structures = self._structures
         return predictor
 
     # Adapters

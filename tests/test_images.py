@@ -25,7 +25,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from adapterkit.data.images import DataError, ImageFile, read_frames, read_image
+from adapterkit.data.images import DataError, ImageFile, find_images, read_frames, read_image
 
 BUNDLED = Path(pydicom.__file__).parent / "data/test_files"
 """DICOM files that pydicom brings along, of many scanners and transfer syntaxes."""
@@ -144,10 +144,29 @@ def test_metaimage_in_colour(tmp_path: Path):
 def test_a_metaimage_that_names_a_file_elsewhere_is_refused(tmp_path: Path):
     sitk.WriteImage(sitk.GetImageFromArray(GREY), tmp_path / "a.mhd")
     text = (tmp_path / "a.mhd").read_text()
-    for elsewhere in ("/etc/passwd", "../a.raw", r"..\a.raw"):
-        (tmp_path / "a.mhd").write_text(text.replace("a.raw", elsewhere))
+    for elsewhere in ("= /etc/passwd", ": /etc/passwd", "= ../a.raw", r"=..\a.raw", "= LIST\n/a"):
+        (tmp_path / "a.mhd").write_text(text.replace("= a.raw", elsewhere))
         with pytest.raises(DataError, match=r"a\.mhd names .* expected one beside it"):
             read_image(tmp_path / "a.mhd")
+
+
+# Folders
+
+
+def test_images_are_found_by_what_they_are(tmp_path: Path):
+    (tmp_path / "b/.hidden").mkdir(parents=True)
+    for name in ("b/IM0001", "a.dcm", "b/.hidden/c.dcm", ".d.dcm"):
+        write_dicom(tmp_path / name, GREY)
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), tmp_path / "b/e.mhd")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").touch()
+    found = find_images(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["a.dcm", "b/IM0001", "b/e.mhd"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"none holds no image"):
+        find_images(tmp_path / "none")
+    with pytest.raises(DataError, match=r"nowhere is not a folder"):
+        find_images(tmp_path / "nowhere")
 
 
 # DICOM

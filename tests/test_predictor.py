@@ -314,10 +314,8 @@ def test_the_encoder_runs_once_for_all_prompts(predictor: Predictor):
 # Sequences and stacks
 
 
-@pytest.fixture(params=["nii.gz", "dcm", "array"])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Path | np.ndarray:
-    if request.param == "array":
-        return STACK
+@pytest.fixture(params=["nii.gz", "dcm"])
+def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / f"stack.{request.param}"
     if request.param == "dcm":
         return write_dicom(path, STACK, "THW")
@@ -325,8 +323,9 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Path | np.ndarray:
     return path
 
 
-def test_frames_are_segmented_one_by_one(base: Sam, stack: Path | np.ndarray):
+def test_frames_are_segmented_one_by_one(base: Sam, stack: Path):
     predictor = Predictor(base)
+    of_array = [each.logits for each in predictor.predict_frames(STACK, **CLICK)]
     calls = encodings(predictor)
     found = predictor.predict_frames(stack, **CLICK)
     assert isinstance(found, Iterator)
@@ -335,15 +334,14 @@ def test_frames_are_segmented_one_by_one(base: Sam, stack: Path | np.ndarray):
         assert len(calls) == t + 1
         assert predictor.frame == t
         frames.append(prediction)
-    assert len(frames) == 3
+    assert len(frames) == len(of_array) == 3
+    np.testing.assert_array_equal(of_array, [each.logits for each in frames])
     for frame, prediction in zip(STACK, frames, strict=True):
         predictor.set_image(frame)
         np.testing.assert_array_equal(predictor.predict(**CLICK).logits, prediction.logits)
 
 
-def test_one_frame_is_chosen(base: Sam, stack: Path | np.ndarray):
-    if isinstance(stack, np.ndarray):
-        pytest.skip("an array of a sequence is for predict_frames")
+def test_one_frame_is_chosen(base: Sam, stack: Path):
     predictor = Predictor(base)
     with pytest.raises(ValueError, match=r"stack\..* has 3 frames: choose one with frame="):
         predictor.set_image(stack)
@@ -413,6 +411,22 @@ def test_another_adapter_of_the_same_name_is_another(two: Predictor, files: Path
     ak.remove(two.segmenter.sam, "echo")
     two.load(files / "2nd-thyroid.v1.safetensors", "echo")
     assert not np.allclose(two.predict(**CLICK).logits, echo)
+
+
+def test_several_images_share_a_model(two: Predictor):
+    calls = encodings(two)
+    two.set_image(IMAGE)
+    expected = two.predict(**CLICK).logits
+    other = two.sharing()
+    other.set_image(IMAGE[::-1])
+    assert not np.allclose(other.predict(**CLICK).logits, expected)
+    np.testing.assert_array_equal(two.predict(**CLICK).logits, expected)
+    assert len(calls) == 2
+    other.use(other.names[1])
+    assert other.structures == two.structures == ("2nd-thyroid.v1", "other")
+    two.use("echo")
+    np.testing.assert_array_equal(two.predict(**CLICK).logits, expected)
+    assert len(calls) == 2
 
 
 def test_a_patched_base_is_taken_as_it_is(base: Sam):

@@ -83,6 +83,10 @@ def read_image(path: str | Path) -> ImageFile:
     """
     path = Path(path)
     kind = _kind(path)
+    if kind is None:
+        raise DataError(
+            f"{path} is no image that adapterkit reads: expected {', '.join(ENDINGS)}, or DICOM."
+        )
     if kind == "NIfTI":
         return _read_nifti(path)
     if kind == "MetaImage":
@@ -99,7 +103,31 @@ def read_image(path: str | Path) -> ImageFile:
     return read_dicom(path)
 
 
-def _kind(path: Path) -> str:
+def find_images(folder: str | Path) -> list[Path]:
+    """The files in a folder and its subfolders that look as if `read_image` read them, sorted.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        DataError: it is no folder, there is none, or a file cannot be opened.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: expected one that holds images.")
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and _kind(path) is not None
+    ]
+    if not found:
+        raise DataError(f"{folder} holds no image: expected {', '.join(ENDINGS)}, or DICOM.")
+    return found
+
+
+def _kind(path: Path) -> str | None:
+    """As the values of `_ENDINGS` name it; None for what is no image."""
     try:
         with path.open("rb") as file:
             start = file.read(348)
@@ -111,12 +139,8 @@ def _kind(path: Path) -> str:
         return "a picture"
     if start[344:347] == b"n+1" or start[4:7] == b"n+2":
         return "NIfTI"
-    for ending, kind in _ENDINGS.items():
-        if path.name.lower().endswith(ending):
-            return kind
-    raise DataError(
-        f"{path} is no image that adapterkit reads: expected {', '.join(ENDINGS)}, or DICOM."
-    )
+    kinds = (kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending))
+    return next(kinds, None)
 
 
 def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
@@ -198,21 +222,23 @@ def _read_metaimage(path: Path) -> ImageFile:
 
 
 def _check_data_file(path: Path) -> None:
-    """A header that names a file elsewhere would turn whatever lies there into pixels."""
+    """A header that names files elsewhere would turn whatever lies there into pixels."""
     try:
         with path.open("rb") as file:
-            lines = file.read(64 * 1024).splitlines()
+            lines = file.read(64 * 1024).decode("latin-1").splitlines()
     except OSError as error:
         raise unreadable(path, "MetaImage", error) from error
-    for line in lines:
-        key, _, value = line.decode("latin-1").partition("=")
-        if key.strip() == "ElementDataFile":
-            if {"/", "\\"} & set(value):
-                raise DataError(
-                    f"{path} names {value.strip()} as the file of its pixels: expected one beside "
-                    "it; move that file there and correct the header."
-                )
-            return
+    key = "elementdatafile"
+    named = [line.strip() for line in lines if line.strip().lower().startswith(key)]
+    if not named:
+        raise DataError(f"{path} names no ElementDataFile: expected the header of a MetaImage.")
+    for line in named:
+        value = line[len(key) :].strip(" \t=:")
+        if {"/", "\\"} & set(value) or value.upper().startswith("LIST"):
+            raise DataError(
+                f"{path} names {value} as the file of its pixels: expected one beside it; move "
+                "that file there and correct the header."
+            )
 
 
 def _frames(
