@@ -16,11 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from adapterkit.data import palette
 from adapterkit.files import atomic_write
-
-# Okabe and Ito 2008, "Color Universal Design": distinct under the common colour vision
-# deficiencies. The brightest come first, because the images are mostly dark; black is left out.
-_COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#009E73", "#D55E00", "#0072B2")
 
 _PANEL_WIDTH = 2.2  # inches: three panels are as wide as the text of a page
 _TEXT_SIZE = 7  # points
@@ -83,12 +80,12 @@ def segmentation_figure(cases: Sequence[Case], path: Path) -> None:
     of rows, so about three rows fill a page; split more cases over several figures for print.
 
     Args:
-        cases: the rows, at least one, with at most seven different structures together.
+        cases: the rows, at least one.
         path: the file; its suffix is the format (.png, .pdf, .svg). It is replaced at once and
             whole; missing folders are made.
 
     Raises:
-        ValueError: if there is no case, there are too many structures, or path has no suffix.
+        ValueError: if there is no case, or path has no suffix.
     """
     if not cases:
         raise ValueError("there is no case to draw")
@@ -157,9 +154,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _structure_colours(cases: Sequence[Case]) -> dict[str, str]:
     names = list(dict.fromkeys(name for case in cases for name in case.structures))
-    if len(names) > len(_COLOURS):
-        raise ValueError(f"at most {len(_COLOURS)} structures have a colour, but there are {names}")
-    return dict(zip(names, _COLOURS, strict=False))
+    return {name: f"#{bytes(palette.colour(k)).hex()}" for k, name in enumerate(names, 1)}
 
 
 def _titles(case: Case) -> tuple[str, str, str]:

@@ -28,7 +28,6 @@ from adapterkit.plots import segmentation_figure, training_curves
 from adapterkit.prompts import PointStrategy
 from adapterkit.reports import extreme_cases, markdown_table, peak_memory, summaries, tables
 from adapterkit.run_folder import interrupted_run, new_folder, resumable, write_json, write_text
-from adapterkit.sam import MINI
 from adapterkit.training import Settings, log_to, make_accelerator, train
 from adapterkit.training_state import Epoch
 

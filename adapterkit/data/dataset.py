@@ -177,15 +177,25 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
     def _decode(self, record: R) -> tuple[UInt8[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
         native = record.read()
         size = (self.image_size, self.image_size)
-        pixels = torch.from_numpy(_to_grey_values(native.image))
-        image = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
-        image = F.interpolate(
-            image[None], size, mode="bilinear", antialias=True, align_corners=False
-        )
         # "nearest-exact" samples at pixel centres, as bilinear does; "nearest" is half a pixel off.
         labels = torch.from_numpy(np.ascontiguousarray(native.labels))[None, None]
         labels = F.interpolate(labels, size, mode="nearest-exact")
-        return image[0].round().clamp(0, 255).to(torch.uint8), labels[0]
+        return to_square(native.image, self.image_size), labels[0]
+
+
+def to_square(image: Real[np.ndarray, "H W *rgb"], size: int) -> UInt8[Tensor, "c S S"]:
+    """An image as `SegmentationDataset` squashes it, grey (1, S, S) or colour (3, S, S).
+
+    Args:
+        image: in whatever values; scaled to [0, 255] by the rule that `SegmentationDataset` states.
+        size: S, in pixels.
+    """
+    pixels = torch.from_numpy(_to_grey_values(image))
+    channels = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
+    resized = F.interpolate(
+        channels[None], (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def to_native(
@@ -193,7 +203,7 @@ def to_native(
 ) -> Float[Tensor, "*batch H W"]:
     """Logits or probabilities on the model's square, bilinearly at an image's own (H, W).
 
-    The inverse of the squashing that `SegmentationDataset` does. Threshold afterwards, so that
+    The inverse of `to_square`. Threshold afterwards, so that
     borders are smooth at the native size.
     """
     flat = maps.reshape(1, -1, *maps.shape[-2:])

@@ -1,18 +1,23 @@
-"""Image files as arrays in (row, column) order: NIfTI, MetaImage, PNG, JPEG and TIFF.
+"""Image files as arrays in (row, column) order: NIfTI, MetaImage, PNG, JPEG, TIFF and DICOM.
 
-Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes]`.
+Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes]`; DICOM needs
+`adapterkit[dicom]`.
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Real
-from nibabel.spatialimages import SpatialImage
+from jaxtyping import Float, Real
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from PIL import Image
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 Spacing = tuple[float, float]
 """Size of a pixel in mm, (row, column)."""
@@ -20,6 +25,122 @@ Spacing = tuple[float, float]
 
 class DataError(ValueError):
     """The data on disk, or what was asked of them, are not as expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """What an image file shows, and what it takes to write masks that lie on it.
+
+    Attributes:
+        path: of the file.
+        frames: the images in their order, grey (T, H, W) or colour (T, H, W, 3), in the file's own
+            values; a single image is one frame.
+        spacing: pixel size in mm, (row, column), or None where it is not known.
+        affine: maps (column, row, frame, 1) to mm to the right, front and top of the patient; where
+            the file does not say how the patient lies, to mm from the first pixel.
+        nifti: the header of a NIfTI file; None of other kinds.
+        dicom: the data set of a DICOM file, without its pixels; None of other kinds.
+    """
+
+    path: Path
+    frames: Real[np.ndarray, "T H W *rgb"]
+    spacing: Spacing | None
+    affine: Float[np.ndarray, "4 4"]
+    nifti: Nifti1Header | None = None
+    dicom: "Dataset | None" = None
+
+
+# A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
+_ENDINGS = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+    ".png": "a picture",
+    ".jpg": "a picture",
+    ".jpeg": "a picture",
+    ".tif": "a picture",
+    ".tiff": "a picture",
+}
+ENDINGS = tuple(_ENDINGS)
+"""How the names of files that `read_image` reads end. DICOM files may have no ending at all."""
+
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_image(path: str | Path) -> ImageFile:
+    """An image, or the frames of a stack or sequence, of any kind of file that adapterkit reads.
+
+    The file's content says which kind it is: PNG, JPEG and TIFF as `read_picture` reads them, NIfTI
+    (.nii, .nii.gz) and MetaImage (.mhd, .mha) as `read_frames` does, MetaImage in colour too, and
+    DICOM as `data.dicom.read_dicom` does. Of three axes the slowest counts the frames.
+
+    Raises:
+        DataError: there is no such file, it is of no such kind, damaged or cut short, has no pixels
+            or more than three axes, or holds values that are NaN or infinite; the message names it.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind is None:
+        raise DataError(
+            f"{path} is no image that adapterkit reads: expected {', '.join(ENDINGS)}, or DICOM."
+        )
+    if kind == "NIfTI":
+        return _read_nifti(path)
+    if kind == "MetaImage":
+        return _read_metaimage(path)
+    if kind == "a picture":
+        return ImageFile(path, read_picture(path)[None], None, np.eye(4))
+    try:
+        from adapterkit.data.dicom import read_dicom
+    except ImportError as error:
+        raise DataError(
+            f"{path} is a DICOM file, and reading those needs pydicom ({error}): "
+            'pip install "adapterkit[dicom]"'
+        ) from error
+    return read_dicom(path)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The files in a folder and its subfolders that look as if `read_image` read them, sorted.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        DataError: it is no folder, there is none, or a file cannot be opened.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: expected one that holds images.")
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and _kind(path) is not None
+    ]
+    if not found:
+        raise DataError(f"{folder} holds no image: expected {', '.join(ENDINGS)}, or DICOM.")
+    return found
+
+
+def _kind(path: Path) -> str | None:
+    """As the values of `_ENDINGS` name it; None for what is no image."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(348)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): expected a file.") from error
+    if start[128:132] == b"DICM":
+        return "DICOM"
+    if start.startswith(_PICTURES):
+        return "a picture"
+    if start[344:347] == b"n+1" or start[4:7] == b"n+2":
+        return "NIfTI"
+    kinds = (kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending))
+    return next(kinds, None)
 
 
 def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
@@ -32,20 +153,10 @@ def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
     or not real numbers, holds values that are NaN or infinite, or states a spacing that is not
     finite and positive.
     """
-    array, (row, column) = (_read_metaimage if path.suffix == ".mhd" else _read_nifti)(path)
-    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
-        raise DataError(
-            f"{path} holds an array of shape {array.shape} and type {array.dtype}: expected real "
-            "numbers with two axes, or three for a sequence."
-        )
-    if not (0 < row < math.inf and 0 < column < math.inf):
-        raise DataError(
-            f"{path} states a pixel spacing of {row} x {column} mm (row x column): expected "
-            "finite positive lengths; correct the file's header."
-        )
-    _check_finite(array, path)
-    frames = array if array.ndim == 3 else array[None]
-    return frames, None if row == column == 1 else (row, column)
+    image = (_read_metaimage if path.suffix == ".mhd" else _read_nifti)(path)
+    if image.frames.ndim != 3:
+        raise DataError(f"{path} is in colour: expected grey values or labels.")
+    return image.frames, image.spacing
 
 
 def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rgb"]:
@@ -58,7 +169,8 @@ def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rg
     values that are NaN or infinite.
     """
     try:
-        with Image.open(path) as picture:
+        # Of no other kinds: Pillow hands some, PostScript for one, to programs that run them.
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as picture:
             count = getattr(picture, "n_frames", 1)
             if picture.mode in ("1", "L", "LA"):
                 array = np.asarray(picture.convert("L"))
@@ -69,35 +181,94 @@ def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rg
                 array = np.asarray(picture.convert("RGB"))
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError and others.
     except Exception as error:
-        raise _unreadable(path, "a picture", error) from error
+        raise unreadable(path, "a picture", error) from error
     if count != 1:
         raise DataError(f"{path} holds {count} images: expected one; save them one by one.")
-    _check_finite(array, path)
+    check_finite(array, path)
     return array
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, Spacing]:
+def _read_nifti(path: Path) -> ImageFile:
     # Not through SimpleITK, which fills the rest of a truncated NIfTI file with zeros.
     try:
-        nifti = cast(SpatialImage, nibabel.load(path))
+        nifti = cast(Nifti1Image, nibabel.load(path))
         array = np.asarray(nifti.dataobj)
-        zooms = nifti.header.get_zooms()
+        header = cast(Nifti1Header, nifti.header)
+        zooms = header.get_zooms()
+        affine = np.asarray(nifti.affine, dtype=np.float64)
     # Damaged files make nibabel, gzip and zlib raise exceptions that share no narrower base.
     except Exception as error:
-        raise _unreadable(path, "NIfTI", error) from error
+        raise unreadable(path, "NIfTI", error) from error
+    spacing = (float(zooms[1]), float(zooms[0])) if len(zooms) > 1 else (1.0, 1.0)
     # On disk the fastest axis comes first: (x, y, time).
-    return array.T, (float(zooms[1]), float(zooms[0])) if len(zooms) > 1 else (1.0, 1.0)
+    return ImageFile(path, *_frames(array.T, spacing, path), affine, nifti=header)
 
 
-def _read_metaimage(path: Path) -> tuple[np.ndarray, Spacing]:
+def _read_metaimage(path: Path) -> ImageFile:
+    _check_data_file(path)
     try:
-        image = sitk.ReadImage(path)
+        image = sitk.ReadImage(path, imageIO="MetaImageIO")
     except RuntimeError as error:
-        raise _unreadable(path, "MetaImage", error) from error
-    return sitk.GetArrayFromImage(image), (image.GetSpacing()[1], image.GetSpacing()[0])
+        raise unreadable(path, "MetaImage", error) from error
+    axes = image.GetDimension()
+    to_mm = np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing()
+    affine = np.eye(4)
+    affine[:axes, :axes] = to_mm[:4, :4]
+    affine[:axes, 3] = image.GetOrigin()[:4]
+    colours = image.GetNumberOfComponentsPerPixel()
+    spacing = image.GetSpacing()[1], image.GetSpacing()[0]
+    frames, known = _frames(sitk.GetArrayFromImage(image), spacing, path, colours)
+    return ImageFile(path, frames, known, right_front_top(affine))
 
 
-def _check_finite(array: np.ndarray, path: Path) -> None:
+def _check_data_file(path: Path) -> None:
+    """A header that names files elsewhere would turn whatever lies there into pixels."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(64 * 1024).decode("latin-1").splitlines()
+    except OSError as error:
+        raise unreadable(path, "MetaImage", error) from error
+    key = "elementdatafile"
+    named = [line.strip() for line in lines if line.strip().lower().startswith(key)]
+    if not named:
+        raise DataError(f"{path} names no ElementDataFile: expected the header of a MetaImage.")
+    for line in named:
+        value = line[len(key) :].strip(" \t=:")
+        if {"/", "\\"} & set(value) or value.upper().startswith("LIST"):
+            raise DataError(
+                f"{path} names {value} as the file of its pixels: expected one beside it; move "
+                "that file there and correct the header."
+            )
+
+
+def _frames(
+    array: np.ndarray, spacing: Spacing, path: Path, colours: int = 1
+) -> tuple[Real[np.ndarray, "T H W *rgb"], Spacing | None]:
+    axes = array.ndim - (colours > 1)
+    if axes not in (2, 3) or array.dtype.kind not in "iuf" or colours not in (1, 3):
+        raise DataError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}: expected real "
+            "numbers with two axes, or three for a sequence."
+        )
+    if 0 in array.shape:
+        raise DataError(f"{path} holds an array of shape {array.shape}: expected some pixels.")
+    check_spacing(spacing, path)
+    check_finite(array, path)
+    return (array if axes == 3 else array[None]), None if spacing == (1, 1) else spacing
+
+
+def check_spacing(spacing: Spacing, path: Path) -> None:
+    """Raises `DataError` where a spacing is not finite and positive."""
+    row, column = spacing
+    if not (0 < row < math.inf and 0 < column < math.inf):
+        raise DataError(
+            f"{path} states a pixel spacing of {row} x {column} mm (row x column): expected "
+            "finite positive lengths; correct the file's header."
+        )
+
+
+def check_finite(array: np.ndarray, path: Path) -> None:
+    """Raises `DataError` where a value is NaN or infinite."""
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise DataError(
@@ -106,7 +277,13 @@ def _check_finite(array: np.ndarray, path: Path) -> None:
         )
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
+def right_front_top(affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+    """An affine to mm to the left, back and top, as DICOM and ITK have it, as NIfTI has it."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    """The error for a file that its reader refused, with the last line of what that said."""
     detail = str(error).strip().splitlines()[-1] if str(error).strip() else "no detail"
     return DataError(
         f"{path} cannot be read as {kind} ({type(error).__name__}: {detail}): the file is "
