@@ -37,7 +37,7 @@ class Config:
     data: Path | None = None
     """CAMUS as it is unpacked. Without it, synthetic echo is made and used."""
     checkpoint: Path | None = None
-    """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, a small SAM with random weights."""
+    """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM."""
     out: Path | None = None
     """Folder for the results, new or empty. By default, a new one under runs/samus_camus."""
     resume: Path | None = None
@@ -48,9 +48,8 @@ class Config:
     """Use only so many patients, drawn at random, for a quick look."""
     image_size: int | None = None
     """Side of SAMUS's square input, in pixels. By default a quarter of the base's: 256 for SAM."""
-    train_decoder: bool | None = None
-    """Also train the mask decoder, which SAMUS keeps frozen. By default only without a checkpoint:
-    a frozen random decoder cannot draw a mask."""
+    train_decoder: bool = False
+    """Also train the mask decoder, which SAMUS keeps frozen."""
     points: PointStrategy = "1"
     """One random point per structure, or a second one: random, by entropy, or by distance."""
     augment: bool = False
@@ -91,14 +90,12 @@ class Base:
     name: str
     epochs: int
     learning_rate: float
-    train_decoder: bool
 
 
-def choose_base(checkpoint: Path | None, seed: int) -> Base:
+def choose_base(checkpoint: Path | None) -> Base:
     if checkpoint is not None:
-        return Base(ak.load_sam(checkpoint), checkpoint.name, 50, 1e-4, False)
-    name = "adapterkit's small SAM, pretrained on procedural scenes (no --checkpoint given)"
-    return Base(ak.mini_sam(), name, 12, 1e-3, True)
+        return Base(ak.load_sam(checkpoint), checkpoint.name, 50, 1e-4)
+    return Base(ak.mini_sam(), "adapterkit's small SAM (no --checkpoint given)", 12, 1e-3)
 
 
 def main(config: Config) -> None:
@@ -112,7 +109,7 @@ def main(config: Config) -> None:
     console = Console(quiet=not accelerator.is_main_process)
 
     # The base, and SAMUS on it.
-    base = choose_base(config.checkpoint, config.seed)
+    base = choose_base(config.checkpoint)
     base_size = base.sam.image_encoder.img_size
     image_size = config.image_size or base_size // 4
     settings = Settings(
@@ -128,10 +125,9 @@ def main(config: Config) -> None:
         patience=config.patience,
         seed=config.seed,
     )
-    train_decoder = base.train_decoder if config.train_decoder is None else config.train_decoder
     parts = ak.methods.samus(image_size)
     method = "SAMUS"
-    if train_decoder:
+    if config.train_decoder:
         parts.append(ak.parts.Train("mask_decoder"))
         method = "SAMUS + trained mask decoder"
     torch.manual_seed(config.seed)
@@ -165,7 +161,6 @@ def main(config: Config) -> None:
         image_size=image_size,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        train_decoder=train_decoder,
     )
     if accelerator.is_main_process:
         write_json(folder / "config.json", asdict(resolved))

@@ -10,7 +10,9 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
+from adapterkit.data.scenes import draw_scene
 from adapterkit.sam import MINI, SamConfig, resized_sam, save_sam
+from benchmarks import promptability
 from tests.models import ECHO, TINY
 
 
@@ -53,12 +55,48 @@ def test_the_defaults_are_vit_b_s():
     assert SamConfig.of(stock.state_dict()) == SamConfig()
 
 
-def test_the_small_sam_is_small_and_reproducible():
-    small = ak.build_sam(MINI, seed=3)
-    assert sum(each.numel() for each in small.parameters()) < 5_000_000
-    assert SamConfig.of(small.state_dict()) == MINI
-    again = ak.build_sam(MINI, seed=3).state_dict()
-    assert all(torch.equal(value, again[key]) for key, value in small.state_dict().items())
+@pytest.fixture(scope="module")
+def mini() -> Sam:
+    return ak.mini_sam()
+
+
+def test_the_small_sam_is_small_and_stock(mini: Sam):
+    assert SamConfig.of(mini.state_dict()) == MINI
+    assert sum(each.numel() for each in mini.parameters()) < 5_000_000
+    file = Path(ak.__file__).parent / "weights" / "mini_sam.safetensors"
+    assert file.stat().st_size < 12e6
+    assert not mini.training
+    assert {type(each).__module__.split(".")[0] for each in mini.modules()} == {
+        "segment_anything", "torch",
+    }  # fmt: skip
+
+
+def test_the_small_sam_answers_prompts_and_knows_how_well(mini: Sam):
+    segmenter, answers = ak.Segmenter(mini), []
+    for number in range(12):
+        scene = draw_scene(promptability.held_out(number), 512)
+        answers.append(promptability.ask(segmenter, scene.image, scene.masks[:4]))
+    box, oracle = (
+        torch.cat([getattr(each, name) for each in answers]) for name in ("box", "oracle")
+    )
+    assert box.mean() > 0.5
+    assert oracle.mean() > 0.4
+    predicted, true = (torch.cat([getattr(a, n) for a in answers]) for n in ("predicted", "true"))
+    assert torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("method", ["samus", "samed", "msa", "medsam"])
+def test_all_parts_of_every_method_fit_the_small_sam(method: str):
+    sam = ak.inject(ak.mini_sam(), getattr(ak.methods, method)(image_size=128))
+    with torch.no_grad():
+        embedding = sam.image_encoder(torch.rand(1, 3, 128, 128))
+    side = 16 if method == "samus" else 8
+    assert embedding.shape == (1, MINI.prompt_width, side, side)
+    if method == "samus":
+        found = ak.adapters(sam)
+        assert found is not None
+        # Its position embedding is pooled from 32x32 to 16x16.
+        assert found["default"].get_parameter("added.position_adapter.stages.0.1.weight").ndim == 4
 
 
 class Command:

@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 import adapterkit as ak
 from adapterkit.command_line import run
 from adapterkit.data.phantom import write_phantom
-from adapterkit.sam import MINI
 from recipes.samus_camus import Config, main
 from tests.models import ECHO
 
@@ -158,11 +157,11 @@ def test_without_data_and_checkpoint_it_says_what_it_uses(
     assert done.status == 0, done.errors
     (folder,) = (tmp_path / "runs" / "samus_camus").iterdir()
     table = (folder / "table.md").read_text()
-    for word in ("SYNTHETIC", "RANDOM weights"):
+    for word in ("SYNTHETIC", "adapterkit's small SAM"):
         assert word in done.output
         assert word in table
-    assert "| SAMUS + trained mask decoder | mean |" in table
-    sam = ak.load_adapter(ak.build_sam(MINI, seed=0), folder / "adapter.safetensors")
+    assert "| SAMUS | mean |" in table
+    sam = ak.load_adapter(ak.mini_sam(), folder / "adapter.safetensors")
     assert sam.image_encoder.img_size == 128
 
 
