@@ -44,13 +44,9 @@ def test_the_command_s_table_has_every_size_within_five_percent(capsys: pytest.C
     main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:7]]
     assert [row[0] for row in rows] == list(SYSTEMS)
-    for _, _, measured, published, source, small in rows:
-        measured, published, small = (
-            float(each.split()[0]) for each in (measured, published, small)
-        )
-        assert measured == pytest.approx(published, rel=0.05)
-        assert 2 <= small <= 3
-        assert source
+    for _, _, measured, published, _, small in rows:
+        assert millions(measured) == pytest.approx(millions(published), rel=0.05)
+        assert 2 <= millions(small) <= 3
 
 
 def millions(cell: str) -> float:
@@ -199,10 +195,11 @@ def test_a_side_that_cannot_be_halved_is_refused(name: str, size: tuple[int, int
 
 
 @pytest.mark.parametrize("name", ["Swin-Unet", "TransUNet", "H2Former"])
-@pytest.mark.parametrize("size", [(96, 96), (64, 96)])
-def test_a_size_that_a_network_was_not_built_for_is_refused(name: str, size: tuple[int, int]):
-    with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels.* built for 64x64"):
-        build_small(name)(torch.rand(1, 3, *size))
+def test_a_size_that_a_network_was_not_built_for_is_refused(name: str):
+    model = build_small(name)
+    for height, width in ((96, 96), (64, 96)):
+        with pytest.raises(ValueError, match=rf"{height}x{width} pixels.* built for 64x64"):
+            model(torch.rand(1, 3, height, width))
 
 
 def test_h2former_s_channel_attention_treats_tokens_alike():
