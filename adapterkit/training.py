@@ -168,11 +168,9 @@ def train(
     with ExitStack() as stack:
         if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
-        keeps_embeddings = embeddings is not None and has_frozen_encoder(segmenter)
-        if keeps_embeddings:
-            stack.enter_context(cached_embeddings(segmenter, embeddings))
         bar = stack.enter_context(_progress_bar(accelerator))
-        if keeps_embeddings:
+        if embeddings is not None and has_frozen_encoder(segmenter):
+            stack.enter_context(cached_embeddings(segmenter, embeddings))
             bar.console.print(
                 f"the image encoder is not trained; embeddings are kept in {embeddings}",
                 soft_wrap=True,
