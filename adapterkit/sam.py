@@ -92,8 +92,7 @@ MINI = SamConfig(
     width=128,
     depth=8,
     num_heads=4,
-    global_blocks=(1, 3, 5, 7),
-    window_size=8,
+    global_blocks=tuple(range(8)),
     image_size=512,
     prompt_width=96,
     decoder_mlp_width=256,
@@ -166,7 +165,15 @@ def resized_sam(sam: Sam, image_size: int) -> Sam:
     """
     state_dict = dict(sam.state_dict())
     heads = cast(TwoWayTransformer, sam.mask_decoder.transformer).num_heads
-    resized = _stock_sam(replace(SamConfig.of(state_dict, heads), image_size=image_size))
+    # Shapes do not tell windows from a grid of their size, so they are asked for.
+    windows = [block.window_size for block in sam.image_encoder.blocks]
+    config = replace(
+        SamConfig.of(state_dict, heads),
+        image_size=image_size,
+        global_blocks=tuple(i for i, window in enumerate(windows) if window == 0),
+        window_size=max(windows) or SamConfig.window_size,
+    )
+    resized = _stock_sam(config)
     for name, there in resized.state_dict().items():
         here = state_dict[name]
         if here.shape == there.shape:

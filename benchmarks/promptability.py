@@ -174,7 +174,9 @@ def draw_figure(sam: Sam, path: Path) -> None:
     figure = Figure(figsize=(12.5, 10), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(4, 5)
-    generator = SamAutomaticMaskGenerator(sam, points_per_side=16, pred_iou_thresh=0.7)
+    generator = SamAutomaticMaskGenerator(
+        sam, points_per_side=16, pred_iou_thresh=0.5, stability_score_thresh=0.7
+    )
     predictor = SamPredictor(sam)
     for number, row in enumerate(axes):
         rng = held_out(number)

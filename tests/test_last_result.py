@@ -33,6 +33,7 @@ def test_it_is_computed_once_for_each_value():
                 lambda: parameter.add_(1),
                 lambda: setattr(parameter, "data", torch.full((3,), 7.0)),
                 lambda: parameter.copy_(torch.zeros(3)),
+                lambda: parameter.data.add_(3),
             ),
             start=1,
         ):

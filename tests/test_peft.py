@@ -173,7 +173,8 @@ def test_a_file_loads_in_a_fresh_process(small: Sam, picture: Tensor, tmp_path: 
         import adapterkit as ak
 
         folder, config = sys.argv[1], ak.SamConfig(
-            width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32
+            width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32,
+            decoder_mlp_width=64,
         )
         assert ak.inspect_adapter(folder + "/a.safetensors").parts[0].config == "VeraConfig"
         assert "peft" not in sys.modules, "reading a header imports peft"
@@ -398,7 +399,8 @@ def test_compile_has_no_graph_break():
         import adapterkit as ak
 
         config = ak.SamConfig(
-            width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32
+            width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32,
+            decoder_mlp_width=64,
         )
         torch.manual_seed(0)
         sam = ak.build_sam(config, seed=0)

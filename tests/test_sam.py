@@ -187,3 +187,10 @@ def test_saved_weights_load(sam: Sam, tmp_path: Path):
     loaded = ak.load_sam(tmp_path / "sam.safetensors", TINY.decoder_num_heads)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, sam.state_dict()[key].half().float()), key
+
+
+def test_windows_stay_windows_where_the_grid_is_no_larger():
+    config = replace(ECHO, image_size=64, window_size=4)
+    resized = resized_sam(ak.build_sam(config, seed=0), 128)
+    assert [block.window_size for block in resized.image_encoder.blocks] == [4, 0, 4, 0]
+    assert SamConfig.of(resized.state_dict()) == replace(config, image_size=128)

