@@ -185,7 +185,7 @@ def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe
 # Interruptions
 
 TRAINING = [
-    "--epochs", "8", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
+    "--epochs", "24", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
     "--augment", "--points", "2-max-distance", "--schedule", "cosine",
 ]  # fmt: skip
 
