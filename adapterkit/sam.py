@@ -166,7 +166,7 @@ def resized_sam(sam: Sam, image_size: int) -> Sam:
     state_dict = dict(sam.state_dict())
     heads = cast(TwoWayTransformer, sam.mask_decoder.transformer).num_heads
     # Shapes do not tell windows from a grid of their size, so they are asked for.
-    windows = [block.window_size for block in sam.image_encoder.blocks]
+    windows = [cast(int, block.window_size) for block in sam.image_encoder.blocks]
     config = replace(
         SamConfig.of(state_dict, heads),
         image_size=image_size,
