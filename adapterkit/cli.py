@@ -132,13 +132,13 @@ def convert(
             the adapter then fits only that base, which is written as OUT's .base.safetensors.
         force: replace OUT if it exists.
     """
-    _check_free(out, force)
+    beside = out.with_name(f"{out.stem}.base.safetensors")
+    for path in (out, beside) if load_base else (out,):
+        _check_free(path, force)
     sam = ak.load_published(ak.load_sam(checkpoint), published, method, load_base=load_base)
     ak.save_adapter(sam, out, training={"converted from": published.name, "method": method})
     console.print(f"the adapter is in {out}", soft_wrap=True)
     if load_base:
-        beside = out.with_name(f"{out.stem}.base.safetensors")
-        _check_free(beside, force)
         save_sam(ak.eject(sam), beside)
         console.print(f"its base is in {beside}", soft_wrap=True)
 

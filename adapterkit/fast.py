@@ -1,4 +1,4 @@
-"""A faster forward for `segment_anything`'s blocks, of the same numbers up to rounding.
+"""A forward for `segment_anything`'s blocks that does less, of the same numbers up to rounding.
 
 `fast` gives a model's blocks, attentions and channel norms other forwards, which
 

@@ -4,7 +4,7 @@
     python -m benchmarks.speed --only samus --rounds 9
 
 "Stock" is the same parts on `segment_anything`'s own forward, under the default allocator; "fast"
-is what the recipes do, `ak.fast` and `keep_freed_memory`. Each contestant has a process of its own,
+is the same with `ak.fast` and `keep_freed_memory`. Each contestant has a process of its own,
 and the contestants of a group take turns, so that a machine that is busy for a while is so for all.
 All weights are random, which times do not depend on.
 """

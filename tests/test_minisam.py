@@ -109,3 +109,35 @@ def test_the_schedule_rises_and_falls_to_zero():
     assert rates[peak] > 0.99
     assert rates[-1] == pytest.approx(0, abs=1e-9)
     assert all(np.diff(rates[peak:]) <= 0)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches_and_resume(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "recipes.minisam", "--length", "0.0001", "--prompts", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("weights in") == 1
+    expected = load_file(tmp_path / "mini_sam.safetensors")
+    for name in ("mini_sam", "stage_3", "stage_2"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    again = subprocess.run(
+        [*command, "--device", "cpu", "--resume"], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    found = load_file(tmp_path / "mini_sam.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_gradients_of_two_processes_are_averaged(monkeypatch):
+    monkeypatch.setattr(minisam, "this_process", lambda: (0, 2))
+    # The other process has these gradients: one of ones, and none.
+    other = torch.cat([torch.ones(6), torch.zeros(2)]) / 2
+    monkeypatch.setattr(minisam.dist, "all_reduce", lambda together: together.add_(other))
+    first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    first.grad = torch.full((2, 3), 3.0)
+    minisam.average_gradients([first, second])
+    assert torch.equal(first.grad, torch.full((2, 3), 2.0))
+    assert torch.equal(second.grad, torch.zeros(2))
