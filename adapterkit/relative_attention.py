@@ -62,7 +62,9 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (gradient,) = grad_outputs
         qkv, filling, of_rows, of_columns = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
