@@ -81,6 +81,12 @@ def test_methods_are_listed_with_what_they_train(folder: Path, run: Callable[...
     assert all(name in done.output for name in ("samed", "msa", "medsam"))
 
 
+@pytest.mark.slow
+def test_the_readme_s_table_is_what_the_command_prints(run: Callable[..., Done]):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert run("methods").output.strip() in readme
+
+
 def test_merge_leaves_a_base_and_what_cannot_be_merged(
     folder: Path, tmp_path: Path, run: Callable[..., Done]
 ):
@@ -148,9 +154,40 @@ def test_a_mistake_is_one_line(
     assert sorted(Path().iterdir()) == before
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_help_fits_a_screen_and_has_an_example(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, columns: str
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    done = run("--help")
+    assert done.status == 0
+    assert len(done.output.splitlines()) <= 40
+    for name, summary in cli.COMMANDS.items():
+        assert name in done.output
+        done_here = run(name, "--help")
+        assert done_here.status == 0
+        assert len(done_here.output.splitlines()) <= 40, name
+        assert f"Example: adapterkit {name} " in " ".join(done_here.output.split())
+        docstring = cli.command(name).__doc__ or ""
+        assert docstring.splitlines()[0] == summary
+
+
+def test_each_file_of_commands_is_a_command():
+    files = Path(cli.__file__).with_name("commands").glob("[!_]*.py")
+    assert {file.stem for file in files} == set(cli.COMMANDS)
+
+
+def test_a_package_that_is_not_there_is_named(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "adapterkit.commands.inspect", None)
+    status = run("inspect", "echo.safetensors").status
+    assert isinstance(status, str)
+    assert status.startswith("error: adapterkit inspect needs the package ")
+
+
 def test_the_installed_command_helps():
     command = Path(sys.executable).with_name("adapterkit")
-    done = subprocess.run([command, "merge", "--help"], capture_output=True, text=True)
+    done = subprocess.run([command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "Example: adapterkit merge" in done.stdout
-    assert len(done.stdout.splitlines()) < 40
+    assert all(name in done.stdout for name in cli.COMMANDS)
