@@ -12,8 +12,12 @@ from adapterkit.command_line import one_line_errors
 COMMANDS = {
     "inspect": "Show what an adapter file holds, without its base.",
     "methods": "List the methods, and what each trains and stores on a given base.",
+    "predict": "Segment images: files, and folders with their subfolders.",
+    "evaluate": "Compare masks with masks: Dice, IoU and distances of each structure.",
     "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",
     "convert": "Make an adapter file of a published implementation's checkpoint.",
+    "push": "Put an adapter file on the Hugging Face Hub, with a model card.",
+    "pull": "Get an adapter file from the Hugging Face Hub.",
 }
 """Each is the function of its name in `commands/`, which begins its docstring with this line."""
 

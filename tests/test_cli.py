@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,8 @@ import adapterkit as ak
 from adapterkit import cli
 from adapterkit.parts import FeatureAdapter, LoRA
 from adapterkit.sam import save_sam
+from tests.conftest import Done
 from tests.models import ECHO
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int | str
-    output: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A call of the command within this process; a failure's status is its one line."""
-
-    def call(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["adapterkit", *map(str, arguments)])
-        status: int | str = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return Done(status, capsys.readouterr().out)
-
-    return call
 
 
 @pytest.fixture(scope="module")
