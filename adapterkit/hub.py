@@ -79,7 +79,9 @@ def pull_adapter(repo: str, path: str | Path, revision: str | None = None) -> Ad
     """
     with TemporaryDirectory() as folder:
         with _clear_errors(repo):
-            found = HfApi().hf_hub_download(repo, FILE, revision=revision, local_dir=folder)
+            # Asked for first, since downloading would try again and again where there is no Hub.
+            commit = HfApi().model_info(repo, revision=revision).sha
+            found = HfApi().hf_hub_download(repo, FILE, revision=commit, local_dir=folder)
         try:
             header = inspect_adapter(found)
         except AdapterFileError as error:

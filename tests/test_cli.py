@@ -166,6 +166,6 @@ def test_a_package_that_is_not_there_is_named(
 
 def test_the_installed_command_helps():
     command = Path(sys.executable).with_name("adapterkit")
-    done = subprocess.run([command, "--help"], capture_output=True, text=True)
+    done = subprocess.run([command, "merge", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in cli.COMMANDS)
+    assert "Example: adapterkit merge" in done.stdout

@@ -21,6 +21,7 @@ from tests.models import ECHO
 
 Run = Callable[..., Done]
 TOKEN = "a token that may write"
+COMMIT = "1" * 40
 
 
 class Hub(ThreadingHTTPServer):
@@ -51,6 +52,8 @@ class Request(BaseHTTPRequestHandler):
             self.server.repositories[repo] = {}
             self.server.visibility[repo] = wanted["visibility"]
             return self.answer(200, json.dumps({"url": f"{self.server.url}/{repo}"}).encode())
+        if self.path == "/api/validate-yaml":
+            return self.answer(200, b'{"warnings": [], "errors": []}')
         _, _, _, owner, name, what, _ = self.path.split("/")
         if what == "preupload":
             names = [file["path"] for file in json.loads(content)["files"]]
@@ -64,24 +67,32 @@ class Request(BaseHTTPRequestHandler):
                 file = line["value"]
                 repository = self.server.repositories[f"{owner}/{name}"]
                 repository[file["path"]] = base64.b64decode(file["content"])
-        answer = {"commitUrl": f"{self.server.url}/{owner}/{name}/commit/1", "commitOid": "1" * 40}
+        answer = {
+            "commitUrl": f"{self.server.url}/{owner}/{name}/commit/{COMMIT}",
+            "commitOid": COMMIT,
+        }
         return self.answer(200, json.dumps(answer).encode())
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
-        _, owner, name, resolve, revision, file = self.path.split("/")
-        assert resolve == "resolve"
+        words = self.path.split("?")[0].removeprefix("/api/models").split("/")
+        _, owner, name, what, revision, *file = [*words, "revision", "main"][: max(5, len(words))]
         files = self.server.repositories.get(f"{owner}/{name}")
         if files is None:
             return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if revision != "main":
+        if revision not in ("main", COMMIT):
             return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if file not in files:
+        if what == "revision":
+            told = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [], "tags": []}
+            return self.answer(200, json.dumps(told).encode())
+        assert what == "resolve"
+        content = files.get(file[0])
+        if content is None:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        etag = sha256(files[file]).hexdigest()
-        return self.answer(200, files[file], {"ETag": f'"{etag}"', "X-Repo-Commit": "1" * 40})
+        etag = sha256(content).hexdigest()
+        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
     def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -97,9 +108,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub() as hub:
         thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
         thread.start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        for name, value in {
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
         hub.shutdown()

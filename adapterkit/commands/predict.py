@@ -47,16 +47,16 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
 
     Args:
         paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF.
-        out: the folder for the masks, with the subfolders of the images.
+        out: the folder for the masks; subfolders are kept.
         adapter: an adapter file. By default the base alone.
-        checkpoint: of the base. By default the small model that comes with adapterkit.
+        checkpoint: of the base. By default adapterkit's small demonstration model.
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
-        prompts: CSV (image, structure, x, y, label or x0, y0, x1, y1) or JSON for each image.
+        prompts: a CSV or JSON file of the prompts of each image (see the README).
         min_score: without prompts, the predicted IoU that a mask must exceed.
         format: of the masks.
         ray: run on a Ray cluster, by default one in this machine.
-        workers: of the Ray cluster. By default one for each GPU, or CPU.
+        workers: of Ray. By default one for each GPU, or CPU.
     """
     _check_options(paths, point, box, prompts, ray, workers)
     model = Model(checkpoint, adapter, min_score)
