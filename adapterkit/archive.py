@@ -5,6 +5,7 @@ there, and no older than their images, are left as they are.
 """
 
 import json
+import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,9 +251,10 @@ def segment_files_on_ray(
         OSError: the cluster cannot be reached, or a worker died.
     """
     import ray
+    from ray.exceptions import RayError
 
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OSError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
@@ -265,7 +267,7 @@ def segment_files_on_ray(
         # Blocks are handed to workers one by one: few of them would leave some without work.
         blocks = min(len(rows), 32 * workers)
         results = ray.data.from_items(rows, override_num_blocks=blocks).map(
-            _RayWorker,
+            _RayWorker,  # pyright: ignore[reportArgumentType]
             fn_constructor_args=[model],
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=0 if gpus else 1,
@@ -273,7 +275,7 @@ def segment_files_on_ray(
         )
         for row in results.iter_rows():
             yield tasks[row["index"]], row["reason"] or None
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         last = str(error).strip().splitlines()[-1:]
         raise OSError(f"a worker of the Ray cluster failed: {' '.join(last)}") from error
     finally:

@@ -28,9 +28,9 @@ def main() -> None:
     for name, summary in COMMANDS.items():
         # Only the command that is run is imported: others may need packages that are not there.
         if sys.argv[1:2] == [name]:
-            app.command(command(name), name=name)
+            app.command(name=name)(command(name))
         else:
-            app.command(_other, name=name, help=summary)
+            app.command(name=name, help=summary)(_other)
     with one_line_errors():
         app.cli(prog="adapterkit", description=__doc__)
 

@@ -37,7 +37,7 @@ class Hub(ThreadingHTTPServer):
 class Request(BaseHTTPRequestHandler):
     server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_POST(self) -> None:
@@ -153,7 +153,7 @@ def test_a_model_card_says_what_it_is_and_how_to_use_it(run: Run, hub: Hub, adap
     run("push", adapter, "anna/echo", "--base", "anna/sam", "--licence", "mit", "--public")
     assert hub.visibility == {"anna/echo": "public"}
     card = hub.repositories["anna/echo"]["README.md"].decode()
-    header = huggingface_hub.ModelCard(card).data
+    header: Any = huggingface_hub.ModelCard(card).data
     assert (header.license, header.library_name) == ("mit", "adapterkit")
     assert header.base_model == "anna/sam"
     assert "Not for clinical use" in card
