@@ -6,6 +6,7 @@ there, and no older than their images, are left as they are.
 
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,16 +248,20 @@ def segment_files_on_ray(
         workers: each with a model. None: one for each GPU, or without any, for each CPU.
 
     Raises:
-        ModuleNotFoundError: Ray is not installed.
-        OSError: the cluster cannot be reached, or a worker died.
+        OSError: Ray is not installed, the cluster cannot be reached, or a worker died.
     """
-    import ray
-    from ray.exceptions import RayError
-
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers otherwise.
+    try:
+        import ray.data
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise OSError(
+            f'Ray Data is not installed ({error}): pip install "adapterkit[cluster]"'
+        ) from error
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OSError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    except Exception as error:  # Ray raises just that where its own processes do not start in time.
+        raise OSError(f"there is no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

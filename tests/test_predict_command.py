@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial, partialmethod
 from pathlib import Path
@@ -357,6 +358,20 @@ def test_a_mistake_is_one_line(
     assert contents(bad) == before
 
 
+def test_ray_is_named_where_it_is_not_installed(
+    run: Run,
+    model: tuple[str | Path, ...],
+    scans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status = run("predict", scans, *model, *POINTS, "--out", tmp_path / "masks", "--ray").status
+    assert str(status).startswith("error: Ray Data is not installed")
+    assert 'pip install "adapterkit[cluster]"' in str(status)
+
+
 @pytest.mark.slow
 def test_a_ray_cluster_writes_the_same_masks(
     run: Run,
@@ -365,6 +380,8 @@ def test_a_ray_cluster_writes_the_same_masks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
+    for package in ("ray", "pyarrow"):
+        pytest.importorskip(package, reason="adapterkit[cluster] is not installed")
     for k in range(6):
         noise = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
         Image.fromarray(noise).save(scans / f"{k}.png")
