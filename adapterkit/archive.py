@@ -9,7 +9,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from itertools import groupby
 from pathlib import Path
@@ -268,7 +268,16 @@ def segment_files_on_ray(
         there = ray.cluster_resources()
         gpus = int(there.get("GPU", 0))
         workers = min(workers or gpus or int(there["CPU"]), len(tasks))
-        rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(tasks)]
+        # Workers have other working folders.
+        model = replace(
+            model,
+            checkpoint=model.checkpoint and model.checkpoint.resolve(),
+            adapter=model.adapter and model.adapter.resolve(),
+        )
+        absolute = (
+            replace(task, image=task.image.resolve(), masks=task.masks.resolve()) for task in tasks
+        )
+        rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]
         # Blocks are handed to workers one by one: few of them would leave some without work.
         blocks = min(len(rows), 32 * workers)
         results = ray.data.from_items(rows, override_num_blocks=blocks).map(
