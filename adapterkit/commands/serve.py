@@ -1,0 +1,82 @@
+"""`adapterkit serve`: a web page on which to click on one's own images."""
+
+import errno
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import UseAppendAction, arg
+
+import adapterkit as ak
+
+console = Console()
+
+
+def serve(
+    adapter: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
+    checkpoint: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_upload: int = 200,
+) -> None:
+    """Open a web page that segments images by clicks; Ctrl+C ends it.
+
+    Nothing that is opened there is kept. There is no password: with another host than the default,
+    whoever reaches this machine can use the page.
+
+    Example: adapterkit serve --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
+
+    Args:
+        adapter: an adapter file; give the option again for each further one.
+        checkpoint: the Segment Anything model that they fit; by default the small one that comes
+            with adapterkit, which works without any file.
+        host: address to listen at.
+        port: to listen at.
+        max_upload: size of an image file, in MB.
+    """
+    if max_upload < 1:
+        raise ValueError(f"--max-upload {max_upload}: expected a size in MB, at least 1")
+    _check_free(host, port)
+    try:
+        from adapterkit.web.page import serving
+    except ImportError as error:
+        raise ValueError(
+            f'the page needs gradio and others ({error}): pip install "adapterkit[web]"'
+        ) from error
+    base = ak.mini_sam() if checkpoint is None else ak.load_sam(checkpoint)
+    predictor = ak.Predictor(base)
+    for file in adapter:
+        predictor.load(file)
+    with serving(predictor, _describe(checkpoint, adapter), host, port, max_upload * 10**6) as url:
+        console.print(f"the page is at {url} (Ctrl+C ends it)", highlight=False, soft_wrap=True)
+        threading.Event().wait()
+
+
+def _describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:
+    """What the page says about the model."""
+    if checkpoint is not None:
+        return f"{checkpoint.name}, {'with' if adapters else 'without'} adapters."
+    if adapters:
+        return "The small Sam that comes with adapterkit, with adapters."
+    return (
+        "The small Sam that comes with adapterkit, without an adapter. It has seen procedural "
+        "scenes and no medical image, so it needs correcting clicks; give serve a --checkpoint "
+        "and an --adapter of yours."
+    )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError, or ValueError, where one cannot listen."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port {port}: expected 1 to 65535")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port {port} of {host} is in use; choose another with --port") from error
+        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror}") from error
