@@ -34,10 +34,10 @@ def serve(
             with adapterkit, which works without any file.
         host: address to listen at.
         port: to listen at.
-        max_upload: size of an image file, in MB.
+        max_upload: the largest image file that can be opened, in MiB.
     """
     if max_upload < 1:
-        raise ValueError(f"--max-upload {max_upload}: expected a size in MB, at least 1")
+        raise ValueError(f"--max-upload {max_upload}: expected a size in MiB, at least 1")
     _check_free(host, port)
     try:
         from adapterkit.web.page import serving
@@ -49,12 +49,12 @@ def serve(
     predictor = ak.Predictor(base)
     for file in adapter:
         predictor.load(file)
-    with serving(predictor, _describe(checkpoint, adapter), host, port, max_upload * 10**6) as url:
+    with serving(predictor, describe(checkpoint, adapter), host, port, max_upload * 2**20) as url:
         console.print(f"the page is at {url} (Ctrl+C ends it)", highlight=False, soft_wrap=True)
         threading.Event().wait()
 
 
-def _describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:
+def describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:
     """What the page says about the model."""
     if checkpoint is not None:
         return f"{checkpoint.name}, {'with' if adapters else 'without'} adapters."
@@ -62,8 +62,8 @@ def _describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:
         return "The small Sam that comes with adapterkit, with adapters."
     return (
         "The small Sam that comes with adapterkit, without an adapter. It has seen procedural "
-        "scenes and no medical image, so it needs correcting clicks; give serve a --checkpoint "
-        "and an --adapter of yours."
+        "scenes and no medical image, so expect to correct it; an adapter trained on images like "
+        "yours does better."
     )
 
 

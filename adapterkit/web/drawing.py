@@ -24,7 +24,7 @@ _MAX_SIDE = 1600
 
 
 def picture(frame: Real[np.ndarray, "H W *rgb"]) -> str:
-    """A frame as the model sees it, as a URL that holds a PNG. It is square, and to be stretched."""
+    """A frame as the model sees it: a square PNG, to be stretched, as a URL that holds it."""
     pixels = to_square(frame, min(max(frame.shape[:2]), _MAX_SIDE))
     file = io.BytesIO()
     Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy()).save(file, format="PNG")

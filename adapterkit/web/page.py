@@ -111,7 +111,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
         try:
             action(session)
         except (ValueError, OSError) as error:
-            gr.Warning(escape(str(error)), title="That did not work")
+            gr.Warning(escape(str(error)))
         return shown(session, picture)
 
     def shown(session: Session, picture: bool) -> dict[Any, Any]:
@@ -180,7 +180,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
                 content = base64.b64encode(path.read_bytes()).decode()
                 return {"name": path.name, "content": content}
         except (ValueError, OSError) as error:
-            gr.Warning(escape(str(error)), title="That did not work")
+            gr.Warning(escape(str(error)))
             return None
 
     # What is on the page
@@ -194,7 +194,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
             elem_id="head",
         )
         with gr.Row():
-            with gr.Column(scale=7, min_width=420):
+            with gr.Column(scale=7, min_width=420, elem_id="main"):
                 viewer = gr.HTML(
                     "",
                     html_template=(_HERE / "viewer.html").read_text(encoding="utf-8"),
@@ -206,20 +206,28 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
                 )
                 caption = gr.HTML("", elem_id="caption")
                 frames = gr.Slider(1, 2, 1, step=1, label="Frame", visible=False, elem_id="frames")
+                with gr.Row(elem_id="tools"):
+                    kind = gr.Radio(
+                        [_INSIDE, _OUTSIDE],
+                        value=_INSIDE,
+                        label="A click marks what is …",
+                        elem_id="kind",
+                        scale=3,
+                    )
+                    undo_button = gr.Button("Undo", elem_id="undo", min_width=90, size="md")
+                    clear_button = gr.Button("Clear", elem_id="clear", min_width=90, size="md")
             with gr.Column(scale=4, min_width=300, elem_id="side"):
                 gr.HTML(
-                    '<h2>1. Open an image</h2><p class="hint">PNG, JPEG, TIFF, NIfTI, MetaImage or '
-                    "DICOM. It is not kept.</p>"
+                    "<h2>1. Open an image</h2><p>PNG, JPEG, TIFF, NIfTI, MetaImage or DICOM. It is "
+                    "not kept.</p>"
                 )
-                file = gr.File(show_label=False, height=110, elem_id="open")
-                example_button = gr.Button("Open an example: a synthetic heart", elem_id="example")
+                file = gr.File(show_label=False, height=112, elem_id="open")
+                example_button = gr.Button(
+                    "Open an example: a synthetic heart", size="md", elem_id="example"
+                )
                 gr.HTML(
-                    '<h2>2. Click on a structure</h2><p class="hint">One click in the middle is '
-                    "often enough. Correct the mask with further clicks; with Shift, a click does "
-                    "the opposite.</p>"
-                )
-                kind = gr.Radio(
-                    [_INSIDE, _OUTSIDE], value=_INSIDE, label="What you click is", elem_id="kind"
+                    "<h2>2. Click on a structure</h2><p>Begin in its middle, then correct the mask "
+                    "with further clicks. With Shift, a click marks the opposite.</p>"
                 )
                 structures = gr.HTML(
                     "",
@@ -227,13 +235,15 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
                     elem_id="structures",
                 )
                 add_button = gr.Button("Add a structure", size="sm", elem_id="add")
-                with gr.Row():
-                    undo_button = gr.Button("Undo", size="sm", elem_id="undo")
-                    clear_button = gr.Button("Clear", size="sm", elem_id="clear")
-                gr.HTML("<h2>3. Take the mask</h2>")
-                download_button = gr.Button("Download", variant="primary", elem_id="download")
+                gr.HTML(
+                    "<h2>3. Take the masks</h2><p>As labels of the image's size: NIfTI where it "
+                    "was one or has several frames, otherwise PNG.</p>"
+                )
+                download_button = gr.Button(
+                    "Download", variant="primary", size="md", elem_id="download"
+                )
                 mask = gr.JSON(visible=False)
-                gr.HTML(f'<h2>Model</h2><p class="hint">{escape(model)}</p>')
+                gr.HTML(f"<h2>Model</h2><p>{escape(model)}</p>")
                 adapter = gr.Dropdown(
                     [*predictor.names, _NO_ADAPTER],
                     value=next(iter(predictor.names), _NO_ADAPTER),

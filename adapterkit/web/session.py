@@ -18,7 +18,7 @@ MAX_STRUCTURES = 255
 
 @dataclass(frozen=True)
 class Click:
-    """A prompt: the pixel (x, y) of the image lies inside of a structure, counted from 0, or not."""
+    """A prompt: the pixel (x, y) lies inside of a structure, counted from 0, or outside of it."""
 
     structure: int
     x: int

@@ -2,14 +2,15 @@
 // again and again, so the listeners are on the element.
 
 element.addEventListener("click", (event) => {
-  const drawing = event.target.closest("svg");
+  const drawing = event.target.closest(".frame svg");
   if (!drawing) return;
-  const box = drawing.getBoundingClientRect();
-  trigger("mark", {
-    x: (event.clientX - box.left) / box.width,
-    y: (event.clientY - box.top) / box.height,
-    shift: event.shiftKey,
-  });
+  // From the window's pixels to the drawing's units, of which it is `width` x `height`.
+  const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(
+    drawing.getScreenCTM().inverse(),
+  );
+  const { width, height } = drawing.viewBox.baseVal;
+  if (x < 0 || y < 0 || x > width || y > height) return;
+  trigger("mark", { x: x / width, y: y / height, shift: event.shiftKey });
 });
 
 // An image dropped on the picture goes where files are opened.
