@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import cast
 
 import contourpy
 import numpy as np
@@ -68,7 +69,9 @@ def outline(height: Float[np.ndarray, "H W"], inside: Bool[np.ndarray, "H W"]) -
     level = np.pad(level, 1, mode="edge")
     ring = np.pad(np.zeros_like(inside), 1, constant_values=True)
     level[ring] = -abs(level[ring])
-    lines = contourpy.contour_generator(z=level, line_type="Separate").lines(0)
+    lines = cast(
+        list[np.ndarray], contourpy.contour_generator(z=level, line_type="Separate").lines(0)
+    )
     # The centre of the padding's first pixel lies half a pixel outside of the image.
     paths = (" ".join(f"{x - 0.5:.2f},{y - 0.5:.2f}" for x, y in line) for line in lines)
     return " ".join(f"M{path}Z" for path in paths)

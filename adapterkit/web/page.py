@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.themes import Default
 
 from adapterkit.data.images import ImageFile, read_image
 from adapterkit.data.phantom import write_phantom
@@ -62,7 +63,7 @@ def serving(
                 server_name=host,
                 server_port=port,
                 max_file_size=max_upload,
-                theme=gr.themes.Default(
+                theme=Default(
                     primary_hue="blue",
                     font=("system-ui", "sans-serif"),
                     font_mono=("ui-monospace", "monospace"),
@@ -116,7 +117,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
 
     def shown(session: Session, picture: bool) -> dict[Any, Any]:
         image = session.image
-        drawn = {"value": ""}
+        drawn: dict[str, Any] = {"value": ""}
         if image is not None:
             drawn["value"] = drawing.overlay(image, session.answer, session.clicks)
             if picture:
@@ -261,11 +262,18 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
             "concurrency_id": "model",
             "concurrency_limit": 1,
         }
-        slow = shows | {"show_progress": "full", "show_progress_on": viewer, "trigger_mode": "once"}
+        slow: dict[str, Any] = {
+            **shows,
+            "show_progress": "full",
+            "show_progress_on": viewer,
+            "trigger_mode": "once",
+        }
+        # Of the frames that a slider passes, the last.
+        newest: dict[str, Any] = {**shows, "trigger_mode": "always_last"}
         opened = file.upload(open_file, [file], **slow)
         opened.then(None, outputs=file, js="() => null", api_visibility="private")
         example_button.click(open_example, **slow)
-        frames.input(show_frame, [frames], **shows | {"trigger_mode": "always_last"})
+        frames.input(show_frame, [frames], **newest)
         adapter.input(use, [adapter], **slow)
         viewer.mark(mark, [kind], **shows)
         structures.choose(choose, **shows)
