@@ -14,9 +14,11 @@ from tyro.extras import SubcommandApp
 import adapterkit as ak
 from adapterkit import methods as published
 from adapterkit.command_line import one_line_errors
+from adapterkit.commands.serve import serve
 from adapterkit.sam import save_sam
 
 app = SubcommandApp()
+app.command(serve)
 console = Console()
 
 

@@ -1,4 +1,4 @@
-"""`adapterkit serve`: a web page on which to click on one's own images."""
+"""The command `adapterkit serve`."""
 
 import errno
 import socket
@@ -6,12 +6,9 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from tyro.conf import UseAppendAction, arg
 
 import adapterkit as ak
-
-console = Console()
 
 
 def serve(
@@ -21,10 +18,10 @@ def serve(
     port: int = 7860,
     max_upload: int = 200,
 ) -> None:
-    """Open a web page that segments images by clicks; Ctrl+C ends it.
+    """Open a web page on which images are segmented by clicks.
 
-    Nothing that is opened there is kept. There is no password: with another host than the default,
-    whoever reaches this machine can use the page.
+    Ctrl+C ends it. Nothing that is opened there is kept. There is no password: with another host
+    than the default, whoever reaches this machine can use the page.
 
     Example: adapterkit serve --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
 
@@ -50,7 +47,7 @@ def serve(
     for file in adapter:
         predictor.load(file)
     with serving(predictor, describe(checkpoint, adapter), host, port, max_upload * 2**20) as url:
-        console.print(f"the page is at {url} (Ctrl+C ends it)", highlight=False, soft_wrap=True)
+        print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
         threading.Event().wait()
 
 

@@ -1,0 +1,1 @@
+"""The commands of `adapterkit`, one function in each file; `cli.py` lists them."""
