@@ -26,6 +26,7 @@ All are float32 but the labels. B, K and N are free. A structure without a box g
 import copy
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -267,17 +268,20 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
 
 
 def _write_onnx(program: ExportedProgram, graph: Graph, file: Path) -> None:
-    torch.onnx.export(
-        program,
-        f=file,
-        input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
-        dynamic_shapes=graph.free,  # for the axes' names
-        opset_version=OPSET,
-        # Beyond 2 GB an ONNX file can but refer to another that holds the weights.
-        external_data=sum(each.nbytes for each in program.state_dict.values()) > 2e9,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # It says of each axis named twice that the name counts once.
+        warnings.filterwarnings("ignore", message="# The axis name")
+        torch.onnx.export(
+            program,
+            f=file,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=graph.free,  # for the axes' names
+            opset_version=OPSET,
+            # Beyond 2 GB an ONNX file can but refer to another that holds the weights.
+            external_data=sum(each.nbytes for each in program.state_dict.values()) > 2e9,
+            verbose=False,
+        )
 
 
 def _quantise(file: Path) -> None:
