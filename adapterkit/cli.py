@@ -14,10 +14,12 @@ from tyro.extras import SubcommandApp
 import adapterkit as ak
 from adapterkit import methods as published
 from adapterkit.command_line import one_line_errors
+from adapterkit.commands.export import export
 from adapterkit.sam import save_sam
 
 app = SubcommandApp()
 console = Console()
+app.command(export)
 
 
 def main() -> None:

@@ -59,16 +59,14 @@ class Onnx:
 class Torch:
     """A base with two adapters, of which one is active; `fast`, and under autocast if so named."""
 
-    def __init__(self, checkpoint: str, adapter: str, other: str, bf16: bool):
+    def __init__(self, checkpoint: str, adapter: str, other: str | None, bf16: bool):
         import torch
 
         import adapterkit as ak
 
         self.torch, self.ak = torch, ak
-        self.sam = ak.fast(ak.load_sam(checkpoint))
-        ak.load_adapter(self.sam, other, name="other")
-        ak.load_adapter(self.sam, adapter, name="first")
-        self.names = ["first", "other"]
+        self.sam = ak.load_adapter(ak.fast(ak.load_sam(checkpoint)), adapter, name="first")
+        self.names, self.other = ["first", "other"], other
         self.segmenter = ak.Segmenter(self.sam).eval()
         self.size = self.segmenter.image_size
         torch.autocast("cpu", torch.bfloat16, enabled=bf16).__enter__()
@@ -76,6 +74,9 @@ class Torch:
 
     def switch(self) -> None:
         self.names.reverse()
+        if self.other:  # The first time, which does not count.
+            self.ak.load_adapter(self.sam, self.other, name="other")
+            self.other = None
         self.ak.activate(self.sam, self.names[0])
 
     def encode(self, image: np.ndarray) -> None:
@@ -83,7 +84,9 @@ class Torch:
 
     def click(self, x: float, y: float) -> None:
         points = self.torch.tensor([[[[x, y]]]])
-        self.segmenter.decode(self.embedding, points, self.torch.ones(1, 1, 1, dtype=int))
+        self.segmenter.decode(
+            self.embedding, points, self.torch.ones(1, 1, 1, dtype=self.torch.long)
+        )
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ class Config:
     rounds: int = 5
     """Turns of each way, after one that does not count."""
     out: Path | None = None
-    """Folder for the table, the exports and what was trained. By default, one under runs/exports."""
+    """Folder for the table, the exports and what was trained. By default, one in runs/exports."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def main(config: Config) -> None:
         for way in ways:
             with segmenter_of(way, sam) as segmenter:
                 dice[way.name] = mean_dice(segmenter, frames, seed=0)
-    measured = [take_turns(ways, config.rounds)]
+    measured = take_turns(ways, config.rounds)
     text = f"{title}, {size}x{size}, {torch.get_num_threads()} threads\n\n"
-    text += table(ways, dice, measured[0])
+    text += table(ways, dice, measured)
     write_text(folder / "table.md", text + "\n")
     console.print(text, highlight=False, soft_wrap=True)
     console.print(f"results in {folder}", soft_wrap=True)

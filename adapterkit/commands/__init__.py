@@ -1,0 +1,1 @@
+"""The commands of `adapterkit`, a file for each."""
