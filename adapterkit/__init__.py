@@ -11,6 +11,7 @@ from adapterkit.adapter_file import (
     load_adapter,
     save_adapter,
 )
+from adapterkit.export import export
 from adapterkit.fast import fast, stock
 from adapterkit.inject import (
     activate,
@@ -67,6 +68,7 @@ __all__ = [
     "build_sam",
     "disabled",
     "eject",
+    "export",
     "fast",
     "find_images",
     "inject",

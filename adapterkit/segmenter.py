@@ -124,7 +124,7 @@ class Segmenter(nn.Module):
             boxes=flat(boxes),
             masks=None if masks is None else flat(masks[:, :, None]),
         )
-        logits, iou = _predict_masks(
+        logits, iou = predict_masks(
             self.sam.mask_decoder,
             embedding.repeat_interleave(prompts, dim=0),
             self.sam.prompt_encoder.get_dense_pe(),
@@ -134,7 +134,7 @@ class Segmenter(nn.Module):
         return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
 
 
-def _predict_masks(
+def predict_masks(
     decoder: MaskDecoder,
     embedding: Float[Tensor, "p c h w"],
     position: Float[Tensor, "1 c h w"],
@@ -145,10 +145,11 @@ def _predict_masks(
 
     The original takes the prompts of one image at a time.
     """
+    prompts = sparse.shape[0]  # and not len, which fixes it where the decoder is exported
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+    tokens = torch.cat([output_tokens.expand(prompts, -1, -1), sparse], dim=1)
     tokens, features = decoder.transformer(
-        embedding + dense, position.expand(len(sparse), -1, -1, -1), tokens
+        embedding + dense, position.expand(prompts, -1, -1, -1), tokens
     )
     upscaled = decoder.output_upscaling(features.transpose(1, 2).reshape(embedding.shape))
     mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens].unbind(dim=1)

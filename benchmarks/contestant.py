@@ -1,0 +1,127 @@
+"""A way to run a model, in a process of its own; `benchmarks.exports` starts it.
+
+    python -m benchmarks.contestant onnx FOLDER OTHER_FOLDER
+    python -m benchmarks.contestant torch|bf16 CHECKPOINT ADAPTER OTHER_ADAPTER
+
+It loads the model and then, for each line of its input, does what the line says. After each it
+writes what that took, in seconds; for "peak", the most memory that the process has held, in bytes.
+onnxruntime's process imports neither PyTorch nor adapterkit, as where an export is used.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Onnx:
+    """Two exports; the first answers, until `switch`."""
+
+    def __init__(self, folder: str, other: str):
+        self.folders = [Path(folder), Path(other)]
+        self.size = json.loads((self.folders[0] / "export.json").read_text())["image_size"]
+        self._open()
+
+    def _open(self) -> None:
+        import onnxruntime
+
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(self.folders[0] / f"{name}.onnx")
+            for name in ("encoder", "decoder")
+        )
+
+    def switch(self) -> None:
+        self.folders.reverse()
+        self._open()
+
+    def encode(self, image: np.ndarray) -> None:
+        (self.embedding,) = self.encoder.run(None, {"images": image})
+
+    def click(self, x: float, y: float) -> None:
+        side = 4 * self.embedding.shape[-1]
+        self.decoder.run(
+            None,
+            {
+                "image_embeddings": self.embedding,
+                "point_coords": np.array([[[[x, y], [0, 0]]]], np.float32),
+                "point_labels": np.array([[[1, -1]]]),
+                "mask_input": np.zeros((1, 1, side, side), np.float32),
+                "has_mask_input": np.zeros((1, 1), np.float32),
+            },
+        )
+
+
+class Torch:
+    """A base with two adapters, of which one is active; `fast`, and under autocast if so named."""
+
+    def __init__(self, checkpoint: str, adapter: str, other: str | None, bf16: bool):
+        import torch
+
+        import adapterkit as ak
+
+        self.torch, self.ak = torch, ak
+        self.sam = ak.load_adapter(ak.fast(ak.load_sam(checkpoint)), adapter, name="first")
+        self.names, self.other = ["first", "other"], other
+        self.segmenter = ak.Segmenter(self.sam).eval()
+        self.size = self.segmenter.image_size
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16).__enter__()
+        torch.set_grad_enabled(False)
+
+    def switch(self) -> None:
+        self.names.reverse()
+        if self.other:  # The first time, which does not count.
+            self.ak.load_adapter(self.sam, self.other, name="other")
+            self.other = None
+        self.ak.activate(self.sam, self.names[0])
+
+    def encode(self, image: np.ndarray) -> None:
+        self.embedding = self.segmenter.encode(self.torch.from_numpy(image))
+
+    def click(self, x: float, y: float) -> None:
+        points = self.torch.tensor([[[[x, y]]]])
+        self.segmenter.decode(
+            self.embedding, points, self.torch.ones(1, 1, 1, dtype=self.torch.long)
+        )
+
+
+def main() -> None:
+    how, *files = sys.argv[1:]
+
+    def load() -> Any:
+        return Onnx(*files) if how == "onnx" else Torch(*files, bf16=how == "bf16")
+
+    def report(number: float) -> None:
+        print(number, flush=True)
+
+    def timed(call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        report(time.perf_counter() - start)
+        return result
+
+    model = timed(load)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (1, 3, model.size, model.size)).astype(np.float32)
+
+    def first_mask() -> None:
+        model.encode(image)
+        model.click(model.size / 2, model.size / 2)
+
+    def click() -> None:
+        model.click(*rng.uniform(0, model.size, 2))
+
+    calls = {"first mask": first_mask, "click": click, "switch": model.switch}
+    for line in map(str.strip, sys.stdin):
+        if line == "peak":
+            report(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        else:
+            timed(calls[line])
+
+
+if __name__ == "__main__":
+    main()
