@@ -44,7 +44,10 @@ def _against_others(logits: Float[Tensor, "b classes h w"], reduce) -> Float[Ten
     classes = range(1, logits.shape[1])
     others = [[j for j in range(logits.shape[1]) if j != k] for k in classes]
     return torch.stack(
-        [logits[:, k] - reduce(logits[:, rest], dim=1) for k, rest in zip(classes, others, strict=True)],
+        [
+            logits[:, k] - reduce(logits[:, rest], dim=1)
+            for k, rest in zip(classes, others, strict=True)
+        ],
         dim=1,
     )
 
@@ -78,6 +81,4 @@ def resize(images: Float[Tensor, "b 3 S S"], size: int) -> Float[Tensor, "b 3 s 
     """Square images at another size, as a data set resizes them."""
     if images.shape[-1] == size:
         return images
-    return F.interpolate(
-        images, (size, size), mode="bilinear", antialias=True, align_corners=False
-    )
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
