@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -31,12 +31,10 @@ from benchmarks.compare.setting import Precision, Setting, begin, read_setting
 from benchmarks.compare.systems import SYSTEMS, Base
 from benchmarks.compare.tables import report
 
-Name = Literal[
-    "sam", "samus", "medsam", "samed", "msa",
-    "unet", "ce-net", "swin-unet", "transunet", "h2former",
-    "samus-plus", "samus-branch", "samus-adapters",
-    "samus-2-random", "samus-2-entropy", "samus-2-distance",
-]  # fmt: skip
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(SYSTEMS)]
 
 RUNS = Path("runs/compare")
 SMALL_PATIENTS, SMALL_EPOCHS = 50, 8
@@ -48,7 +46,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Config:
-    methods: tuple[Name, ...] = tuple(SYSTEMS)  # pyright: ignore[reportAssignmentType]
+    methods: tuple[Name, ...] = tuple(SYSTEMS)
     """The systems to run; those of earlier commands in the same folder stay in the tables."""
     seeds: tuple[int, ...] = (0,)
     """Each is a run of every system: its weights, order, clicks and augmentation."""

@@ -34,7 +34,9 @@ def on_this_machine(runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
                 process.terminate()
                 process.join()
                 raise
-        died = f"the process ended with {process.exitcode}; out of memory?"
+        died = f"the process ended with exit code {process.exitcode}"
+        if process.exitcode == -signal.SIGKILL:
+            died += ", killed; out of memory?"
         yield run, died if process.exitcode else ""
 
 

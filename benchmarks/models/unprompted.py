@@ -1,5 +1,6 @@
 """A network that needs no prompt, called as a promptable segmenter is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,16 +41,15 @@ class ClassMaps:
         return _against_others(maps, torch.amax)
 
 
-def _against_others(logits: Float[Tensor, "b classes h w"], reduce) -> Float[Tensor, "b k h w"]:
-    classes = range(1, logits.shape[1])
-    others = [[j for j in range(logits.shape[1]) if j != k] for k in classes]
-    return torch.stack(
-        [
-            logits[:, k] - reduce(logits[:, rest], dim=1)
-            for k, rest in zip(classes, others, strict=True)
-        ],
-        dim=1,
-    )
+def _against_others(
+    logits: Float[Tensor, "b classes h w"], reduce: Callable[..., Tensor]
+) -> Float[Tensor, "b k h w"]:
+    """Each structure's logit less what `reduce` makes of those of the other classes."""
+    maps = []
+    for k in range(1, logits.shape[1]):
+        others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1)
+        maps.append(logits[:, k] - reduce(others, dim=1))
+    return torch.stack(maps, dim=1)
 
 
 class Unprompted(nn.Module):
