@@ -27,7 +27,7 @@ from benchmarks.compare.figures import draw_figures
 from benchmarks.compare.results import read_results, write_csv
 from benchmarks.compare.runs import fail, is_finished, run_folder
 from benchmarks.compare.schedules import ScheduleName
-from benchmarks.compare.setting import Precision, Setting, begin, read_setting
+from benchmarks.compare.setting import Precision, Setting, begin, data_of, read_setting
 from benchmarks.compare.systems import SYSTEMS, Base
 from benchmarks.compare.tables import report
 
@@ -92,10 +92,13 @@ def main(config: Config) -> None:
     check(config)
     setting = setting_of(config)
     folder = config.out or RUNS / (setting.data.name + ("_paper" if config.paper else ""))
+    sets = data_of(setting, seed=0)
     begin(folder, setting)
     folder = folder.resolve()
     every = [(folder, name, seed) for seed in config.seeds for name in config.methods]
     pending = [each for each in every if not is_finished(*each)]
+    counts = (len(each) for each in (sets.training, sets.validation, sets.test))
+    console.print("images for training, validation and test: {}, {}, {}".format(*counts))
     console.print(f"{len(every)} runs in {folder}, {len(pending)} of them to do", soft_wrap=True)
     try:
         perform_all(pending, config.ray)
