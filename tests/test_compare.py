@@ -220,6 +220,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
         (["--epochs", "0"], "--epochs 0: expected a positive number"),
         (["--seeds", "1", "1"], "--seeds 1 1: expected some, each once"),
         (["--methods", "sam", "sam"], "--methods sam sam: expected some, each once"),
+        (["--ray", "--epochs", "0"], "--epochs 0: expected a positive number"),
         (["--ray", "a", "b"], "--ray a b: expected one address, or none"),
         (["--paper"], "--paper is on CAMUS and SAM: give --data and --checkpoint too"),
         (
@@ -431,3 +432,17 @@ def test_comparison_json_is_read_as_it_was_written(tmp_path: Path):
     (tmp_path / "comparison.json").write_text(json.dumps({"data": "x"}))
     with pytest.raises(ValueError, match=r"comparison.json is not of a comparison"):
         runs.read_setting(tmp_path)
+
+
+def test_samus_plus_starts_as_the_base_at_its_smaller_input():
+    images = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    points, labels = torch.tensor([[[[40.0, 20.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
+
+    def segment(parts: list) -> torch.Tensor:
+        sam = ak.inject(ak.build_sam(ECHO, seed=0), parts)
+        return ak.Segmenter(sam)(images, points, labels).low_res_logits
+
+    base = segment([ak.parts.Resize(64, patch_stride=8)])
+    plus = segment(ak.methods.samus_plus(64))
+    torch.testing.assert_close(plus, base, atol=1e-5, rtol=1e-5)
+    assert (segment(ak.methods.samus(64)) - base).abs().max() > 0.01
