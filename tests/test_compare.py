@@ -96,7 +96,6 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
-    """Three systems that finish, one that fails, an interruption, and all of it shown."""
     chosen = "--data", echo, "--epochs", "2", "--out", "out"
     methods = "--methods", "sam", "samus-2-entropy", "unet"
     done = compare(*chosen, *methods, "--seeds", "0", "1")
@@ -131,10 +130,8 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     text = (folder / "tables.md").read_text()
     dice = np.array(means[-2:]) * 100
     assert f"{dice.mean():.2f} ± {dice.std(ddof=1):.2f}" in text
-    for words in (
-        "SYNTHETIC", "not the same task", "Its own strategy", "2 epochs", "small SAM",
-    ):  # fmt: skip
-        assert (words in text) == (words not in ("SYNTHETIC", "Its own strategy")), words
+    for words in ("not the same task", "2 epochs", "adapterkit's small SAM; small networks"):
+        assert words in text
     assert "trained and tested with its own strategy" in text
     assert "2 train (8 images), 1 validation (4 images), 1 test (4 images)" in text
     assert 'a "no" here says nothing' in text

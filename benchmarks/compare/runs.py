@@ -183,7 +183,9 @@ def _save_cases(
 
 
 def _cost(model: nn.Module, test: CamusDataset) -> dict[str, float]:
-    """What it takes to segment all structures of one image."""
+    """What it takes to segment all structures of one image; `model` is not trained any more."""
+    # FlopCounterMode stumbles over parameters without a graph that could have one.
+    model.requires_grad_(False)
     device = next(model.parameters()).device
     sample = test[0]
     images, masks = sample["image"][None].to(device), sample["masks"][None].bool()

@@ -217,7 +217,7 @@ def _differences(results: Sequence[SystemResults]) -> str:
         ["system", f"Dice less {reference.title}'s (points)", "p", "p, Holm", "real"], rows
     )
     text = (
-        f"Over the {count} test patients, each with the mean Dice of their images, structures and "
+        f"Over the test patients ({count}), each with the mean Dice of their images, structures and "
         "seeds: Wilcoxon's signed-rank test of the paired differences, two-sided, the p-values "
         f"adjusted for the {len(found)} comparisons by Holm's method. A difference is called real "
         f"where the adjusted p is below {SIGNIFICANCE}. It is one of these trainings on these "
@@ -225,7 +225,7 @@ def _differences(results: Sequence[SystemResults]) -> str:
     )
     if len(found) * smallest_p(count) >= SIGNIFICANCE:
         text += (
-            f" With {count} patients the smallest p that the test can give is "
+            f" Of so few patients the smallest p that the test can give is "
             f'{smallest_p(count):.2g}, too much for {len(found)} comparisons: a "no" here says '
             "nothing."
         )
