@@ -217,8 +217,8 @@ def _differences(results: Sequence[SystemResults]) -> str:
         ["system", f"Dice less {reference.title}'s (points)", "p", "p, Holm", "real"], rows
     )
     text = (
-        f"Over the test patients ({count}), each with the mean Dice of their images, structures and "
-        "seeds: Wilcoxon's signed-rank test of the paired differences, two-sided, the p-values "
+        f"Over the test patients ({count}), each with the mean Dice of their images, structures "
+        "and seeds: Wilcoxon's signed-rank test of the differences, two-sided, the p-values "
         f"adjusted for the {len(found)} comparisons by Holm's method. A difference is called real "
         f"where the adjusted p is below {SIGNIFICANCE}. It is one of these trainings on these "
         "patients; the seeds' spread is in the tables above."
