@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Compare masks with masks: Dice, IoU and distances of each structure.",
     "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",
     "convert": "Make an adapter file of a published implementation's checkpoint.",
+    "serve": "Open a web page on which images are segmented by clicks.",
     "push": "Put an adapter file on the Hugging Face Hub, with a model card.",
     "pull": "Get an adapter file from the Hugging Face Hub.",
 }
