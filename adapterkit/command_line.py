@@ -3,11 +3,16 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 Config = TypeVar("Config")
+
+console = Console()
+"""Where commands print their results."""
 
 
 def run(main: Callable[[Config], None], config: type[Config]) -> None:
@@ -40,3 +45,12 @@ def check_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected a positive number")
+
+
+def check_free(path: Path, force: bool = False) -> None:
+    """Raises FileExistsError where a command's result is in the way of something, unless `force`,
+    and FileNotFoundError where there is no folder for it."""
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; give --force to replace it, or another --out")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")

@@ -2,12 +2,10 @@
 
 `fast` gives a model's blocks, attentions and channel norms other forwards, which
 
-- attend by PyTorch's fused attention, which holds no matrix of all queries by all keys. Its
-  decomposed relative positions, q R_h + q R_w, are a product of queries and keys too: q is followed
-  by its products with the tables of its own row and column, k by the indicators of its row and
-  column;
-- project the tokens that are there, not the zeros that fill up the windows. 32 x 32 tokens in
-  windows of 14 would be 42 x 42. What a zero is projected to is found once;
+- attend without a matrix of all queries by all keys in memory, neither in the forward pass nor for
+  the gradient (`relative_attention`);
+- project the tokens that are there, not the zeros that fill up the windows, and ask nothing for
+  these. 32 x 32 tokens in windows of 14 would be 42 x 42;
 - normalise channels in the memory layout that the convolutions give.
 
 Parameters, their names, hooks and adapters stay as they are, on a model with or without them.
@@ -24,6 +22,7 @@ from segment_anything.modeling.transformer import Attention as TwoWayAttention
 from torch import Tensor, nn
 
 from adapterkit.overlay import plain_class, set_class
+from adapterkit.relative_attention import relative_attention
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -70,59 +69,19 @@ class FastAttention(Attention):
     def forward(
         self, x: Float[Tensor, "b h w c"], window_size: int = 0
     ) -> Float[Tensor, "b h w c"]:
-        batch, height, width, _ = x.shape
         qkv = self.qkv(x)
+        filling = torch.zeros_like(qkv[0, 0, 0])
         if window_size:
-            qkv = _pad(qkv, self.qkv(torch.zeros_like(x[:1, :1, :1])), window_size)
-        rows, columns = qkv.shape[1:3]
-        side = (window_size or rows, window_size or columns)
-        down, across = rows // side[0], columns // side[1]
-        # (b, down, side, across, side, 3, heads, d) -> (3, b * windows, heads, side, side, d)
-        windows = qkv.view(batch, down, side[0], across, side[1], 3, self.num_heads, -1)
-        windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3)
-        attended = self._attend(*windows.unbind(0))
-        merged = attended.unflatten(0, (batch, down, across)).permute(0, 1, 4, 2, 5, 3, 6)
-        merged = merged.reshape(batch, rows, columns, -1)[:, :height, :width]
-        return self.proj(merged)
-
-    def _attend(
-        self,
-        q: Float[Tensor, "n heads h w d"],
-        k: Float[Tensor, "n heads h w d"],
-        v: Float[Tensor, "n heads h w d"],
-    ) -> Float[Tensor, "n heads h w d"]:
-        size, channels = q.shape[2:4], q.shape[-1]
+            filling = self.qkv(torch.zeros_like(x[0, 0, 0]))
+        rows, columns = (window_size or side for side in x.shape[1:3])
         if self.use_rel_pos:
-            height, width = size
-            # The tables count unscaled, the products of queries and keys are scaled.
-            of_rows = get_rel_pos(height, height, self.rel_pos_h).mT / self.scale
-            of_columns = get_rel_pos(width, width, self.rel_pos_w).mT / self.scale
-            by_row = q @ of_rows
-            by_column = (q.transpose(2, 3) @ of_columns).transpose(2, 3)
-            q = torch.cat((q, by_row, by_column), dim=-1)
-            row = torch.eye(height, dtype=k.dtype, device=k.device)[:, None]
-            column = torch.eye(width, dtype=k.dtype, device=k.device)[None]
-            row = row.expand(*k.shape[:2], -1, width, -1)
-            column = column.expand(*k.shape[:2], height, -1, -1)
-            k = torch.cat((k, row, column), dim=-1)
-            # Fused attention takes values as wide as keys.
-            v = F.pad(v, (0, height + width))
-        q, k, v = (each.flatten(2, 3) for each in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return attended[..., :channels].unflatten(2, tuple(size))
-
-
-def _pad(
-    tokens: Float[Tensor, "b h w c"], value: Float[Tensor, "1 1 1 c"], window_size: int
-) -> Float[Tensor, "b H W c"]:
-    """Tokens filled up with `value` at the right and the bottom, to whole windows."""
-    batch, height, width, _ = tokens.shape
-    right, below = -width % window_size, -height % window_size
-    if right:
-        tokens = torch.cat((tokens, value.expand(batch, height, right, -1)), dim=2)
-    if below:
-        tokens = torch.cat((tokens, value.expand(batch, below, width + right, -1)), dim=1)
-    return tokens
+            of_rows = get_rel_pos(rows, rows, self.rel_pos_h)
+            of_columns = get_rel_pos(columns, columns, self.rel_pos_w)
+        else:
+            channels = x.shape[-1] // self.num_heads
+            of_rows = x.new_zeros(rows, rows, channels)
+            of_columns = x.new_zeros(columns, columns, channels)
+        return self.proj(relative_attention(qkv, filling, of_rows, of_columns, self.num_heads))
 
 
 class FastTwoWayAttention(TwoWayAttention):

@@ -1,4 +1,4 @@
-"""Published methods, each a list of parts."""
+"""Methods, each a list of parts: the published ones, and what was learned from SAMUS."""
 
 from adapterkit.attachment import Part
 from adapterkit.parts import (
@@ -27,6 +27,31 @@ def samus(image_size: int = 256, patch_stride: int = 8) -> list[Part]:
         FeatureAdapter(at="mlp", blocks="global", scale=0.5, zero_init=False),
         CNNBranch(blocks="global"),
         Train("rel_pos", blocks="global"),
+    ]
+
+
+def samus_plus(image_size: int = 256, patch_stride: int = 8) -> list[Part]:
+    """SAMUS's idea, started as the identity, with more of the base's depth and its decoder adapted.
+
+    Not published; adapterkit's own variation, to be compared with the original. The base at its
+    smaller input is what training starts from, since all that is added to it is zero at first;
+    SAMUS's random branch, adapters and pooled position embedding first replace what the base has
+    learned, and a short training on few images has to recover it. For the same reason the base's
+    own normalisation and its interpolated position embedding stay. Every block has a feature
+    adapter, since window attention too was learned from other images, and the mask decoder is
+    trained, since a frozen one limits what any encoder can make it say.
+
+    Args:
+        image_size: side of the square input, in pixels.
+        patch_stride: pixels between patches, as in `samus`.
+    """
+    return [
+        Resize(image_size, patch_stride),
+        FeatureAdapter(at="tokens"),
+        FeatureAdapter(at="mlp", scale=0.5),
+        CNNBranch(blocks="global", zero_init=True),
+        Train("rel_pos", blocks="global"),
+        Train("mask_decoder"),
     ]
 
 

@@ -101,7 +101,7 @@ def segmentation_figure(cases: Sequence[Case], path: Path) -> None:
     ]
     label_lines = max(str(handle.get_label()).count("\n") + 1 for handle in handles)
     legend_height = len(handles) / 3 * (label_lines + 0.25) * _LINE_HEIGHT + 3 * _PADDING
-    figure = _figure(3 * _PANEL_WIDTH, sum(heights) + legend_height)
+    figure = new_figure(3 * _PANEL_WIDTH, sum(heights) + legend_height)
     axes = figure.subplots(len(cases), 3, squeeze=False, height_ratios=aspects)
     for row, case, row_titles in zip(axes, cases, titles, strict=True):
         _draw_case(list(row), case, colours)
@@ -110,7 +110,7 @@ def segmentation_figure(cases: Sequence[Case], path: Path) -> None:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, fontsize=_TEXT_SIZE, frameon=False
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -133,7 +133,7 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
             raise ValueError(f"record {index} must have 'epoch' and 'loss', but has {[*record]}")
     validated = [record for record in history if "validation_dice" in record]
 
-    figure = _figure(5.0, 3.0)
+    figure = new_figure(5.0, 3.0)
     left = figure.add_subplot()
     _plot_curve(left, history, "loss", "training loss", "#0072B2", "solid")
     left.set_xlabel("epoch", fontsize=8)
@@ -143,10 +143,11 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     if validated:
         right = left.twinx()
         _plot_curve(right, validated, "validation_dice", "validation Dice", "#D55E00", "dashed")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, to be filled and given to `save_figure`."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -179,11 +180,11 @@ def _draw_case(row: Sequence[Axes], case: Case, colours: Mapping[str, str]) -> N
     order = range(len(case.structures))[::-1]
     for k in order:
         colour = colours[case.structures[k]]
-        _contour(reference, case.reference[k], colour, "dashed", 0.9)
-        _contour(prediction, case.reference[k], colour, "dashed", 0.7)
+        draw_contour(reference, case.reference[k], colour, "dashed", 0.9)
+        draw_contour(prediction, case.reference[k], colour, "dashed", 0.7)
     # After all dashed contours, so that none crosses a solid one; then the points.
     for k in order:
-        _contour(prediction, case.predicted[k], colours[case.structures[k]], "solid", 0.9)
+        draw_contour(prediction, case.predicted[k], colours[case.structures[k]], "solid", 0.9)
     for k in order:
         x, y = case.points[k].T
         colour = colours[case.structures[k]]
@@ -194,9 +195,18 @@ def _draw_case(row: Sequence[Axes], case: Case, colours: Mapping[str, str]) -> N
         axes.set_ylim(case.image.shape[0] - 0.5, -0.5)
 
 
-def _contour(
+def draw_contour(
     axes: Axes, mask: Bool[np.ndarray, "H W"], colour: str, style: str, width: float
 ) -> None:
+    """Draws the contour of a mask, through its outermost pixels; nothing if it is empty.
+
+    Args:
+        axes: of the image.
+        mask: of the image's size.
+        colour: of the line.
+        style: "solid" or "dashed".
+        width: of the line, in points.
+    """
     if not mask.any():
         return
     # The border of background closes the contours of masks that touch the image's edge.
@@ -247,7 +257,12 @@ def _plot_curve(
     axes.tick_params(axis="y", labelcolor=colour, labelsize=8)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure, atomically.
+
+    Raises:
+        ValueError: if path has no suffix, which tells the format (.png, .pdf, .svg).
+    """
     if not path.suffix:
         raise ValueError(f"path needs a suffix that tells the format, such as .png: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,10 @@
-"""Training a promptable segmenter, every structure of an image being one prompt."""
+"""Training a segmenter, every structure of an image being one prompt.
 
-import json
+What is trained is a `Segmenter`, or any module that is called like one: RGB images in [0, 255],
+points and labels in; out comes what has `low_res_logits`, for the loss, and `logits()`, at the
+images' size. A network that needs no prompt can be trained so, too.
+"""
+
 import math
 import signal
 import threading
@@ -25,7 +29,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from adapterkit.adapter_file import fingerprint
 from adapterkit.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.evaluation import mean_dice
 from adapterkit.losses import dice_bce_loss, low_res_target
@@ -43,8 +46,11 @@ class Settings:
         epochs: passes over the training set.
         batch_size: images, not structures, per batch and process.
         accumulate: batches per step of the optimiser.
-        learning_rate: of Adam; the highest, with a schedule.
-        schedule: of the learning rate after the warm-up; "cosine" falls towards 0.
+        optimizer: "sgd" has a momentum of 0.9.
+        learning_rate: the highest, with a schedule.
+        weight_decay: of the optimiser; decoupled from the gradient in "adamw" alone.
+        schedule: of the learning rate after the warm-up; "cosine" and "polynomial", (1 - t)^0.9
+            where t goes from 0 to 1, fall towards 0.
         warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
         clip_norm: the norm to which longer gradients are shortened; None: as they come.
         points: how the prompts are chosen, anew at every visit of an image.
@@ -60,8 +66,10 @@ class Settings:
     epochs: int = 50
     batch_size: int = 8
     accumulate: int = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0
+    schedule: Literal["constant", "cosine", "polynomial"] = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
     points: PointStrategy = "1"
@@ -75,8 +83,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected a positive number")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps}: expected 0 or more")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of one of `steps` steps of the optimiser, counted from 0."""
@@ -85,7 +94,17 @@ class Settings:
         if self.schedule == "constant":
             return self.learning_rate
         done = (step - self.warmup_steps) / (steps - self.warmup_steps)
+        if self.schedule == "polynomial":
+            return self.learning_rate * (1 - done) ** 0.9
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of `parameters`."""
+        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, momentum=0.9, **rates)
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        return kinds[self.optimizer](parameters, **rates)
 
 
 def make_accelerator(
@@ -119,7 +138,7 @@ def log_to(folder: Path, accelerator: Accelerator) -> None:
 
 
 def train(
-    segmenter: Segmenter,
+    segmenter: nn.Module,
     training: Dataset,
     validation: Dataset,
     settings: Settings,
@@ -130,7 +149,7 @@ def train(
     state_minutes: float = 5,
     embeddings: Path | None = None,
 ) -> list[Epoch]:
-    """Train what requires gradients with Adam, showing progress.
+    """Train what requires gradients, showing progress.
 
     The loss is the published SAMUS's, on the low-resolution logits of all structures of a batch.
     After each epoch the mean Dice over the validation set's images and structures is measured, from
@@ -142,7 +161,7 @@ def train(
     and raises KeyboardInterrupt; a second Ctrl-C raises at once.
 
     Args:
-        segmenter: stays on the accelerator's device.
+        segmenter: a `Segmenter`, or what is called like one; stays on the accelerator's device.
         training: samples as `data.dataset.Sample` says. If it has a method `set_epoch`, it is
             called with each epoch.
         validation: the same.
@@ -160,16 +179,23 @@ def train(
         The epochs, in order.
 
     Raises:
-        ValueError: `state_file` is of another run.
+        ValueError: `state_file` is of another run, or activation checkpointing is asked for and
+            `segmenter` is no `Segmenter`.
         FloatingPointError: the loss is not finite; the message names the images of the batch.
         OSError: the state cannot be written.
     """
     run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
     with ExitStack() as stack:
         if settings.activation_checkpointing:
+            if not isinstance(segmenter, Segmenter):
+                raise ValueError(
+                    f"activation checkpointing is for a Segmenter, and this is a "
+                    f"{type(segmenter).__name__}; train it without"
+                )
             stack.enter_context(checkpointed_blocks(segmenter))
         bar = stack.enter_context(_progress_bar(accelerator))
-        if embeddings is not None and has_frozen_encoder(segmenter):
+        frozen = isinstance(segmenter, Segmenter) and has_frozen_encoder(segmenter)
+        if embeddings is not None and frozen:
             stack.enter_context(cached_embeddings(segmenter, embeddings))
             bar.console.print(
                 f"the image encoder is not trained; embeddings are kept in {embeddings}",
@@ -195,7 +221,7 @@ def train(
 class _Run:
     """A training run and where it stands."""
 
-    segmenter: Segmenter
+    segmenter: nn.Module
     training: Dataset
     validation: Dataset
     settings: Settings
@@ -212,12 +238,12 @@ class _Run:
         self.identity = {
             **asdict(self.settings),
             "training images": self.count,
-            "base": _digest(fingerprint(self.segmenter.sam)),
+            "base": _digest_of_frozen(self.segmenter),
             "processes": self.accelerator.num_processes,
             "mixed precision": self.accelerator.mixed_precision,
         }
         self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
-        optimizer = torch.optim.Adam(self.trained, lr=self.settings.learning_rate)
+        optimizer = self.settings.make_optimizer(self.trained)
         self.objective, self.optimizer = self.accelerator.prepare(
             _Objective(self.segmenter), optimizer
         )
@@ -357,7 +383,7 @@ class _Run:
 class _Objective(nn.Module):
     """The loss as a module, so that processes exchange the gradients of what the loss uses."""
 
-    def __init__(self, segmenter: Segmenter):
+    def __init__(self, segmenter: nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
@@ -415,5 +441,12 @@ def _progress_bar(accelerator: Accelerator) -> ProgressBar:
     )
 
 
-def _digest(values: dict[str, str]) -> str:
-    return blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+def _digest_of_frozen(model: nn.Module) -> str:
+    """Of the parameters that training leaves as they are: of the base, where there is one."""
+    digest = blake2b(digest_size=8)
+    for name, each in model.named_parameters():
+        if not each.requires_grad:
+            digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
+            flat = each.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

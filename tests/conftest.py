@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jaxtyping
@@ -13,6 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
+from adapterkit import cli
 from adapterkit.data.camus import Frame
 from adapterkit.data.phantom import write_phantom
 from tests.camus_files import save
@@ -73,3 +77,29 @@ def frame(tmp_path: Path) -> Frame:
     save(image, np.arange(24, dtype=np.uint8).reshape(6, 4), spacing=(0.5, 0.75))
     save(mask, np.arange(24, dtype=np.uint8).reshape(6, 4) % 4)
     return Frame("patient0007", "2CH", "ED", image, mask)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a call of the command `adapterkit`."""
+
+    status: int | str
+    output: str
+    errors: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A call of the command within this process; a failure's status is its one line."""
+
+    def call(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["adapterkit", *map(str, arguments)])
+        status: int | str = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        captured = capsys.readouterr()
+        return Done(status, captured.out, captured.err)
+
+    return call

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,8 @@ import adapterkit as ak
 from adapterkit import cli
 from adapterkit.parts import FeatureAdapter, LoRA
 from adapterkit.sam import save_sam
+from tests.conftest import Done
 from tests.models import ECHO
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int | str
-    output: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A call of the command within this process; a failure's status is its one line."""
-
-    def call(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["adapterkit", *map(str, arguments)])
-        status: int | str = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return Done(status, capsys.readouterr().out)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +57,12 @@ def test_methods_are_listed_with_what_they_train(folder: Path, run: Callable[...
     row = next(line for line in done.output.splitlines() if "samus" in line)
     assert f"{trained:,}" in row
     assert all(name in done.output for name in ("samed", "msa", "medsam"))
+
+
+@pytest.mark.slow
+def test_the_readme_s_table_is_what_the_command_prints(run: Callable[..., Done]):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert run("methods").output.strip() in readme
 
 
 def test_merge_leaves_a_base_and_what_cannot_be_merged(
@@ -148,9 +132,40 @@ def test_a_mistake_is_one_line(
     assert sorted(Path().iterdir()) == before
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_help_fits_a_screen_and_has_an_example(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, columns: str
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    done = run("--help")
+    assert done.status == 0
+    assert len(done.output.splitlines()) <= 40
+    for name, summary in cli.COMMANDS.items():
+        assert name in done.output
+        done_here = run(name, "--help")
+        assert done_here.status == 0
+        assert len(done_here.output.splitlines()) <= 40, name
+        assert f"Example: adapterkit {name} " in " ".join(done_here.output.split())
+        docstring = cli.command(name).__doc__ or ""
+        assert docstring.splitlines()[0] == summary
+
+
+def test_each_file_of_commands_is_a_command():
+    files = Path(cli.__file__).with_name("commands").glob("[!_]*.py")
+    assert {file.stem for file in files} == set(cli.COMMANDS)
+
+
+def test_a_package_that_is_not_there_is_named(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "adapterkit.commands.inspect", None)
+    status = run("inspect", "echo.safetensors").status
+    assert isinstance(status, str)
+    assert status.startswith("error: adapterkit inspect needs the package ")
+
+
 def test_the_installed_command_helps():
     command = Path(sys.executable).with_name("adapterkit")
     done = subprocess.run([command, "merge", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Example: adapterkit merge" in done.stdout
-    assert len(done.stdout.splitlines()) < 40

@@ -16,6 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 import adapterkit as ak
+from adapterkit import relative_attention
 from tests.models import ECHO, TINY, snapshot
 
 SIZE = 128
@@ -97,6 +98,57 @@ def test_any_geometry(grid: int, window: int, heads: int, batch: int, trained: b
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4 * scale)
     if trained:
         assert max(differences(sam, faster).values()) < 1e-4
+
+
+@pytest.mark.parametrize("window", [(4, 4), (7, 5)])
+def test_attention_is_the_same_on_every_device_and_in_small_pieces(
+    monkeypatch: pytest.MonkeyPatch, window: tuple[int, int]
+):
+    generator = torch.Generator().manual_seed(0)
+    heads, channels = 2, 6
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    qkv, filling = random(2, 7, 5, 3 * heads * channels), random(3 * heads * channels)
+    of_rows, of_columns = (random(side, side, channels) for side in window)
+    tensors = (qkv, filling, of_rows, of_columns)
+
+    def found(attend: Callable[[], Tensor]) -> list[Tensor]:
+        result = attend()
+        gradients = torch.autograd.grad(result.square().sum(), tensors, materialize_grads=True)
+        return [result, *gradients]
+
+    # What runs on a GPU, by PyTorch's own gradient; the filling's queries are not used.
+    fused, attention = relative_attention._fused, relative_attention.relative_attention
+    expected = found(
+        lambda: relative_attention._attended(qkv, filling, of_rows, of_columns, heads, fused)
+    )
+    for piece in (1, 100, 2**22):
+        monkeypatch.setattr(relative_attention, "_PIECE", piece)
+        in_pieces = found(lambda: attention(qkv, filling, of_rows, of_columns, heads))
+        for one, other in zip(in_pieces, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_it_keeps_little_for_the_gradient():
+    config = replace(TINY, image_size=512, global_blocks=(0, 1, 2, 3))
+    sam = ak.build_sam(config, seed=0).requires_grad_(False)
+    image = torch.rand(1, 3, 512, 512, requires_grad=True)
+    kept = []
+    for model in (sam, ak.fast(copy.deepcopy(sam))):
+        storages: dict[int, int] = {}
+
+        def note(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = model.image_encoder(image)
+        kept.append(sum(storages.values()))
+        del output
+    assert kept[1] < 0.3 * kept[0]
 
 
 def test_it_comes_off_again_and_changes_no_key(sam: Sam):

@@ -139,5 +139,7 @@ def test_gradients_of_two_processes_are_averaged(monkeypatch):
     first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, requires_grad=True)
     first.grad = torch.full((2, 3), 3.0)
     minisam.average_gradients([first, second])
+    assert first.grad is not None
     assert torch.equal(first.grad, torch.full((2, 3), 2.0))
+    assert second.grad is not None
     assert torch.equal(second.grad, torch.zeros(2))

@@ -32,8 +32,8 @@ def make_case(title="patient0001_2CH_ED", structures=STRUCTURES):
 def drawn(monkeypatch):
     """The figures that were saved."""
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda f, path: (figures.append(f), save(f, path)))
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda f, path: (figures.append(f), save(f, path)))
     return figures
 
 

@@ -20,6 +20,7 @@ import adapterkit as ak
 from adapterkit.data.camus import CamusDataset, find_frames
 from adapterkit.data.phantom import write_phantom
 from adapterkit.evaluation import mean_dice
+from adapterkit.segmenter import Masks
 from adapterkit.training import (
     Settings,
     checkpointed_blocks,
@@ -46,7 +47,7 @@ def adapted(seed: int = 0) -> ak.Segmenter:
 
 
 def run(
-    segmenter: ak.Segmenter,
+    segmenter: torch.nn.Module,
     training: Dataset,
     validation: Dataset,
     state_file: Path | None = None,
@@ -126,8 +127,58 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[8] == pytest.approx(0.5)
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 10)) / 2)
+    polynomial = dataclasses.replace(settings, schedule="polynomial")
+    assert polynomial.learning_rate_at(3, 13) == 1
+    assert polynomial.learning_rate_at(8, 13) == pytest.approx(0.5**0.9)
     constant = dataclasses.replace(settings, schedule="constant")
     assert [constant.learning_rate_at(step, 13) for step in (2, 3, 12)] == [0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "momentum"),
+    [("adam", torch.optim.Adam, None), ("adamw", torch.optim.AdamW, None),
+     ("sgd", torch.optim.SGD, 0.9)],
+)  # fmt: skip
+def test_the_optimiser_is_the_one_that_is_named(name: Any, kind: type, momentum: float | None):
+    settings = Settings(optimizer=name, learning_rate=0.25, weight_decay=0.5)
+    optimizer = settings.make_optimizer([torch.nn.Parameter(torch.ones(1))])
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], group.get("momentum")) == (0.25, 0.5, momentum)
+
+
+class Threshold(torch.nn.Module):
+    """Called like a Segmenter, without a prompt: bright is foreground, by a trained threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold = torch.nn.Parameter(torch.tensor(60.0))
+
+    def forward(self, images: Tensor, points: Tensor, labels: Tensor) -> Masks:
+        maps = (images[:, :1] - self.threshold).expand(-1, points.shape[1], -1, -1) / 10
+        return Masks(maps, maps.mean(dim=(2, 3)), images.shape[-1])
+
+
+def test_what_is_called_like_a_segmenter_is_trained(tmp_path: Path, echo: CamusDataset):
+    state = tmp_path / "state.safetensors"
+    options = {"optimizer": "sgd", "learning_rate": 1e-2, "batch_size": 4}
+    whole, parts = Threshold(), Threshold()
+    history, _ = run(whole, echo, echo, epochs=2, **options)
+    assert whole.threshold != 60
+    kill = Changed(echo, kill_at(13, die))
+    with pytest.raises(Killed):
+        run(parts, kill, echo, state, epochs=2, **options)
+    resumed = Threshold()
+    again, _ = run(resumed, echo, echo, state, epochs=2, **options)
+    assert torch.equal(resumed.threshold, whole.threshold)
+    assert [epoch.validation_dice for epoch in again] == [
+        epoch.validation_dice for epoch in history
+    ]
+
+
+def test_activation_checkpointing_needs_a_segmenter(echo: CamusDataset):
+    with pytest.raises(ValueError, match="for a Segmenter, and this is a Threshold; train it"):
+        run(Threshold(), echo, echo, activation_checkpointing=True)
 
 
 def test_a_learning_rate_of_nearly_zero_is_used(echo: CamusDataset):
@@ -251,6 +302,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_named(echo: CamusDatase
         ("clip_norm", -1.0),
         ("patience", 0),
         ("warmup_steps", -1),
+        ("weight_decay", -0.1),
     ],
 )
 def test_numbers_out_of_range_are_refused(name: str, value: Any):

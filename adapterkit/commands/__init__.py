@@ -1,1 +1,1 @@
-"""The commands of `adapterkit`, a file for each."""
+"""The commands of `adapterkit`, one function in each file; `cli.py` lists them."""

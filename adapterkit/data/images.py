@@ -126,6 +126,15 @@ def find_images(folder: str | Path) -> list[Path]:
     return found
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is for `read_picture`: one that states no size of its pixels, nor a place.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return _kind(path) == "a picture"
+
+
 def _kind(path: Path) -> str | None:
     """As the values of `_ENDINGS` name it; None for what is no image."""
     try:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
@@ -162,18 +163,20 @@ class CNNBranch:
     """A CNN on the image, read by cross-branch attention in some blocks and added at the end.
 
     In each chosen block, at `attn_in`: x + MHA(q = x, k = v = map); the map then passes the next
-    single-conv block. After the last block, at the patch tokens: x + output_scale * map. Not the
-    identity at initialisation: as published, all of it starts from random weights.
+    single-conv block. After the last block, at the patch tokens: x + output_scale * map.
 
     Args:
         blocks: which blocks attend to the branch.
         stem_channels: channels at full resolution; doubled at each pooling, up to the token width.
         output_scale: factor of the last map, added to the last block's output.
+        zero_init: start as the identity: the attention's projection, and the scale of the last
+            map's normalisation, are zero. SAMUS starts from random weights instead.
     """
 
     blocks: Blocks = "global"
     stem_channels: int = 64
     output_scale: float = 0.5
+    zero_init: bool = False
 
     def attach(self, to: Attachment) -> None:
         if to.view.drops_patches:
@@ -184,11 +187,17 @@ class CNNBranch:
         halvings = int(math.log2(to.image_size / to.grid[0]))
         blocks = to.view.select(self.blocks)
         branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels, to.grid)
+        if self.zero_init:
+            last_norm = [each for each in branch.modules() if isinstance(each, LayerNorm2d)][-1]
+            nn.init.zeros_(last_norm.weight)
         to.add("cnn_branch.convolutions", branch)
         features = FeatureMaps()
         to.before(to.view.patch_embed, ComputeMaps(branch, features))
         for index, block in enumerate(blocks):
             attention = CrossBranchAttention(to.view.width, block.num_heads)
+            if self.zero_init:
+                nn.init.zeros_(attention.proj.weight)
+                nn.init.zeros_(attention.proj.bias)
             to.add(f"cnn_branch.attention.{block.index}", attention)
             to.add_residual("attn_in", AttendToMap(attention, features, index), block=block)
         to.add_residual("output", LastMap(features, to.view.layout), self.output_scale)

@@ -1,0 +1,41 @@
+"""The command `adapterkit convert`."""
+
+from pathlib import Path
+from typing import Literal
+
+import adapterkit as ak
+from adapterkit.command_line import check_free, console
+from adapterkit.sam import save_sam
+
+
+def convert(
+    checkpoint: Path,
+    published: Path,
+    method: Literal["samus", "samed", "msa", "medsam"],
+    out: Path,
+    load_base: bool = False,
+    force: bool = False,
+) -> None:
+    """Make an adapter file of a published implementation's checkpoint.
+
+    Example: adapterkit convert --checkpoint sam_vit_b_01ec64.pth --published SAMUS.pth \
+--method samus --out samus.safetensors
+
+    Args:
+        checkpoint: the Segment Anything model that it was trained from.
+        published: the published checkpoint.
+        method: whose it is.
+        out: the adapter file.
+        load_base: take the base's tensors from the published checkpoint too, where it has them;
+            the adapter then fits only that base, which is written as OUT's .base.safetensors.
+        force: replace OUT if it exists.
+    """
+    beside = out.with_name(f"{out.stem}.base.safetensors")
+    for path in (out, beside) if load_base else (out,):
+        check_free(path, force)
+    sam = ak.load_published(ak.load_sam(checkpoint), published, method, load_base=load_base)
+    ak.save_adapter(sam, out, training={"converted from": published.name, "method": method})
+    console.print(f"the adapter is in {out}", soft_wrap=True)
+    if load_base:
+        save_sam(ak.eject(sam), beside)
+        console.print(f"its base is in {beside}", soft_wrap=True)

@@ -1,0 +1,61 @@
+"""The command `adapterkit evaluate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from adapterkit.command_line import check_free, console
+from adapterkit.mask_pairs import evaluate_masks, find_mask_pairs
+from adapterkit.reports import markdown_table
+
+
+def evaluate(
+    predicted: Positional[Path],
+    reference: Positional[Path],
+    structures: Annotated[tuple[str, ...], arg(metavar="NAME=LABEL ...")] = (),
+    binary: bool = False,
+    csv: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Compare masks with masks: Dice, IoU and distances of each structure.
+
+    Prints mean and standard deviation over images; each frame of a stack or sequence is one. A mask
+    that only one side has counts with Dice 0 and the image's diagonal as distance.
+
+    Example: adapterkit evaluate masks experts --structures endocardium=1 wall=2 --csv metrics.csv
+
+    Args:
+        predicted: a folder of label maps, or one: NIfTI, MetaImage, PNG or TIFF.
+        reference: the expert's, of the same names in the same subfolders.
+        structures: what the labels stand for. By default those in the references are numbered.
+        binary: all labels but 0 are one structure.
+        csv: a file for every metric of every image and structure.
+        force: replace the CSV file if it exists.
+    """
+    if csv is not None:
+        check_free(csv, force)
+    if binary and structures:
+        raise ValueError("--binary is of one structure: give it or --structures")
+    pairs = find_mask_pairs(predicted, reference)
+    evaluation = evaluate_masks(pairs, _by_name(structures) or None, binary, progress="masks")
+    name = predicted.resolve().name
+    table = markdown_table({name: evaluation.summary()})
+    console.print(table, markup=False, highlight=False, soft_wrap=True)
+    if csv is not None:
+        evaluation.write_csv(csv)
+        console.print(f"the metrics of each of {len(evaluation.names)} images are in {csv}",
+                      soft_wrap=True)  # fmt: skip
+
+
+def _by_name(structures: Sequence[str]) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    for each in structures:
+        name, _, label = each.rpartition("=")
+        if not name or not label.isdecimal() or int(label) == 0:
+            raise ValueError(f"--structures {each}: expected NAME=LABEL, a whole number above 0")
+        if name in labels or int(label) in labels.values():
+            raise ValueError(f"--structures {each}: its name or label is there twice")
+        labels[name] = int(label)
+    return labels

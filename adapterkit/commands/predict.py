@@ -1,0 +1,122 @@
+"""The command `adapterkit predict`."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from rich.progress import track
+from tyro.conf import Positional, UseAppendAction, arg
+
+from adapterkit.adapter_file import inspect_adapter
+from adapterkit.archive import (
+    Model,
+    Task,
+    digest,
+    find_tasks,
+    prepare_folder,
+    segment_files,
+    segment_files_on_ray,
+)
+from adapterkit.command_line import console
+from adapterkit.prompt_files import ImagePrompts, parse_prompts, read_prompts
+
+_ENDINGS = {"nifti": ".nii.gz", "png": ".png", "dicom-seg": ".dcm"}
+_errors = Console(stderr=True)
+
+
+def predict(
+    paths: Positional[tuple[Path, ...]],
+    out: Path,
+    adapter: Path | None = None,
+    checkpoint: Path | None = None,
+    point: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="X,Y[,0] ...")] = (),
+    box: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="X0,Y0,X1,Y1")] = (),
+    prompts: Path | None = None,
+    min_score: float = 0.88,
+    format: Literal["nifti", "png", "dicom-seg"] = "nifti",
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None,
+    workers: int | None = None,
+) -> None:
+    """Segment images: files, and folders with their subfolders.
+
+    Without prompts, a grid of points finds what there is. Given again, it goes on where it was.
+
+    Example: adapterkit predict scans --adapter echo.safetensors --checkpoint \
+sam_vit_b_01ec64.pth --point 120,80 --out masks
+
+    Args:
+        paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF.
+        out: the folder for the masks; subfolders are kept.
+        adapter: an adapter file. By default the base alone.
+        checkpoint: of the base. By default adapterkit's small demonstration model.
+        point: the points of a structure in pixels, with 0 outside of it; again for the next one.
+        box: the box of a structure; the k-th one is of the same structure as the k-th --point.
+        prompts: a CSV or JSON file of the prompts of each image (see the README).
+        min_score: without prompts, the predicted IoU that a mask must exceed.
+        format: of the masks.
+        ray: run on a Ray cluster, by default one in this machine.
+        workers: of Ray. By default one for each GPU, or CPU.
+    """
+    _check_options(paths, point, box, prompts, ray, workers)
+    model = Model(checkpoint, adapter, min_score)
+    settings = {**model.settings(), "format": format, "prompts": _made_of(point, box, prompts)}
+    structures = inspect_adapter(adapter).classes if adapter else ()
+    by_image = None if prompts is None else read_prompts(prompts, structures)
+    for_all = parse_prompts(point, box) or None
+
+    def prompts_of(name: str) -> ImagePrompts | None:
+        return for_all if by_image is None else by_image.get(name, {})
+
+    tasks = find_tasks(paths, out, _ENDINGS[format], prompts_of)
+    unknown = sorted({*(by_image or ())} - {task.name for task in tasks})
+    if unknown:
+        raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
+    to_do = [task for task in tasks if not task.done]
+    results: Iterator[tuple[Task, str | None]] = iter(())
+    if to_do:
+        predictor = model.predictor()  # What does not fit is told before anything is written.
+        if ray is None:
+            results = segment_files(to_do, predictor, min_score)
+        else:
+            del predictor
+            results = segment_files_on_ray(to_do, model, *ray, workers=workers)
+    prepare_folder(out, settings)
+    shown = track(results, "images", len(to_do), console=_errors, transient=True)
+    failed = [reason for _, reason in shown if reason is not None]
+    there = f", {len(tasks) - len(to_do)} of them from before" if len(to_do) < len(tasks) else ""
+    if len(failed) < len(tasks):
+        done = len(tasks) - len(failed)
+        console.print(f"masks of {done} images are in {out}{there}", soft_wrap=True)
+    if len(tasks) == 1 and failed:
+        raise ValueError(failed[0])
+    for reason in failed:
+        _errors.print(f"failed: {reason}", soft_wrap=True, markup=False, highlight=False)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(tasks)} images failed, for the reasons above")
+
+
+def _check_options(
+    paths: Sequence[Path],
+    point: Sequence[Sequence[str]],
+    box: Sequence[str],
+    prompts: Path | None,
+    ray: Sequence[str] | None,
+    workers: int | None,
+) -> None:
+    if not paths:
+        raise ValueError("there is nothing to segment: give files or folders of images")
+    if prompts is not None and (point or box):
+        raise ValueError("--prompts are for each image, --point and --box for all: give one kind")
+    if ray is not None and len(ray) > 1:
+        raise ValueError(f"--ray {' '.join(ray)}: expected one address, or none")
+    if workers is not None and (workers < 1 or ray is None):
+        raise ValueError(f"--workers {workers}: expected 1 or more, together with --ray")
+
+
+def _made_of(point: Sequence[Sequence[str]], box: Sequence[str], prompts: Path | None) -> str:
+    """What tells the prompts from others."""
+    if prompts is not None:
+        return digest(prompts)
+    options = [f"--point {' '.join(each)}" for each in point] + [f"--box {each}" for each in box]
+    return " ".join(options) or "automatic"

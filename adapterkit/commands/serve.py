@@ -1,0 +1,79 @@
+"""The command `adapterkit serve`."""
+
+import errno
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+import adapterkit as ak
+
+
+def serve(
+    adapter: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
+    checkpoint: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_upload: int = 200,
+) -> None:
+    """Open a web page on which images are segmented by clicks.
+
+    Ctrl+C ends it. Nothing that is opened there is kept. There is no password: with another host
+    than the default, whoever reaches this machine can use the page.
+
+    Example: adapterkit serve --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
+
+    Args:
+        adapter: an adapter file; give the option again for each further one.
+        checkpoint: the Segment Anything model that they fit; by default the small one that comes
+            with adapterkit, which works without any file.
+        host: address to listen at.
+        port: to listen at.
+        max_upload: the largest image file that can be opened, in MiB.
+    """
+    if max_upload < 1:
+        raise ValueError(f"--max-upload {max_upload}: expected a size in MiB, at least 1")
+    _check_free(host, port)
+    try:
+        from adapterkit.web.page import serving
+    except ImportError as error:
+        raise ValueError(
+            f'the page needs gradio and others ({error}): pip install "adapterkit[web]"'
+        ) from error
+    base = ak.mini_sam() if checkpoint is None else ak.load_sam(checkpoint)
+    predictor = ak.Predictor(base)
+    for file in adapter:
+        predictor.load(file)
+    with serving(predictor, describe(checkpoint, adapter), host, port, max_upload * 2**20) as url:
+        print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
+        threading.Event().wait()
+
+
+def describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:
+    """What the page says about the model."""
+    if checkpoint is not None:
+        return f"{checkpoint.name}, {'with' if adapters else 'without'} adapters."
+    if adapters:
+        return "The small Sam that comes with adapterkit, with adapters."
+    return (
+        "The small Sam that comes with adapterkit, without an adapter. It has seen procedural "
+        "scenes and no medical image, so expect to correct it; an adapter trained on images like "
+        "yours does better."
+    )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError, or ValueError, where one cannot listen."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port {port}: expected 1 to 65535")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port {port} of {host} is in use; choose another with --port") from error
+        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""The comparison of adapter methods, networks and prompts on equal terms."""

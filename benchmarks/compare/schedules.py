@@ -1,0 +1,111 @@
+"""How each system is trained: the common schedule, and the published ones.
+
+A schedule is the optimiser, the learning rate and its course, and the batch. The loss, the number
+of epochs, the images and their augmentation are the comparison's, and the same for all systems.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from adapterkit.training import Settings
+from benchmarks.compare.systems import SYSTEMS, Base, Network
+
+ScheduleName = Literal["common", "published"]
+
+COMMON: dict[tuple[str, str], dict[str, Any]] = {
+    ("small base", "adapters"): {"learning_rate": 1e-3},
+    ("small base", "networks"): {"learning_rate": 1e-3},
+    ("checkpoint", "adapters"): {"learning_rate": 1e-4},
+    ("checkpoint", "networks"): {"learning_rate": 1e-4},
+}
+"""Adam at a constant rate: one for all adapters and one for all networks. With a checkpoint, the
+paper's. On the small base, that of `recipes.samus_camus`; at 5e-3 the small Swin-Unet does not
+learn. Another one is chosen on the validation patients alone: by `--learning-rate`, and the column
+validation_dice of results.csv."""
+
+_SGD: dict[str, Any] = {
+    "optimizer": "sgd",
+    "weight_decay": 1e-4,
+    "schedule": "polynomial",
+    "batch_size": 24,
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # The reproduction study of SAMUS; the published code has 5e-4.
+    "samus": {"learning_rate": 1e-4, "batch_size": 8},
+    # bowang-lab/MedSAM, first version: fine-tuning of the mask decoder.
+    "medsam": {"learning_rate": 1e-5, "batch_size": 8},
+    # hitachinsk/SAMed, train.py and trainer.py, with --warmup --AdamW.
+    "samed": {
+        "optimizer": "adamw",
+        "learning_rate": 5e-3,
+        "weight_decay": 0.1,
+        "schedule": "polynomial",
+        "warmup_steps": 250,
+        "batch_size": 12,
+    },
+    # As SAMUS's code trains it.
+    "msa": {"learning_rate": 1e-4, "batch_size": 8},
+    # Guzaiwang/CE-Net, main.py; its halving of the rate when the loss stagnates is left out.
+    "ce-net": {"learning_rate": 2e-4, "batch_size": 8},
+    # HuCaoFighting/Swin-Unet, README.md and trainer.py.
+    "swin-unet": {**_SGD, "learning_rate": 0.05},
+    # Beckschen/TransUNet, train.py.
+    "transunet": {**_SGD, "learning_rate": 0.01},
+    # NKUhealong/H2Former, train.py.
+    "h2former": {
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "weight_decay": 3e-5,
+        "schedule": "polynomial",
+        "batch_size": 20,
+    },
+}
+"""Variants of SAMUS have its own. U-Net's paper gives no learning rate; it has the common one."""
+
+
+def schedule_of(system: str, name: ScheduleName, base: Base) -> Mapping[str, Any]:
+    """What `Settings` takes of the schedule of a system."""
+    size = "small base" if base.is_small else "checkpoint"
+    kind = "networks" if isinstance(SYSTEMS[system], Network) else "adapters"
+    common = COMMON[size, kind]
+    if name == "common":
+        return common
+    published = "samus" if system.startswith("samus") else system
+    return PUBLISHED.get(published, common)
+
+
+def settings_of(
+    system: str,
+    schedule: ScheduleName,
+    base: Base,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float | None,
+    activation_checkpointing: bool,
+    seed: int,
+) -> Settings:
+    """How a run is trained.
+
+    Args:
+        system: its key in `SYSTEMS`.
+        schedule: which.
+        base: what is adapted.
+        epochs: of the comparison.
+        batch_size: of the common schedule.
+        learning_rate: instead of the schedule's, to choose one on the validation patients.
+        activation_checkpointing: for what adapts a Sam.
+        seed: of the run.
+    """
+    values = {"batch_size": batch_size, **schedule_of(system, schedule, base)}
+    if learning_rate is not None:
+        values["learning_rate"] = learning_rate
+    prompted = not isinstance(SYSTEMS[system], Network)
+    return Settings(
+        epochs=epochs,
+        points=SYSTEMS[system].points,
+        activation_checkpointing=activation_checkpointing and prompted,
+        seed=seed,
+        **values,
+    )

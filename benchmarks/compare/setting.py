@@ -1,0 +1,141 @@
+"""What all runs of a comparison share, and where they are kept."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args, get_type_hints
+
+import torch
+
+from adapterkit.data.augmentation import SamusAugmentation
+from adapterkit.data.camus import CamusDataset, find_frames
+from adapterkit.data.splits import Split, split_patients
+from adapterkit.run_folder import write_json
+from benchmarks.compare.schedules import ScheduleName
+from benchmarks.compare.systems import Base
+
+Precision = Literal["no", "fp16", "bf16"]
+
+REPORTED_SIZE = 256
+"""Distances in pixels are of images of this side, as the paper's are."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a comparison share; the file comparison.json in its folder.
+
+    Attributes:
+        data: a folder as `find_frames` takes it.
+        data_name: for the tables.
+        checkpoint: of the base; None for the small Sam that comes with adapterkit.
+        base_size: side of the base's input, in pixels.
+        paper: whether all is as in the paper, so that its numbers can stand beside.
+        schedule: by which each system is trained.
+        learning_rate: instead of the schedules'.
+        patients: how many are used, drawn at random; None: all.
+        epochs: of every training.
+        batch_size: images per batch, where the published schedule has no other.
+        augment: whether the training images are augmented.
+        mixed_precision: of the training.
+        activation_checkpointing: of what adapts a Sam.
+    """
+
+    data: Path
+    data_name: str
+    checkpoint: Path | None
+    base_size: int
+    paper: bool
+    schedule: ScheduleName
+    learning_rate: float | None
+    patients: int | None
+    epochs: int
+    batch_size: int
+    augment: bool
+    mixed_precision: Precision | None
+    activation_checkpointing: bool
+
+    @property
+    def base(self) -> Base:
+        return Base(self.checkpoint, self.base_size)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that every system is given, clicked at and measured on."""
+        return self.base_size // 2
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The images of a comparison; the split by patient is the same for all its runs."""
+
+    split: Split
+    training: CamusDataset
+    validation: CamusDataset
+    test: CamusDataset
+
+
+def data_of(setting: Setting, seed: int) -> Sets:
+    """The images of a run; the seed is that of the augmentation."""
+    frames = find_frames(setting.data)
+    patients = sorted({frame.patient for frame in frames})
+    if setting.patients is not None:
+        order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(0))
+        patients = [patients[i] for i in order[: setting.patients]]
+    split = split_patients(patients, seed=0)
+    augmentation = SamusAugmentation(setting.image_size) if setting.augment else None
+    training, validation, test = (
+        [frame for frame in frames if frame.patient in members]
+        for members in (split.train, split.validation, split.test)
+    )
+    return Sets(
+        split,
+        CamusDataset(training, setting.image_size, augmentation, seed),
+        CamusDataset(validation, setting.image_size),
+        CamusDataset(test, setting.image_size),
+    )
+
+
+def begin(folder: Path, setting: Setting) -> None:
+    """Make the folder of a comparison, or go on in one of the same setting.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    path = folder / "comparison.json"
+    if path.exists():
+        there = read_setting(folder)
+        for each in fields(Setting):
+            was, now = getattr(there, each.name), getattr(setting, each.name)
+            if was != now:
+                raise ValueError(
+                    f"{folder} holds a comparison with {each.name} {was}, and this one has {now}; "
+                    "name another folder with --out"
+                )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--out {folder} exists and is no comparison's folder; name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(setting))
+
+
+def read_setting(folder: Path) -> Setting:
+    """The setting of the comparison in a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / "comparison.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no comparison: expected a comparison.json in it")
+    hints = get_type_hints(Setting)
+    try:
+        values = json.loads(path.read_text())
+        setting = Setting(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not of a comparison: {error}; remove the folder") from error
+    paths = {
+        name: Path(value)
+        for name, value in values.items()
+        if value is not None and Path in (hints[name], *get_args(hints[name]))
+    }
+    return replace(setting, **paths)

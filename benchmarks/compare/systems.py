@@ -1,0 +1,173 @@
+"""The systems that are compared: how each is built, prompted and trained.
+
+Every system sees the same square images and clicks, and resizes them to the input that it is made
+for, so that augmentation, prompts and metrics are the same for all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+import adapterkit as ak
+from adapterkit import methods
+from adapterkit.attachment import Part
+from adapterkit.files import save_tensors
+from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
+from adapterkit.prompts import PointStrategy
+from adapterkit.segmenter import Masks
+from benchmarks import models
+from benchmarks.models.unprompted import Unprompted, resize
+
+
+class AnySize(ak.Segmenter):
+    """A `Segmenter` of square images of any size, whose points are in their pixels."""
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 S S"],
+        points: Float[Tensor, "b k n 2"],
+        labels: Int[Tensor, "b k n"],
+    ) -> Masks:
+        """Segment one structure for each set of points."""
+        size = images.shape[-1]
+        # A point names a pixel, of which SAM takes the centre.
+        points = (points + 0.5) * (self.image_size / size) - 0.5
+        return replace(super().forward(images, points, labels), image_size=size)
+
+    def encode(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
+        """The image embedding of RGB images in [0, 255]."""
+        return super().encode(resize(images, self.image_size))
+
+
+@dataclass(frozen=True)
+class Base:
+    """The Sam that is adapted.
+
+    Attributes:
+        checkpoint: None for the small one that comes with adapterkit.
+        size: side of its input, in pixels.
+    """
+
+    checkpoint: Path | None
+    size: int
+
+    @property
+    def is_small(self) -> bool:
+        return self.checkpoint is None
+
+    def load(self) -> Sam:
+        return ak.mini_sam() if self.checkpoint is None else ak.load_sam(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Promptable:
+    """A Sam with a list of parts, asked for one structure at a time.
+
+    Attributes:
+        title: in tables and figures.
+        parts: for a base; None: the base as it comes, not trained.
+        points: how its clicks are chosen, in training and in the test.
+    """
+
+    title: str
+    parts: Callable[[Base], Sequence[Part]] | None
+    points: PointStrategy = "1"
+
+    @property
+    def is_trained(self) -> bool:
+        return self.parts is not None
+
+    def build(self, base: Base, structures: int) -> AnySize:
+        sam = base.load()
+        if self.parts is not None:
+            ak.inject(sam, self.parts(base))
+        return AnySize(sam)
+
+    def save(self, model: AnySize, path: Path, notes: dict[str, Any]) -> None:
+        ak.save_adapter(model.sam, path, training=notes)
+
+    def load(self, model: AnySize, path: Path) -> None:
+        ak.load_adapter(ak.eject(model.sam), path)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that segments all structures at once, without a prompt, trained as a whole.
+
+    Small and from scratch beside the small base; otherwise at its published size, with its
+    pretrained encoder.
+    """
+
+    title: str
+    points = "1"
+    is_trained = True
+
+    def build(self, base: Base, structures: int) -> Unprompted:
+        system, input_size = models.SYSTEMS[self.title], base.size // 4
+        if base.is_small:
+            network = system.small(1 + structures, input_size)
+        else:
+            network = system.published(1 + structures, input_size, pretrained=True)
+        return Unprompted(network, input_size)
+
+    def save(self, model: Unprompted, path: Path, notes: dict[str, Any]) -> None:
+        save_tensors(path, model.network.state_dict(), {})
+
+    def load(self, model: Unprompted, path: Path) -> None:
+        model.network.load_state_dict(load_file(path))
+
+
+System = Promptable | Network
+
+
+def samus(base: Base, without: tuple[type, ...] = ()) -> list[Part]:
+    """SAMUS at a quarter of the base's input size, without parts of some kinds."""
+    return [part for part in methods.samus(base.size // 4) if not isinstance(part, without)]
+
+
+def samus_plus(base: Base) -> list[Part]:
+    return methods.samus_plus(base.size // 4)
+
+
+def samed(base: Base) -> list[Part]:
+    return methods.samed(image_size=base.size // 2)
+
+
+def medsam(base: Base) -> list[Part]:
+    return methods.medsam()
+
+
+def msa(base: Base) -> list[Part]:
+    """MSA at the base's own input size; at half of it where a CPU has to train it."""
+    return methods.msa(base.size // 2 if base.is_small else None)
+
+
+branch_alone = partial(samus, without=(PositionAdapter, FeatureAdapter))
+adapters_alone = partial(samus, without=(CNNBranch,))
+
+SYSTEMS: dict[str, System] = {
+    "sam": Promptable("SAM", None),
+    "samus": Promptable("SAMUS", samus),
+    "medsam": Promptable("MedSAM", medsam),
+    "samed": Promptable("SAMed", samed),
+    "msa": Promptable("MSA", msa),
+    "unet": Network("U-Net"),
+    "ce-net": Network("CE-Net"),
+    "swin-unet": Network("Swin-Unet"),
+    "transunet": Network("TransUNet"),
+    "h2former": Network("H2Former"),
+    "samus-plus": Promptable("SAMUS+", samus_plus),
+    "samus-branch": Promptable("SAMUS, CNN branch only", branch_alone),
+    "samus-adapters": Promptable("SAMUS, adapters only", adapters_alone),
+    "samus-2-random": Promptable("SAMUS, 2 random points", samus, "2-random"),
+    "samus-2-entropy": Promptable("SAMUS, second point by entropy", samus, "2-entropy"),
+    "samus-2-distance": Promptable("SAMUS, second point by max distance", samus, "2-max-distance"),
+}
+"""The names are those of `--methods` and of the runs' folders."""

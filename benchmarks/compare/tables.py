@@ -1,0 +1,232 @@
+"""The comparison as tables in Markdown, in the paper's form."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from adapterkit.data.camus import STRUCTURES
+from adapterkit.reports import markdown
+from benchmarks.compare.results import (
+    SIGNIFICANCE,
+    SystemResults,
+    differences,
+    mean_and_deviation,
+    smallest_p,
+)
+from benchmarks.compare.setting import REPORTED_SIZE, Setting
+
+PAPER: dict[str, tuple[float, float]] = {
+    "unet": (93.56, 9.90),
+    "ce-net": (93.31, 9.65),
+    "swin-unet": (91.72, 12.80),
+    "transunet": (93.54, 9.60),
+    "h2former": (93.44, 9.79),
+    "sam": (86.74, 15.84),
+    "samus": (91.45, 12.99),
+    "medsam": (92.61, 11.72),
+    "samed": (92.87, 11.34),
+    "msa": (90.8, 12.6),
+    "samus-branch": (91.03, 13.2),
+    "samus-adapters": (90.6, 13.36),
+    "samus-2-random": (91.6, 12.87),
+    "samus-2-entropy": (91.53, 12.91),
+    "samus-2-distance": (91.76, 12.71),
+}
+"""Dice in % and HD, on CAMUS, of the SAMUS reproduction study's Tables 1 to 4."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One of the paper's tables: its subject, its systems in their order, and a remark."""
+
+    subject: str
+    systems: tuple[str, ...]
+    remark: str = ""
+
+
+PAPER_TABLES = (
+    PaperTable(
+        "networks without a prompt, SAM and SAMUS",
+        ("unet", "ce-net", "swin-unet", "transunet", "h2former", "sam", "samus"),
+        "The networks find all structures by themselves. SAM and SAMUS are told with one click for "
+        "each structure that it is there and where to look. It is not the same task.",
+    ),
+    PaperTable(
+        "methods that adapt SAM",
+        ("medsam", "samed", "msa", "samus", "samus-plus"),
+        "SAMUS+ is adapterkit's variation on SAMUS and not in the paper: "
+        "`adapterkit.methods.samus_plus`.",
+    ),
+    PaperTable("ablation of SAMUS", ("samus-branch", "samus-adapters", "samus")),
+    PaperTable(
+        "prompts of SAMUS",
+        ("samus", "samus-2-random", "samus-2-entropy", "samus-2-distance"),
+        "Each is trained and tested with its own strategy. The first point is the same in all.",
+    ),
+)
+
+METRICS: dict[str, tuple[str, float]] = {
+    "dice": ("Dice (%)", 100),
+    "hausdorff_px": ("HD (px)", 1),
+    "hausdorff95_px": ("HD95 (px)", 1),
+    "hausdorff_mm": ("HD (mm)", 1),
+    "hausdorff95_mm": ("HD95 (mm)", 1),
+}
+"""How each metric is headed, and what it is multiplied by."""
+
+
+def report(setting: Setting, results: Sequence[SystemResults]) -> str:
+    """All tables."""
+    by_name = {each.name: each for each in results}
+    sections = ["# Comparison", _setting_in_words(setting, results)]
+    for number, table in enumerate(PAPER_TABLES, start=1):
+        shown = [by_name[name] for name in table.systems if name in by_name]
+        if shown:
+            sections.append(f"## Table {number}: {table.subject}")
+            sections.append(_paper_table(shown, setting.paper))
+            sections += [table.remark] if table.remark else []
+    sections += ["## Per structure", _structures(results)]
+    sections += ["## What each costs", _costs(results)]
+    sections += ["## Which differences are real", _differences(results)]
+    failed = [f"- {each.title}, seed {s}: {e}" for each in results for s, e in each.failed.items()]
+    if failed:
+        sections += ["## Failed runs", "\n".join(failed)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str:
+    finished = [run for each in results for run in each.finished]
+    counts = ""
+    if finished:
+        images, patients = finished[0].result["images"], finished[0].result["patients"]
+        counts = ", ".join(f"{patients[part]} {part} ({images[part]} images)" for part in patients)
+    checkpoint = setting.base.checkpoint
+    base = "adapterkit's small SAM" if checkpoint is None else checkpoint.name
+    seeds = sorted({run.seed for run in finished})
+    schedule = f"the {setting.schedule} schedule"
+    if setting.learning_rate is not None:
+        schedule += f" at a learning rate of {setting.learning_rate:g}"
+    networks = "small networks" if setting.base.is_small else "networks at their published size"
+    machines = dict.fromkeys(run.result["machine"] for run in finished)
+    lines = [
+        f"Data: {setting.data_name}. Patients, the same for all runs: {counts or 'none yet'}.",
+        f"Base: {base}; {networks}. {setting.epochs} epochs of the same "
+        f"{'augmented ' if setting.augment else ''}images by {schedule}; the epoch with the best "
+        "validation Dice is tested.",
+        f"Every system is given the same {setting.image_size}x{setting.image_size} pixels, the "
+        "promptable ones the same first click, one random foreground point for each structure.",
+        f"Seeds: {', '.join(map(str, seeds)) or 'none finished'}. Numbers are means over the test "
+        "images and seeds, ± the standard deviation over seeds where there are several. Distances "
+        f"in px are of {REPORTED_SIZE}x{REPORTED_SIZE} pixels.",
+        f"Machine: {'; '.join(machines)}." if machines else "",
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def _paper_table(shown: Sequence[SystemResults], with_paper: bool) -> str:
+    rows = []
+    for column, metric in enumerate(("dice", "hausdorff_px")):
+        head, _ = METRICS[metric]
+        rows.append([head, *(_metric(each, metric) for each in shown)])
+        if with_paper:
+            paper = [
+                f"{PAPER[each.name][column]:.2f}" if each.name in PAPER else "" for each in shown
+            ]
+            rows.append([f"{head}, paper", *paper])
+    return markdown(["", *(each.title for each in shown)], rows)
+
+
+def _structures(results: Sequence[SystemResults]) -> str:
+    shown = [metric for metric in METRICS if any(each.over_seeds(metric) for each in results)]
+    rows = [
+        [each.title, structure, *(_metric(each, metric, structure) for metric in shown)]
+        for each in results
+        for structure in (*STRUCTURES.values(), "mean")
+    ]
+    return markdown(["system", "structure", *(METRICS[metric][0] for metric in shown)], rows)
+
+
+def _metric(each: SystemResults, metric: str, structure: str = "mean") -> str:
+    scale = METRICS[metric][1]
+    return _cell(each, [scale * value for value in each.over_seeds(metric, structure)], "{:.2f}")
+
+
+def _cell(each: SystemResults, values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation over the seeds, and what of them is missing."""
+    missing = [f"{len(each.failed)} failed"] if each.failed else []
+    missing += [f"{len(each.unfinished)} not finished"] if each.unfinished else []
+    if not values:
+        return ", ".join(missing) or "–"
+    mean, deviation = mean_and_deviation(values)
+    text = form.format(mean)
+    if deviation is not None:
+        text += f" ± {form.format(deviation)}"
+    return f"{text} ({', '.join(missing)})" if missing else text
+
+
+COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
+    "trained parameters": (("trained_parameters",), lambda value: f"{value:,.0f}"),
+    "file (MB)": (("file_bytes",), lambda value: f"{value / 1e6:.2f}"),
+    "GFLOPs per image": (("flops",), lambda value: f"{value / 1e9:.2f}"),
+    "s per image": (("seconds_per_image",), lambda value: f"{value:.3f}"),
+    "training (min)": (("training_seconds",), lambda value: f"{value / 60:.1f}"),
+    "peak memory (GB)": (("peak_memory_bytes", "process"), lambda value: f"{value / 1e9:.2f}"),
+    "peak GPU memory (GB)": (("peak_memory_bytes", "GPU"), lambda value: f"{value / 1e9:.2f}"),
+}
+"""Where each number is in result.json, and how it is written."""
+
+
+def _costs(results: Sequence[SystemResults]) -> str:
+    shown = {
+        head: (path, write)
+        for head, (path, write) in COSTS.items()
+        if any(each.cost(*path) for each in results)
+    }
+    rows = []
+    for each in results:
+        values = [(each.cost(*path), write) for path, write in shown.values()]
+        cells = [write(mean_and_deviation(v)[0]) if v else "–" for v, write in values]
+        rows.append([each.title, *cells])
+    return (
+        f"{markdown(['system', *shown], rows)}\n\n"
+        "Means over seeds. The file holds what was trained. FLOPs (a multiply-add counts as two) "
+        "and seconds are of all structures of one image, from its pixels to its masks, one image "
+        "at a time. Peak memory is that of training and test."
+    )
+
+
+def _differences(results: Sequence[SystemResults]) -> str:
+    finished = [each for each in results if each.finished]
+    if len(finished) < 2:
+        return "There are fewer than two systems with a finished run."
+    reference = next((each for each in finished if each.name == "samus"), finished[0])
+    found = differences(finished, reference)
+    if not found:
+        return f"No system has finished a seed that {reference.title} has finished."
+    count = found[0].patients
+    rows = [
+        [
+            each.system.title,
+            f"{100 * each.mean:+.2f}",
+            f"{each.p:.2g}",
+            f"{each.adjusted_p:.2g}",
+            "yes" if each.is_real else "no",
+        ]
+        for each in found
+    ]
+    table = markdown(
+        ["system", f"Dice less {reference.title}'s (points)", "p", "p, Holm", "real"], rows
+    )
+    text = (
+        f"Over the test patients ({count}), each with the mean Dice of their images, structures "
+        "and seeds: Wilcoxon's signed-rank test of the differences, two-sided, the p-values "
+        f"adjusted for the {len(found)} comparisons by Holm's method. A difference is called real "
+        f"where the adjusted p is below {SIGNIFICANCE}. It is one of these trainings on these "
+        "patients; the seeds' spread is in the tables above."
+    )
+    if len(found) * smallest_p(count) >= SIGNIFICANCE:
+        text += (
+            f" Of so few patients the smallest p that the test can give is "
+            f'{smallest_p(count):.2g}, too much for {len(found)} comparisons: a "no" here says '
+            "nothing."
+        )
+    return f"{table}\n\n{text}"
