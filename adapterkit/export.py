@@ -179,7 +179,7 @@ def _settled(sam: Sam) -> Sam:
     sam = copy.deepcopy(sam).to("cpu", torch.float32).eval().requires_grad_(False)
     for module in sam.modules():
         for name in overlays(module):
-            seen = getattr(module, name).clone()
+            seen = getattr(module, name).clone(memory_format=torch.contiguous_format)
             set_overlay(module, name, ())
             module._parameters[name] = nn.Parameter(seen, requires_grad=False)
     found = adapters(sam)

@@ -29,9 +29,8 @@ SMALL = SamConfig(
     global_blocks=(1,),
     window_size=5,
     image_size=256,
-    prompt_width=16,
-    decoder_mlp_width=16,
-    decoder_num_heads=2,
+    prompt_width=32,
+    decoder_mlp_width=32,
     iou_head_width=16,
 )
 """A block that attends within several windows, which it fills up, and one that attends globally."""
