@@ -69,7 +69,8 @@ def export(
             for float32.
         folder: a new or an empty one.
         format: "onnx", or "torch" for PyTorch's export.
-        int8: with "onnx", weights of linear layers in eight bits, for CPUs.
+        int8: with "onnx", linear layers compute in eight bits, for CPUs: their weights are rounded
+            once, in steps of their own for each channel, and what they are given at every run.
         classes: names of the structures that it segments.
 
     Raises:
@@ -107,9 +108,7 @@ def export(
                 torch.export.save(program, file)
             else:
                 file = draft / f"{graph.name}.onnx"
-                _write_onnx(program, graph, file)
-                if int8:
-                    _quantise(file)
+                _write_onnx(program, graph, file, int8)
             about[graph.name] = {"file": file.name, **graph.about()}
         (draft / "export.json").write_text(json.dumps(about, indent=2) + "\n")
 
@@ -140,7 +139,7 @@ class Decoder(nn.Module):
         self.mask_decoder = sam.mask_decoder
         height, width = prompts.input_image_size
         self.register_buffer("size", torch.tensor([width, height], dtype=torch.float32))
-        self.register_buffer("position", prompts.get_dense_pe())
+        self.register_buffer("position", prompts.get_dense_pe().contiguous())
         kinds = [prompts.not_a_point_embed, *prompts.point_embeddings]
         self.register_buffer("kinds", torch.cat([each.weight for each in kinds]))
 
@@ -267,25 +266,39 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
     )
 
 
-def _write_onnx(program: ExportedProgram, graph: Graph, file: Path) -> None:
+def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) -> None:
     with warnings.catch_warnings():
         # It says of each axis named twice that the name counts once.
         warnings.filterwarnings("ignore", message="# The axis name")
-        torch.onnx.export(
+        onnx = torch.onnx.export(
             program,
-            f=file,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=graph.free,  # for the axes' names
             opset_version=OPSET,
-            # Beyond 2 GB an ONNX file can but refer to another that holds the weights.
-            external_data=sum(each.nbytes for each in program.state_dict.values()) > 2e9,
             verbose=False,
         )
+    assert onnx is not None
+    # Beyond 2 GB an ONNX file can but refer to another that holds the weights.
+    beside = sum(each.nbytes for each in program.state_dict.values()) > 2e9
+    if not int8:
+        onnx.save(file, external_data=beside)
+        return
+    from onnxruntime.quantization import quantize_dynamic
 
-
-def _quantise(file: Path) -> None:
-    """Replace an ONNX file by one whose linear layers have weights of eight bits."""
+    # Or else it warns that shapes may be missing; the exporter has put them in.
+    onnx.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / file.name
+        onnx.save(plain, external_data=beside)
+        # With all eight bits, CPUs without VNNI instructions overflow in sums of products.
+        quantize_dynamic(
+            plain,
+            file,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,
+        )
 
 
 def _check_installed() -> None:

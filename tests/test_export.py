@@ -2,14 +2,17 @@
 
 import json
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -18,7 +21,9 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit import cli
+from adapterkit.data.scenes import draw_scene
 from adapterkit.parts import FeatureAdapter, LoRA, Train
+from adapterkit.prompts import boxes_around
 from adapterkit.sam import SamConfig, save_sam
 from tests.models import TINY, snapshot
 
@@ -143,26 +148,22 @@ class Exported:
     files: Path
     """The base and the adapter."""
     onnx: Path
-    torch: Path
-    printed: str
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A model with every part, and its exports; the one to ONNX by the command."""
+    """A model with every part, and its export by the command."""
     folder = tmp_path_factory.mktemp("export")
     sam = adapted(SMALL, PARTS)
-    base = ak.build_sam(SMALL, seed=0)
-    save_sam(base, folder / "base.safetensors")
-    ak.save_adapter(sam, folder / "adapter.safetensors", classes=["left atrium"])
+    base = folder / "base.safetensors"
+    save_sam(ak.build_sam(SMALL, seed=0), base)
+    adapter = folder / "adapter.safetensors"
+    ak.save_adapter(sam, adapter, classes=["left atrium"])
     with without_shape_checks():
-        done = command(
-            "--checkpoint", folder / "base.safetensors",
-            "--adapter", folder / "adapter.safetensors", "--out", folder / "onnx",
-        )  # fmt: skip
+        done = command("--checkpoint", base, "--adapter", adapter, "--out", folder / "onnx")
     assert not done.status
-    export(sam, folder / "torch", format="torch")
-    return Exported(sam, folder, folder / "onnx", folder / "torch", done.output)
+    assert "encoder.onnx" in done.output
+    return Exported(sam, folder, folder / "onnx")
 
 
 @dataclass(frozen=True)
@@ -173,23 +174,20 @@ class Done:
 
 def command(*arguments: str | Path) -> Done:
     """A call of the command within this process; a failure's status is its one line."""
-    given = sys.argv
+    output, given = StringIO(), sys.argv
     sys.argv = ["adapterkit", "export", *map(str, arguments)]
     try:
-        cli.main()
+        with redirect_stdout(output):
+            cli.main()
     except SystemExit as end:
-        return Done(end.code or 0, "")
+        return Done(end.code or 0, output.getvalue())
     finally:
         sys.argv = given
-    return Done(0, "")
+    return Done(0, output.getvalue())
 
 
 def test_onnxruntime_answers_as_the_model(exported: Exported):
     check(exported.sam, onnx(exported.onnx, "encoder"), onnx(exported.onnx, "decoder"))
-
-
-def test_torch_export_answers_as_the_model(exported: Exported):
-    check(exported.sam, pt2(exported.torch, "encoder"), pt2(exported.torch, "decoder"))
 
 
 def test_the_files_say_what_they_are(exported: Exported):
@@ -205,12 +203,25 @@ def test_the_files_say_what_they_are(exported: Exported):
         assert [each.name for each in session.get_outputs()] == about[name]["outputs"]
 
 
-def test_what_made_a_parameter_is_not_in_the_file(exported: Exported):
-    names = torch.export.load(exported.torch / "encoder.pt2").state_dict
+@pytest.fixture(scope="module")
+def in_torch(exported: Exported) -> Path:
+    """The same model's export to PyTorch's format."""
+    return export(exported.sam, exported.files / "torch", format="torch")
+
+
+@pytest.mark.slow
+def test_torch_export_answers_as_the_model(exported: Exported, in_torch: Path):
+    check(exported.sam, pt2(in_torch, "encoder"), pt2(in_torch, "decoder"))
+
+
+@pytest.mark.slow
+def test_what_made_a_parameter_is_not_in_the_file(in_torch: Path):
+    names = torch.export.load(in_torch / "encoder.pt2").state_dict
     assert not [name for name in names if "lora" in name or "position_adapter" in name]
 
 
-def test_loading_unpickles_nothing(exported: Exported, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.slow
+def test_loading_unpickles_nothing(in_torch: Path, monkeypatch: pytest.MonkeyPatch):
     load = torch.load
 
     def watched(*arguments: Any, **options: Any) -> Any:
@@ -220,7 +231,43 @@ def test_loading_unpickles_nothing(exported: Exported, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "load", watched)
     monkeypatch.delattr(pickle, "loads")
     for name in ("encoder", "decoder"):
-        torch.export.load(exported.torch / f"{name}.pt2")
+        torch.export.load(in_torch / f"{name}.pt2")
+
+
+@pytest.mark.slow
+def test_loading_needs_pytorch_alone(in_torch: Path):
+    script = f"""
+import sys, torch
+encoder = torch.export.load({str(in_torch / "encoder.pt2")!r}).module()
+assert encoder(torch.zeros(3, 3, 64, 64)).shape == (3, 32, 8, 8)
+assert not {{"adapterkit", "segment_anything", "timm"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_close(exported: Exported, tmp_path: Path):
+    sam = ak.mini_sam()
+    for name in ("onnx", "int8"):
+        export(sam, tmp_path / name, int8=name == "int8")
+    for file in ("encoder.onnx", "decoder.onnx"):
+        plain, small = (tmp_path / name / file for name in ("onnx", "int8"))
+        assert small.stat().st_size < 0.5 * plain.stat().st_size
+    scene = draw_scene(np.random.default_rng(0), 512)
+    image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float()
+    boxes = boxes_around(torch.from_numpy(scene.masks))
+    corners = boxes.view(1, -1, 2, 2).float()
+    labels = torch.tensor([2, 3]).expand(1, len(boxes), 2)
+    no_mask = torch.zeros(1, len(boxes), 128, 128), torch.zeros(1, len(boxes))
+    masks = []
+    for name in ("onnx", "int8"):
+        (embedding,) = onnx(tmp_path / name, "encoder")(image)
+        logits, _ = onnx(tmp_path / name, "decoder")(embedding, corners, labels, *no_mask)
+        masks.append(logits[0, :, 0] > 0)
+    plain, small = masks
+    assert not torch.equal(plain, small)
+    assert 2 * (plain & small).sum() / (plain.sum() + small.sum()) > 0.95
 
 
 def test_a_mistake_is_one_line_and_leaves_nothing(exported: Exported, tmp_path: Path):

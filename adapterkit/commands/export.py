@@ -1,9 +1,10 @@
-"""`adapterkit export`."""
+"""The command `adapterkit export`."""
 
 from pathlib import Path
 from typing import Literal
 
 import adapterkit as ak
+from adapterkit.command_line import console
 
 
 def export(
@@ -35,4 +36,4 @@ def export(
         classes = ak.inspect_adapter(adapter).classes
     ak.export(sam, out, format, int8, classes)
     for file in sorted(out.iterdir()):
-        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+        console.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
