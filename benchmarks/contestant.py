@@ -24,6 +24,7 @@ class Onnx:
 
     def __init__(self, folder: str, other: str):
         self.folders = [Path(folder), Path(other)]
+        self.embedding = np.empty(0, np.float32)
         self.size = json.loads((self.folders[0] / "export.json").read_text())["image_size"]
         self._open()
 
@@ -40,7 +41,7 @@ class Onnx:
         self._open()
 
     def encode(self, image: np.ndarray) -> None:
-        (self.embedding,) = self.encoder.run(None, {"images": image})
+        self.embedding = np.asarray(self.encoder.run(None, {"images": image})[0])
 
     def click(self, x: float, y: float) -> None:
         side = 4 * self.embedding.shape[-1]

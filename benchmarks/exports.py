@@ -159,7 +159,7 @@ class OnnxSegmenter(ak.Segmenter):
     def encode(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
 
-    def decode_all(
+    def decode_all(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, embedding: Tensor, points: Any = None, labels: Any = None, *_: Any
     ) -> tuple[Tensor, Tensor]:
         batch, prompts = labels.shape[:2]

@@ -210,8 +210,8 @@ def paired_p(difference: Float[np.ndarray, "n"]) -> float:
     """Of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
     if not difference.any():
         return 1.0
-    _, p = wilcoxon(difference)
-    return float(p)
+    found: Any = wilcoxon(difference)
+    return float(found.pvalue)
 
 
 def smallest_p(count: int) -> float:
