@@ -6,7 +6,7 @@
 
 Dice is over synthetic patients that no recipe trains on, one random point per structure. Each
 way has a process of its own, and they take turns, so that a machine that is busy for a while is so
-for all. "First mask" is from an image at hand to a mask, "click" what each further point costs on
+for all. "Load" is importing and loading, "first mask" from an image at hand to a mask, "click" what each further point costs on
 the same image, "switch" what it takes to have another adapter at hand: PyTorch has both on one
 base, onnxruntime opens the other export.
 """
@@ -191,7 +191,7 @@ class Measured:
     """What one way took.
 
     Attributes:
-        load: seconds from files to a model that can be asked.
+        load: seconds for importing what the way needs and loading the model.
         seconds: of each of `MEASURED`, in each round.
         peak_bytes: of its process, loading and segmenting, before any switch.
     """
