@@ -381,6 +381,16 @@ def test_values_that_are_no_numbers_are_counted(tmp_path: Path, bad: float):
             read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_place_that_is_no_number_is_refused(tmp_path: Path, bad: float):
+    whole = nibabel.Nifti1Image(np.zeros((6, 10), dtype=np.uint8), np.diag([0.5, 0.25, 1, 1]))
+    content = bytearray(whole.to_bytes())
+    content[292:296] = np.float32(bad).tobytes()  # The fourth number of srow_x.
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.nii states a place in space that is NaN or infinite"):
+        read_image(tmp_path / "a.nii")
+
+
 def test_what_is_no_image_is_told_what_is(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"notes\.txt is no image that .*\.nii, .* or DICOM"):
@@ -451,6 +461,7 @@ def outcome(path: Path, content: bytes) -> ImageFile | None:
     assert np.isfinite(image.frames).all()
     assert image.frames.ndim == 3 or (image.frames.ndim == 4 and image.frames.shape[-1] == 3)
     assert image.affine.shape == (4, 4)
+    assert np.isfinite(image.affine).all()
     return image
 
 

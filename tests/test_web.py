@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -323,7 +324,6 @@ def test_names_are_text_and_not_html(predictor: Predictor, image: ImageFile):
 # Serving
 
 
-@pytest.fixture(scope="module")
 def free_port() -> int:
     with socket.socket() as trial:
         trial.bind((HERE, 0))
@@ -331,8 +331,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address(predictor: Predictor, free_port: int) -> Iterator[str]:
-    with serving(predictor, "A tiny model.", HERE, free_port, max_upload=50_000) as address:
+def address(predictor: Predictor) -> Iterator[str]:
+    with serving(predictor, "A tiny model.", HERE, free_port(), max_upload=50_000) as address:
         yield address
 
 
@@ -344,13 +344,20 @@ def test_a_file_over_the_limit_is_refused(address: str):
     assert sum(path.stat().st_size for path in kept) == 0
 
 
-def test_a_port_in_use_is_one_line(address: str, free_port: int):
-    with pytest.raises(OSError, match=f"port {free_port} of {HERE} is in use; choose another"):
-        serve.serve(port=free_port)
+def test_a_port_in_use_is_one_line(address: str):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with pytest.raises(OSError, match=f"port {port} of {HERE} is in use; choose another"):
+        serve.serve(port=port)
     with pytest.raises(ValueError, match="--port 0: expected"):
         serve.serve(port=0)
     with pytest.raises(OSError, match=r"cannot listen at 192\.0\.2\.1"):
         serve.serve(host="192.0.2.1")
+
+
+def test_without_gradio_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "adapterkit.web.page", None)
+    with pytest.raises(ValueError, match=r"pip install \"adapterkit\[web\]\""):
+        serve.serve(port=free_port())
 
 
 # In a browser
@@ -394,10 +401,18 @@ def download(tab: Any, folder: Path) -> Path:
     return path
 
 
+_DROP = """() => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File(["\\x89PNG and no more"], "broken.png"));
+  const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+  document.querySelector("#viewer svg").dispatchEvent(drop);
+}"""
+"""A damaged file, dropped on the picture."""
+
+
 @pytest.mark.slow
 def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path: Path):
     Image.fromarray(PIXELS).save(tmp_path / "scan.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG and no more")
     tab = visit(browser, address)
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
@@ -429,7 +444,7 @@ def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path
     tab.click("#clear")
     tab.locator("#viewer path.mask").wait_for(state="detached")
 
-    tab.set_input_files("#open input[type=file]", tmp_path / "broken.png")
+    tab.evaluate(_DROP)
     tab.get_by_text("broken.png cannot be read as a picture").wait_for()
     assert tab.locator("#viewer .frame svg").count() == 1
     tab.close()
@@ -444,11 +459,8 @@ def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path
 @pytest.mark.slow
 def test_the_example_needs_no_files(browser: Any, tmp_path: Path):
     """Takes the README's picture of the page with `ADAPTERKIT_SCREENSHOT=docs/web_page.png`."""
-    with socket.socket() as trial:
-        trial.bind((HERE, 0))
-        port = trial.getsockname()[1]
     predictor = Predictor(ak.mini_sam())
-    with serving(predictor, serve.describe(None, ()), HERE, port, 10**6) as address:
+    with serving(predictor, serve.describe(None, ()), HERE, free_port(), 10**6) as address:
         tab = visit(browser, address)
         tab.click("#example")
         tab.wait_for_selector("#viewer .frame svg")

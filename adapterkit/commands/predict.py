@@ -82,12 +82,14 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
             del predictor
             results = segment_files_on_ray(to_do, model, *ray, workers=workers)
     prepare_folder(out, settings)
-    shown = track(results, "images", len(to_do), console=_errors, transient=True)
+    quiet = not _errors.is_terminal
+    shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
     failed = [reason for _, reason in shown if reason is not None]
     there = f", {len(tasks) - len(to_do)} of them from before" if len(to_do) < len(tasks) else ""
     if len(failed) < len(tasks):
         done = len(tasks) - len(failed)
-        console.print(f"masks of {done} images are in {out}{there}", soft_wrap=True)
+        images = "1 image" if done == 1 else f"{done} images"
+        console.print(f"the masks of {images} are in {out}{there}", soft_wrap=True)
     if len(tasks) == 1 and failed:
         raise ValueError(failed[0])
     for reason in failed:

@@ -49,6 +49,13 @@ class ImageFile:
     nifti: Nifti1Header | None = None
     dicom: "Dataset | None" = None
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.affine).all():
+            raise DataError(
+                f"{self.path} states a place in space that is NaN or infinite: expected finite "
+                "lengths; correct the file's header."
+            )
+
 
 # A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
 _ENDINGS = {
@@ -79,7 +86,8 @@ def read_image(path: str | Path) -> ImageFile:
 
     Raises:
         DataError: there is no such file, it is of no such kind, damaged or cut short, has no pixels
-            or more than three axes, or holds values that are NaN or infinite; the message names it.
+            or more than three axes, or holds values, or states a place, that are NaN or infinite;
+            the message names it.
     """
     path = Path(path)
     kind = _kind(path)

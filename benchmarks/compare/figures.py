@@ -38,10 +38,9 @@ class Cases:
     @classmethod
     def read(cls, path: Path) -> "Cases":
         with safe_open(path, framework="np") as file:
-            header = file.metadata()
+            shown = json.loads(file.metadata()["cases"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        lists = {key: json.loads(header[key]) for key in ("names", "structures")}
-        return cls(**lists, **{"probability": None, **tensors})
+        return cls(**shown, **{"probability": None, **tensors})
 
 
 def draw_figures(comparison: Path, results: Sequence[SystemResults]) -> list[Path]:

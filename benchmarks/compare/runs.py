@@ -178,8 +178,8 @@ def _save_cases(
         first = predict(model, chosen, seed=seed, points="1", batch_size=1)
         tensors["probability"] = torch.cat([each.logits.sigmoid() for each in first]).half()
     names = [name for each in found for name in each.names]
-    header = {"names": json.dumps(names), "structures": json.dumps(test.structures)}
-    save_tensors(path, tensors, header)
+    shown = {"names": names, "structures": test.structures}
+    save_tensors(path, tensors, {"cases": json.dumps(shown)})
 
 
 def _cost(model: nn.Module, test: CamusDataset) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
@@ -27,19 +27,25 @@ from benchmarks.models.unprompted import Unprompted, resize
 
 
 class AnySize(ak.Segmenter):
-    """A `Segmenter` of square images of any size, whose points are in their pixels."""
+    """A `Segmenter` of square images of any size, whose points and boxes are in their pixels."""
 
     def forward(
         self,
         images: Float[Tensor, "b 3 S S"],
-        points: Float[Tensor, "b k n 2"],
-        labels: Int[Tensor, "b k n"],
+        points: Float[Tensor, "b k n 2"] | None = None,
+        labels: Int[Tensor, "b k n"] | None = None,
+        boxes: Float[Tensor, "b k 4"] | None = None,
+        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
-        """Segment one structure for each set of points."""
+        """Segment the prompted structures."""
         size = images.shape[-1]
         # A point names a pixel, of which SAM takes the centre.
-        points = (points + 0.5) * (self.image_size / size) - 0.5
-        return replace(super().forward(images, points, labels), image_size=size)
+        points, boxes = (
+            None if each is None else (each + 0.5) * (self.image_size / size) - 0.5
+            for each in (points, boxes)
+        )
+        found = super().forward(images, points, labels, boxes, masks)
+        return replace(found, image_size=size)
 
     def encode(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
         """The image embedding of RGB images in [0, 255]."""
@@ -106,7 +112,7 @@ class Network:
     """
 
     title: str
-    points = "1"
+    points: ClassVar[PointStrategy] = "1"
     is_trained = True
 
     def build(self, base: Base, structures: int) -> Unprompted:

@@ -109,7 +109,7 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
     machines = dict.fromkeys(run.result["machine"] for run in finished)
     lines = [
         f"Data: {setting.data_name}. Patients, the same for all runs: {counts or 'none yet'}.",
-        f"Base: {base}; {networks}. {setting.epochs} epochs of the same "
+        f"Base: {base}; {networks}. Epochs: {setting.epochs}, of the same "
         f"{'augmented ' if setting.augment else ''}images by {schedule}; the epoch with the best "
         "validation Dice is tested.",
         f"Every system is given the same {setting.image_size}x{setting.image_size} pixels, the "
