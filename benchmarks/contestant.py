@@ -5,10 +5,12 @@
 
 It loads the model and then, for each line of its input, does what the line says. After each it
 writes what that took, in seconds; for "peak", the most memory that the process has held, in bytes.
-onnxruntime's process imports neither PyTorch nor adapterkit, as where an export is used.
+OMP_NUM_THREADS says how many threads. onnxruntime's process imports neither PyTorch nor
+adapterkit, as where an export is used.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,8 +31,10 @@ class Onnx:
     def _open(self) -> None:
         import onnxruntime
 
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
         self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(self.folders[0] / f"{name}.onnx")
+            onnxruntime.InferenceSession(self.folders[0] / f"{name}.onnx", options)
             for name in ("encoder", "decoder")
         )
 

@@ -5,12 +5,14 @@
     python -m benchmarks.exports --random-vit-b               speed and size only
 
 Dice is over synthetic patients that no recipe trains on, one random point per structure. Each
-way has a process of its own, and they take turns, so that a machine that is busy for a while is so
-for all. "Load" is importing and loading, "first mask" from an image at hand to a mask, "click" what each further point costs on
-the same image, "switch" what it takes to have another adapter at hand: PyTorch has both on one
-base, onnxruntime opens the other export.
+way has a process of its own, of as many threads as PyTorch has here, and they take turns, so that a
+machine that is busy for a while is so for all. "Load" is importing and loading, "first mask" from
+an image at hand to a mask, "click" what each further point costs on the same image, "switch" what
+it takes to have another adapter at hand: PyTorch has both on one base, onnxruntime opens the other
+export.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -208,7 +210,11 @@ def take_turns(ways: Sequence[Way], rounds: int) -> list[Measured]:
         for way in ways:
             command = [sys.executable, "-m", "benchmarks.contestant", *map(str, way.arguments)]
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
             )
             processes.append(stack.enter_context(process))
             stack.callback(process.kill)
