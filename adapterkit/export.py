@@ -116,6 +116,9 @@ def export(
 class Encoder(nn.Module):
     """The image encoder of a `Sam`, with its normalisation."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, sam: Sam):
         super().__init__()
         self.image_encoder = sam.image_encoder
@@ -132,6 +135,10 @@ class Decoder(nn.Module):
     The stock prompt encoder takes other prompts by other code, and assigns to indices; here a
     prompt that is absent is a value, so that one graph does for all.
     """
+
+    size: Tensor
+    position: Tensor
+    kinds: Tensor
 
     def __init__(self, sam: Sam):
         super().__init__()
@@ -182,7 +189,9 @@ def _settled(sam: Sam) -> Sam:
             set_overlay(module, name, ())
             module._parameters[name] = nn.Parameter(seen, requires_grad=False)
     found = adapters(sam)
-    for name, adapter in found.items() if found else ():
+    if found is None:
+        return sam
+    for name, adapter in found.items():
         if name not in found.active:
             delattr(found, name)
             continue
@@ -274,7 +283,7 @@ def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) 
             program,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=graph.free,  # for the axes' names
+            dynamic_shapes=dict(graph.free),  # for the axes' names
             opset_version=OPSET,
             verbose=False,
         )

@@ -43,7 +43,7 @@ class Onnx:
         self._open()
 
     def encode(self, image: np.ndarray) -> None:
-        (self.embedding,) = self.encoder.run(None, {"images": image})
+        self.embedding = np.asarray(self.encoder.run(None, {"images": image})[0])
 
     def click(self, x: float, y: float) -> None:
         side = 4 * self.embedding.shape[-1]

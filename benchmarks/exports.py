@@ -162,7 +162,12 @@ class OnnxSegmenter(ak.Segmenter):
         return torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
 
     def decode_all(
-        self, embedding: Tensor, points: Any = None, labels: Any = None, *_: Any
+        self,
+        embedding: Tensor,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        masks: Any = None,
     ) -> tuple[Tensor, Tensor]:
         batch, prompts = labels.shape[:2]
         side = 4 * embedding.shape[-1]
