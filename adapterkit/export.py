@@ -189,8 +189,10 @@ def _settled(sam: Sam) -> Sam:
             set_overlay(module, name, ())
             module._parameters[name] = nn.Parameter(seen, requires_grad=False)
     found = adapters(sam)
-    for name, adapter in found.items() if found is not None else ():
-        if found is not None and name not in found.active:
+    if found is None:
+        return sam
+    for name, adapter in found.items():
+        if name not in found.active:
             delattr(found, name)
             continue
         for each in list(adapter.attached):

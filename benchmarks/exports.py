@@ -5,12 +5,14 @@
     python -m benchmarks.exports --random-vit-b               speed and size only
 
 Dice is over synthetic patients that no recipe trains on, one random point per structure. Each
-way has a process of its own, and they take turns, so that a machine that is busy for a while is so
-for all. "First mask" is from an image at hand to a mask, "click" what each further point costs on
-the same image, "switch" what it takes to have another adapter at hand: PyTorch has both on one
-base, onnxruntime opens the other export.
+way has a process of its own, of as many threads as PyTorch has here, and they take turns, so that a
+machine that is busy for a while is so for all. "Load" is importing and loading, "first mask" from
+an image at hand to a mask, "click" what each further point costs on the same image, "switch" what
+it takes to have another adapter at hand: PyTorch has both on one base, onnxruntime opens the other
+export.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -159,8 +161,13 @@ class OnnxSegmenter(ak.Segmenter):
     def encode(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
 
-    def decode_all(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, embedding: Tensor, points: Any = None, labels: Any = None, *_: Any
+    def decode_all(
+        self,
+        embedding: Tensor,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        masks: Any = None,
     ) -> tuple[Tensor, Tensor]:
         batch, prompts = labels.shape[:2]
         side = 4 * embedding.shape[-1]
@@ -191,7 +198,7 @@ class Measured:
     """What one way took.
 
     Attributes:
-        load: seconds from files to a model that can be asked.
+        load: seconds for importing what the way needs and loading the model.
         seconds: of each of `MEASURED`, in each round.
         peak_bytes: of its process, loading and segmenting, before any switch.
     """
@@ -208,7 +215,11 @@ def take_turns(ways: Sequence[Way], rounds: int) -> list[Measured]:
         for way in ways:
             command = [sys.executable, "-m", "benchmarks.contestant", *map(str, way.arguments)]
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
             )
             processes.append(stack.enter_context(process))
             stack.callback(process.kill)
