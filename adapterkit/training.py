@@ -100,11 +100,11 @@ class Settings:
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of `parameters`."""
-        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, momentum=0.9, **rates)
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        return kinds[self.optimizer](parameters, **rates)
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, weight_decay=decay)
 
 
 def make_accelerator(
@@ -194,8 +194,11 @@ def train(
                 )
             stack.enter_context(checkpointed_blocks(segmenter))
         bar = stack.enter_context(_progress_bar(accelerator))
-        frozen = isinstance(segmenter, Segmenter) and has_frozen_encoder(segmenter)
-        if embeddings is not None and frozen:
+        if (
+            embeddings is not None
+            and isinstance(segmenter, Segmenter)
+            and has_frozen_encoder(segmenter)
+        ):
             stack.enter_context(cached_embeddings(segmenter, embeddings))
             bar.console.print(
                 f"the image encoder is not trained; embeddings are kept in {embeddings}",

@@ -269,8 +269,8 @@ def test_runs_in_processes_of_their_own(
     checkpoint = tmp_path / "tiny.pth"
     torch.save(ak.build_sam(ECHO, seed=0).state_dict(), checkpoint)
     folder = tmp_path / "out"
-    if options:
-        ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray") if options else None
+    if ray is not None:
         ray.init(num_cpus=2)
     try:
         main(
@@ -284,7 +284,7 @@ def test_runs_in_processes_of_their_own(
             )
         )
     finally:
-        if options:
+        if ray is not None:
             ray.shutdown()
     statuses = {row["system"]: row["status"] for row in rows_of(folder)}
     assert statuses == dict.fromkeys(("sam", "samus-plus", "samed", "msa"), "finished")

@@ -58,6 +58,7 @@ def on_ray(runs: Sequence[Run], address: str | None) -> Iterator[tuple[Run, str]
     """
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError:
         raise ValueError("--ray: Ray is not installed: pip install 'adapterkit[cluster]'") from None
     started = not ray.is_initialized()
@@ -75,7 +76,7 @@ def on_ray(runs: Sequence[Run], address: str | None) -> Iterator[tuple[Run, str]
             died = ""
             try:
                 ray.get(ended)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 died = f"the worker ended: {error}"
             yield waiting.pop(ended), died
     finally:

@@ -208,7 +208,10 @@ def _dice_of_patients(system: SystemResults, seeds: set[int]) -> Float[np.ndarra
 
 def paired_p(difference: Float[np.ndarray, "n"]) -> float:
     """Of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
-    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+    if not difference.any():
+        return 1.0
+    result: Any = wilcoxon(difference)  # Whose class scipy makes on the fly.
+    return float(result.pvalue)
 
 
 def smallest_p(count: int) -> float:

@@ -5,7 +5,7 @@ for, so that augmentation, prompts and metrics are the same for all.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,26 @@ from benchmarks.models.unprompted import Unprompted, resize
 
 
 class AnySize(ak.Segmenter):
-    """A `Segmenter` of square images of any size, whose points are in their pixels."""
+    """A `Segmenter` of square images of any size; points and boxes are in their pixels."""
 
     def forward(
         self,
         images: Float[Tensor, "b 3 S S"],
-        points: Float[Tensor, "b k n 2"],
-        labels: Int[Tensor, "b k n"],
+        points: Float[Tensor, "b k n 2"] | None = None,
+        labels: Int[Tensor, "b k n"] | None = None,
+        boxes: Float[Tensor, "b k 4"] | None = None,
+        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
-        """Segment one structure for each set of points."""
+        """Segment the prompted structures; the arguments are those of `Segmenter`."""
         size = images.shape[-1]
-        # A point names a pixel, of which SAM takes the centre.
-        points = (points + 0.5) * (self.image_size / size) - 0.5
-        return replace(super().forward(images, points, labels), image_size=size)
+        scale = self.image_size / size
+        # A point names a pixel, of which SAM takes the centre; a box goes from edge to edge.
+        if points is not None:
+            points = (points + 0.5) * scale - 0.5
+        if boxes is not None:
+            boxes = boxes * scale
+        found = super().forward(images, points, labels, boxes, masks)
+        return replace(found, image_size=size)
 
     def encode(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
         """The image embedding of RGB images in [0, 255]."""
@@ -106,8 +113,8 @@ class Network:
     """
 
     title: str
-    points = "1"
-    is_trained = True
+    points: PointStrategy = field(default="1", init=False)
+    is_trained: bool = field(default=True, init=False)
 
     def build(self, base: Base, structures: int) -> Unprompted:
         system, input_size = models.SYSTEMS[self.title], base.size // 4
