@@ -102,9 +102,9 @@ class Settings:
         """The optimiser of `parameters`."""
         rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
-        return kind(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, weight_decay=decay)
 
 
 def make_accelerator(

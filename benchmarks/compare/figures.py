@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from safetensors import safe_open
 
 from adapterkit.data import palette
@@ -19,6 +20,7 @@ from benchmarks.compare.systems import SYSTEMS, Network
 from benchmarks.compare.tables import PAPER_TABLES
 
 _TEXT = 7  # points
+_MARKERS = "osD^vP*X"
 _STRATEGIES = PAPER_TABLES[3].systems
 
 
@@ -149,41 +151,51 @@ def binary_entropy(probability: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "
 
 
 def _draw_accuracy(results: Sequence[SystemResults], path: Path) -> None:
-    """Dice against trained parameters, on a logarithmic axis; what trains none is a line."""
-    figure = new_figure(6.5, 4.2)
+    """Dice against trained parameters, on a logarithmic axis; what trains none is a line.
+
+    Systems that get more than one click are not drawn: theirs is another task.
+    """
+    figure = new_figure(6.5, 3.6)
     axes = figure.add_subplot()
+    seen = {True: 0, False: 0}
     for each in results:
+        system = SYSTEMS[each.name]
+        if system.points != "1":
+            continue
         dice, deviation = mean_and_deviation([100 * value for value in each.over_seeds("dice")])
         parameters = each.cost("trained_parameters")[0]
-        is_network = isinstance(SYSTEMS[each.name], Network)
+        is_network = isinstance(system, Network)
         colour = "#D55E00" if is_network else "#0072B2"
         if parameters == 0:
-            axes.axhline(dice, color=colour, linestyle="dotted", linewidth=1)
-            axes.annotate(
-                f"{each.title}, nothing trained", (0.01, dice), xytext=(0, 2),
-                xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=_TEXT,
-            )  # fmt: skip
+            label = f"{each.title}, nothing trained"
+            axes.axhline(dice, color=colour, linestyle="dotted", linewidth=1, label=label)
             continue
         axes.errorbar(
-            parameters, dice, yerr=deviation, color=colour, capsize=2,
-            marker="s" if is_network else "o", markersize=4, linewidth=1,
-        )  # fmt: skip
-        axes.annotate(
-            each.title, (parameters, dice), xytext=(4, 3), textcoords="offset points",
-            fontsize=_TEXT - 1,
-        )  # fmt: skip
+            parameters,
+            dice,
+            yerr=deviation,
+            color=colour,
+            marker=_MARKERS[seen[is_network] % len(_MARKERS)],
+            markersize=5,
+            capsize=2,
+            linestyle="none",
+            label=each.title,
+        )
+        seen[is_network] += 1
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("trained parameters", fontsize=8)
     axes.set_ylabel("Dice (%)", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(linewidth=0.4, alpha=0.5)
-    handles = [
-        Line2D([], [], color="#0072B2", marker="o", linestyle="none", label="one click each"),
-        Line2D([], [], color="#D55E00", marker="s", linestyle="none", label="no prompt"),
-    ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, fontsize=_TEXT, frameon=False
+        loc="outside right center",
+        fontsize=_TEXT,
+        frameon=False,
+        title="blue: one click per structure\nred: no prompt",
+        title_fontsize=_TEXT,
     )
     save_figure(figure, path)
 
@@ -201,7 +213,7 @@ def _show(axes: Axes, image: UInt8[np.ndarray, "S S"], title: str) -> None:
 def _contours(axes: Axes, masks: Bool[np.ndarray, "k S S"], style: str) -> None:
     # In reverse, so that where two structures touch, the contour of the first stays whole.
     for k in reversed(range(len(masks))):
-        draw_contour(axes, masks[k], _colour(k), style, 0.8 if style == "solid" else 0.5)
+        draw_contour(axes, masks[k], _colour(k), style, 0.9 if style == "solid" else 0.7)
 
 
 def _dots(axes: Axes, points: Float[np.ndarray, "p 2"], colours: Sequence[str]) -> None:

@@ -210,8 +210,8 @@ def paired_p(difference: Float[np.ndarray, "n"]) -> float:
     """Of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs."""
     if not difference.any():
         return 1.0
-    found: Any = wilcoxon(difference)
-    return float(found.pvalue)
+    result: Any = wilcoxon(difference)  # Whose class scipy makes on the fly.
+    return float(result.pvalue)
 
 
 def smallest_p(count: int) -> float:

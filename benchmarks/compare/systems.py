@@ -5,7 +5,7 @@ for, so that augmentation, prompts and metrics are the same for all.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from benchmarks.models.unprompted import Unprompted, resize
 
 
 class AnySize(ak.Segmenter):
-    """A `Segmenter` of square images of any size, whose points and boxes are in their pixels."""
+    """A `Segmenter` of square images of any size; points and boxes are in their pixels."""
 
     def forward(
         self,
@@ -37,13 +37,14 @@ class AnySize(ak.Segmenter):
         boxes: Float[Tensor, "b k 4"] | None = None,
         masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
     ) -> Masks:
-        """Segment the prompted structures."""
+        """Segment the prompted structures; the arguments are those of `Segmenter`."""
         size = images.shape[-1]
-        # A point names a pixel, of which SAM takes the centre.
-        points, boxes = (
-            None if each is None else (each + 0.5) * (self.image_size / size) - 0.5
-            for each in (points, boxes)
-        )
+        scale = self.image_size / size
+        # A point names a pixel, of which SAM takes the centre; a box goes from edge to edge.
+        if points is not None:
+            points = (points + 0.5) * scale - 0.5
+        if boxes is not None:
+            boxes = boxes * scale
         found = super().forward(images, points, labels, boxes, masks)
         return replace(found, image_size=size)
 
@@ -112,8 +113,8 @@ class Network:
     """
 
     title: str
-    points: ClassVar[PointStrategy] = "1"
-    is_trained = True
+    points: PointStrategy = field(default="1", init=False)
+    is_trained: bool = field(default=True, init=False)
 
     def build(self, base: Base, structures: int) -> Unprompted:
         system, input_size = models.SYSTEMS[self.title], base.size // 4
