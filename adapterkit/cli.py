@@ -7,6 +7,7 @@ from typing import Any
 
 from tyro.extras import SubcommandApp
 
+from adapterkit.allocator import keep_freed_memory
 from adapterkit.command_line import one_line_errors
 
 COMMANDS = {
@@ -33,6 +34,7 @@ def main() -> None:
             app.command(name=name)(command(name))
         else:
             app.command(name=name, help=summary)(_other)
+    keep_freed_memory()
     with one_line_errors():
         app.cli(prog="adapterkit", description=__doc__)
 

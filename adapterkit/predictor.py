@@ -27,6 +27,7 @@ from adapterkit.adapter_file import inspect_adapter, load_adapter
 from adapterkit.attachment import Adapter
 from adapterkit.data.dataset import to_native, to_square
 from adapterkit.data.images import DataError, ImageFile, Spacing, check_finite, read_image
+from adapterkit.fast import fast
 from adapterkit.inject import activate, adapters
 from adapterkit.sam import load_sam
 from adapterkit.segmenter import Masks, Segmenter
@@ -110,7 +111,8 @@ class Predictor:
     users one that is `sharing` the model, and uses them behind one lock.
 
     Args:
-        base: with or without adapters on it; put in evaluation mode, and used where it is.
+        base: with or without adapters on it; put in evaluation mode, made `fast`, and used where
+            it is.
         adapter: a file to `load`; None: the base as it is.
 
     Attributes:
@@ -119,7 +121,7 @@ class Predictor:
     """
 
     def __init__(self, base: Sam, adapter: str | Path | None = None) -> None:
-        self.segmenter = Segmenter(base).eval()
+        self.segmenter = Segmenter(fast(base)).eval()
         self.image: ImageFile | None = None
         self.frame = 0
         self._structures: dict[str, tuple[str, ...]] = {}

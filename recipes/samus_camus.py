@@ -18,6 +18,7 @@ from rich.console import Console
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
+from adapterkit.allocator import keep_freed_memory
 from adapterkit.command_line import check_positive, run
 from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.camus import STRUCTURES, CamusDataset, Frame, find_frames, read_split
@@ -105,6 +106,7 @@ def main(config: Config) -> None:
             raise ValueError("--resume goes on as the run was configured; drop the other options")
         config = replace(interrupted_run(config.resume, Config), resume=config.resume)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
+    keep_freed_memory()
     accelerator = make_accelerator(config.mixed_precision, config.tensorboard)
     console = Console(quiet=not accelerator.is_main_process)
 
@@ -131,7 +133,7 @@ def main(config: Config) -> None:
         parts.append(ak.parts.Train("mask_decoder"))
         method = "SAMUS + trained mask decoder"
     torch.manual_seed(config.seed)
-    segmenter = ak.Segmenter(ak.inject(base.sam, parts)).to(accelerator.device)
+    segmenter = ak.Segmenter(ak.fast(ak.inject(base.sam, parts))).to(accelerator.device)
 
     # The data.
     data = "SYNTHETIC echo made by adapterkit (no --data given)"

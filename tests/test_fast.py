@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,7 +219,67 @@ def test_hooks_run(sam: Sam, image: Tensor):
     assert seen == ["LayerNorm", "Linear", "Linear", "FastAttention", "FastBlock"]
 
 
+def timm_samvit(**options: Any) -> nn.Module:
+    sizes = {"img_size": 128, "embed_dim": 48, "depth": 4, "num_heads": 2, "neck_chans": 16}
+    return timm.create_model(
+        "samvit_base_patch16", window_size=3, global_attn_indexes=(1, 3), **sizes, **options
+    )
+
+
+def transformers_sam(**options: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SamVisionConfig(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=2, mlp_dim=96, image_size=128,
+        window_size=3, global_attn_indexes=[1, 3], output_channels=32, num_pos_feats=16, **options,
+    )  # fmt: skip
+    return transformers.SamVisionModel(config)
+
+
+@pytest.mark.parametrize("make", [timm_samvit, transformers_sam])
+def test_sam_of_other_libraries(make: Callable[[], nn.Module]):
+    torch.manual_seed(0)
+    model = make()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "rel_pos" in name:
+                parameter.normal_()
+    before = snapshot(model)
+    ak.inject(model, ak.methods.samus(64))
+    faster = ak.fast(copy.deepcopy(model))
+    assert list(faster.state_dict()) == list(model.state_dict())
+    assert sum(type(each).__name__.startswith("Fast") for each in faster.modules()) == 8
+    image = torch.rand(2, 3, 64, 64)
+    outputs = []
+    for each in (model, faster):
+        output = ak.view(each).encoder(image)
+        output = output if isinstance(output, Tensor) else output.last_hidden_state
+        weights = torch.rand(output.shape, generator=torch.Generator().manual_seed(1))
+        (output * weights).sum().backward()
+        outputs.append(output)
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    assert max(differences(model, faster).values()) < 1e-4
+    assert pickle.loads(pickle.dumps(faster)).state_dict().keys() == model.state_dict().keys()
+    assert snapshot(ak.stock(ak.eject(faster))) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: timm_samvit(qk_norm=True), "norms of queries and keys"),
+        (lambda: timm_samvit(use_rope=True, use_rel_pos=False), "rotary positions"),
+        (lambda: timm_samvit(attn_drop_rate=0.1), "dropout of its weights"),
+        (lambda: transformers_sam(attn_implementation="eager"), "class SamVisionAttention"),
+    ],
+)
+def test_another_attention_is_refused(model: Callable[[], nn.Module], reason: str):
+    made = model()
+    before = snapshot(made)
+    with pytest.raises(TypeError, match=reason):
+        ak.fast(made)
+    assert snapshot(made) == before
+
+
 def test_another_model_is_refused():
     model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    with pytest.raises(TypeError, match="VisionTransformer has no block of segment_anything"):
+    with pytest.raises(TypeError, match="VisionTransformer has no block of SAM's"):
         ak.fast(model)

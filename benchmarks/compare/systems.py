@@ -92,7 +92,7 @@ class Promptable:
         return self.parts is not None
 
     def build(self, base: Base, structures: int) -> AnySize:
-        sam = base.load()
+        sam = ak.fast(base.load())
         if self.parts is not None:
             ak.inject(sam, self.parts(base))
         return AnySize(sam)
