@@ -24,6 +24,9 @@ COMMANDS = {
 }
 """Each is the function of its name in `commands/`, which begins its docstring with this line."""
 
+EXTRAS = {"export": "export", "serve": "web"}
+"""Whose packages a command needs, where these are others than those of the recipes."""
+
 
 def main() -> None:
     """Run the command line's command."""
@@ -50,7 +53,7 @@ def command(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         sys.exit(
             f"error: adapterkit {name} needs the package {error.name}: install adapterkit with "
-            'its optional packages, pip install "adapterkit[recipes]"'
+            f'its optional packages, pip install "adapterkit[{EXTRAS.get(name, "recipes")}]"'
         )
 
 

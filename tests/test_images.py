@@ -1,5 +1,6 @@
 """Tests of reading image files of every kind, whole, damaged and of other kinds."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,19 @@ def test_four_axes_are_refused(tmp_path: Path):
         DataError, match=r"a\.nii\.gz .* shape \(7, 6, 5, 4\) .* two axes, or three"
     ):
         read_image(tmp_path / "a.nii.gz")
+
+
+def test_a_small_file_of_a_vast_image_is_refused_before_it_is_read(tmp_path: Path):
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((30_000, 30_000, 30_000))
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    text = "ObjectType = Image\nNDims = 3\nDimSize = 30000 30000 30000\nElementType = MET_UCHAR\n"
+    (tmp_path / "a.mhd").write_text(text + "ElementDataFile = a.raw\n")
+    write_dicom(tmp_path / "a.dcm", GREY, Rows=60_000, Columns=60_000)
+    for name in ("a.nii.gz", "a.mhd", "a.dcm"):
+        with pytest.raises(DataError, match=rf"{name} states .* at most 1,073,741,824 values"):
+            read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

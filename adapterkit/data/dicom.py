@@ -24,6 +24,7 @@ from adapterkit.data.images import (
     ImageFile,
     Spacing,
     check_finite,
+    check_size,
     check_spacing,
     right_front_top,
     unreadable,
@@ -67,6 +68,8 @@ def read_dicom(path: str | Path) -> ImageFile:
     if not found:
         raise DataError(f"{path} is a DICOM file without pixels ({kind}): expected an image.")
     try:
+        parts = ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")
+        check_size([dataset.get(part) or 1 for part in parts], path)
         plugin = _decoding_plugin(dataset, path)
         frames = _displayed(dataset, plugin)
         spacing = _spacing(dataset)

@@ -5,6 +5,7 @@ Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 Spacing = tuple[float, float]
 """Size of a pixel in mm, (row, column)."""
+
+
+MAX_VALUES = 2**30
+"""That an image or a sequence holds at most. A small file can state, or unpack to, far more."""
 
 
 class DataError(ValueError):
@@ -86,8 +91,8 @@ def read_image(path: str | Path) -> ImageFile:
 
     Raises:
         DataError: there is no such file, it is of no such kind, damaged or cut short, has no pixels
-            or more than three axes, or holds values, or states a place, that are NaN or infinite;
-            the message names it.
+            or more than three axes or `MAX_VALUES`, or holds values, or states a place, that are
+            NaN or infinite; the message names it.
     """
     path = Path(path)
     kind = _kind(path)
@@ -209,10 +214,13 @@ def _read_nifti(path: Path) -> ImageFile:
     # Not through SimpleITK, which fills the rest of a truncated NIfTI file with zeros.
     try:
         nifti = cast(Nifti1Image, nibabel.load(path))
+        check_size(nifti.shape, path)
         array = np.asarray(nifti.dataobj)
         header = cast(Nifti1Header, nifti.header)
         zooms = header.get_zooms()
         affine = np.asarray(nifti.affine, dtype=np.float64)
+    except DataError:
+        raise
     # Damaged files make nibabel, gzip and zlib raise exceptions that share no narrower base.
     except Exception as error:
         raise unreadable(path, "NIfTI", error) from error
@@ -223,8 +231,13 @@ def _read_nifti(path: Path) -> ImageFile:
 
 def _read_metaimage(path: Path) -> ImageFile:
     _check_data_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO("MetaImageIO")
     try:
-        image = sitk.ReadImage(path, imageIO="MetaImageIO")
+        reader.ReadImageInformation()
+        check_size((*reader.GetSize(), reader.GetNumberOfComponents()), path)
+        image = reader.Execute()
     except RuntimeError as error:
         raise unreadable(path, "MetaImage", error) from error
     axes = image.GetDimension()
@@ -272,6 +285,15 @@ def _frames(
     check_spacing(spacing, path)
     check_finite(array, path)
     return (array if axes == 3 else array[None]), None if spacing == (1, 1) else spacing
+
+
+def check_size(shape: Sequence[int], path: Path) -> None:
+    """Raises `DataError` where an array of this shape has more than `MAX_VALUES`."""
+    if math.prod(map(int, shape)) > MAX_VALUES:
+        raise DataError(
+            f"{path} states an array of shape {tuple(map(int, shape))}: expected at most "
+            f"{MAX_VALUES:,} values; cut a longer sequence into several files."
+        )
 
 
 def check_spacing(spacing: Spacing, path: Path) -> None:
