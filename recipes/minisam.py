@@ -63,7 +63,7 @@ class Stage:
         return self.batch_size * self.image_size**2
 
 
-STAGES = (Stage(7500, 128, 8), Stage(5600, 256, 4), Stage(600, 512, 4))
+STAGES = (Stage(14000, 128, 8), Stage(6500, 256, 4), Stage(550, 512, 4))
 SMALLEST_SCENE = 256
 """In pixels. Smaller images are quarters of scenes twice as large, which show as much detail."""
 SAVE_EVERY = 100
@@ -76,7 +76,7 @@ class Config:
     """Folder for the weights and the states to resume from."""
     length: float = 1.0
     """Factor on the steps of all stages; 0.01 for a trial."""
-    prompts: int = 6
+    prompts: int = 4
     """Prompted masks per image."""
     rounds: int = 2
     """Decodings per prompted mask: by its first prompt, then after corrections."""
