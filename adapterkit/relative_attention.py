@@ -234,7 +234,8 @@ def _gradients(
         k, v = (_apart(each, rows, columns, num_heads) for each in filled[there].chunk(2, dim=-1))
         out = _apart(gradient[here], rows, columns, num_heads)
         tables = of_rows[: rows.tokens], of_columns[: columns.tokens]
-        to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        # Contiguous, whatever the windows' strides are: tokens of a window are written as one axis.
+        to_q, to_k, to_v = (q.new_empty(each.shape) for each in (q, k, v))
         for piece, results in zip(_pieces(q, k, v, out), _pieces(to_q, to_k, to_v), strict=True):
             to_tables = _write_gradients(results, piece, *tables)
             to_rows[: rows.tokens] += to_tables[0]
@@ -263,10 +264,10 @@ def _write_gradients(
     queries, keys, values, outs = (each.flatten(1, 2) for each in (q, k, v, gradient))
     scores = torch.baddbmm(_relative(q, of_rows, of_columns), queries, keys.mT, alpha=scale)
     weights = scores.softmax(-1)
-    torch.bmm(weights.mT, outs, out=to_v.flatten(1, 2))
+    torch.bmm(weights.mT, outs, out=to_v.view_as(values))
     to_weights = outs @ values.mT
     to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, q.dtype)
-    torch.bmm(to_scores.mT, queries, out=to_k.flatten(1, 2)).mul_(scale)
+    torch.bmm(to_scores.mT, queries, out=to_k.view_as(keys)).mul_(scale)
     to_q.copy_((to_scores @ keys).mul_(scale).view_as(q))
     by_place = to_scores.unflatten(2, k.shape[1:3]).unflatten(1, q.shape[1:3])
     by_row, by_column = by_place.sum(-1), by_place.sum(-2)
