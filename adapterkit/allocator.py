@@ -1,7 +1,9 @@
 """How the C library treats memory that is freed."""
 
 import ctypes
+import functools
 import sys
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 """Parameters of glibc's mallopt, from its malloc.h."""
@@ -18,10 +20,25 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library is glibc and has taken the settings; elsewhere nothing is done.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
     settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 256 * 2**20}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def give_back_freed_memory() -> None:
+    """Give all that is free in this process's heap to the system, where the C library is glibc.
+
+    Between tensors of many sizes that come and go lies free memory that fits none of the next: in a
+    training step it can be more than the tensors are. Whatever is used of it again is filled with
+    zeros by the kernel first.
+    """
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -29,9 +29,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
+from adapterkit.allocator import give_back_freed_memory
 from adapterkit.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.evaluation import mean_dice
 from adapterkit.losses import dice_bce_loss, low_res_target
+from adapterkit.parts.conv import ConvBlock
 from adapterkit.prompts import PointStrategy, choose_points, seeded_generator
 from adapterkit.segmenter import Segmenter
 from adapterkit.training_state import Epoch, Progress, load_state, save_state
@@ -54,8 +56,9 @@ class Settings:
         warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
         clip_norm: the norm to which longer gradients are shortened; None: as they come.
         points: how the prompts are chosen, anew at every visit of an image.
-        activation_checkpointing: compute the encoder's blocks again in the backward pass, rather
-            than keep what they computed: less memory, more time, equal results.
+        activation_checkpointing: compute the blocks of the encoder, and of convolutions beside it,
+            again in the backward pass, rather than keep what they computed: less memory, more time,
+            equal results.
         patience: epochs without a better validation Dice after which to stop; None: never.
         seed: of all that is random; it gives the same result on the same machine.
 
@@ -397,11 +400,13 @@ class _Objective(nn.Module):
 
 @contextmanager
 def checkpointed_blocks(segmenter: Segmenter) -> Iterator[None]:
-    """Within it, the encoder's blocks keep only their inputs for the backward pass, and compute the
-    rest again."""
+    """Within it, the encoder's blocks, and those of the convolutions beside them, keep only their
+    inputs for the backward pass, and compute the rest again. Around each, freed memory goes back to
+    the system."""
     blocks = [block.module for block in view(segmenter.sam).blocks]
+    blocks += [each for each in segmenter.modules() if isinstance(each, ConvBlock)]
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(_checkpointed, block.forward)
     try:
         yield
     finally:
@@ -409,11 +414,21 @@ def checkpointed_blocks(segmenter: Segmenter) -> Iterator[None]:
             del block.forward
 
 
+def _checkpointed(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    output: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
+    give_back_freed_memory()
+    if output.requires_grad:
+        # When its gradient is known, what comes after it in the model has been computed again.
+        output.register_hook(lambda gradient: give_back_freed_memory())
+    return output
+
+
 @contextmanager
 def _held_interruptions() -> Iterator[list[int]]:
     """Within it, Ctrl-C and the termination signal only add to the list that it gives.
 
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    A second Ctrl-C raises KeyboardInterrupt at once, and one that came too late for the block to
+    see, at its end.
     """
     received: list[int] = []
 
@@ -431,6 +446,8 @@ def _held_interruptions() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _progress_bar(accelerator: Accelerator) -> ProgressBar:

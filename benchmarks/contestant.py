@@ -61,13 +61,16 @@ class Onnx:
 
 
 class Torch:
-    """A base with two adapters, of which one is active; `fast`, and under autocast if so named."""
+    """A base with two adapters, of which one is active, as the commands have it: `fast`, and freed
+    memory is kept. Under autocast if so named."""
 
     def __init__(self, checkpoint: str, adapter: str, other: str | None, bf16: bool):
         import torch
 
         import adapterkit as ak
+        from adapterkit.allocator import keep_freed_memory
 
+        keep_freed_memory()
         self.torch, self.ak = torch, ak
         self.sam = ak.load_adapter(ak.fast(ak.load_sam(checkpoint)), adapter, name="first")
         self.names, self.other = ["first", "other"], other

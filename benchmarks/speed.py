@@ -110,8 +110,9 @@ class Measured:
 class Config:
     out: Path | None = None
     """Folder for the table, the times and the plot. By default, a new one under runs/speed."""
-    only: str = ""
-    """Measure only the groups whose description contains this, in any case: samus, batch 4."""
+    only: tuple[str, ...] = ()
+    """Measure only the groups whose description contains one of these, in any case: samus,
+    "batch 4"."""
     rounds: int = 5
     """Turns of each contestant, after one that does not count."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -120,9 +121,9 @@ class Config:
 
 def main(config: Config) -> None:
     check_positive(config, "rounds")
-    chosen = [group for group in groups() if config.only.lower() in describe(group).lower()]
+    chosen = [group for group in groups() if is_chosen(group, config.only)]
     if not chosen:
-        raise ValueError(f"--only {config.only!r}: no group's description contains that")
+        raise ValueError(f"--only {' '.join(map(repr, config.only))}: {expected()}")
     folder = new_folder(config.out, "speed")
     console = Console()
     ceilings = {torch.float32: ceiling(config.device, torch.float32)}
@@ -133,17 +134,19 @@ def main(config: Config) -> None:
     else:
         console.print(f"bf16 is slower than float32 on this {config.device}: left out")
         chosen = [[each for each in group if not each.bf16] for group in chosen]
+    machine = f"{config.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    rates = ", ".join(f"{str(k)[6:]} {v / 1e9:,.0f} GFLOP/s" for k, v in ceilings.items())
+    heading = f"{machine}\nmatrix product of {CEILING_SIDE}: {rates}\n"
+    console.print(heading, highlight=False, soft_wrap=True)
     results: list[list[Measured]] = []
     for group in track(chosen, "groups", console=console, transient=True):
         results.append(measure(group, config.rounds, config.device))
         console.print(table(results[-1:], ceilings), highlight=False, soft_wrap=True)
-    machine = f"{config.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    rates = ", ".join(f"{str(k)[6:]} {v / 1e9:,.0f} GFLOP/s" for k, v in ceilings.items())
-    text = f"{machine}\nmatrix product of {CEILING_SIDE}: {rates}\n\n{table(results, ceilings)}"
-    write_text(folder / "table.md", text)
-    write_text(folder / "times.csv", times(results))
+        # After every group, so that an interruption loses one group only.
+        write_text(folder / "table.md", f"{heading}\n{table(results, ceilings)}")
+        write_text(folder / "times.csv", times(results))
     draw_scaling(results, folder / "scaling.png")
-    console.print(f"{machine}; {rates}\nresults in {folder}", soft_wrap=True)
+    console.print(f"results in {folder}", soft_wrap=True)
 
 
 def groups() -> Iterator[list[Contestant]]:
@@ -198,6 +201,19 @@ def groups() -> Iterator[list[Contestant]]:
 def describe(group: Sequence[Contestant]) -> str:
     works = dict.fromkeys(str(each.work) for each in group)
     return " / ".join(works)
+
+
+def expected() -> str:
+    """What a user may name, for an error message."""
+    works = [each.work for group in groups() for each in group]
+    methods = ", ".join(dict.fromkeys(work.method for work in works))
+    bases = ", ".join(dict.fromkeys(work.base for work in works))
+    example = str(works[0])
+    return f"expected words of a description such as {example!r}; there are {methods}, on {bases}"
+
+
+def is_chosen(group: Sequence[Contestant], only: Sequence[str]) -> bool:
+    return not only or any(each.lower() in describe(group).lower() for each in only)
 
 
 def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measured]:
@@ -293,9 +309,9 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
             logits = segmenter(images, points, labels).low_res_logits
             target = (torch.rand_like(logits) > 0.5).to(logits.dtype)
             loss = dice_bce_loss(logits, target)
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 

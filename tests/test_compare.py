@@ -192,9 +192,12 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
 
         return train(*arguments, on_improvement=count, **options)
 
+    # A process that a script starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", interrupted)
         done = compare(*chosen, "--out", "parts")
+    signal.signal(signal.SIGINT, before)
     assert done.status == 130
     assert done.errors.endswith("interrupted; the same command goes on from here\n")
     begun = tmp_path / "parts" / "samus-adapters" / "seed_0"
@@ -255,6 +258,9 @@ def test_every_system_in_miniature(tmp_path: Path, echo: Path, compare: Compare)
         assert f"## Table {number}: {table.subject}" in text
         titles = " | ".join(SYSTEMS[name].title for name in table.systems)
         assert f"|  | {titles} |" in text
+    validation = text.split("## On the validation patients")[1].split("## ")[0]
+    # A head, and a row for all but SAM, which is not trained.
+    assert validation.count("\n| ") == len(SYSTEMS)
     assert "for the 15 comparisons" in text
     for name in FIGURES:
         assert (folder / name).stat().st_size > 20_000

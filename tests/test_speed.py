@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
     out = tmp_path / "speed"
@@ -29,10 +31,29 @@ def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_group_that_is_not_there_is_one_line():
-    command = [sys.executable, "-m", "benchmarks.speed", "--only", "nothing of the kind"]
+@pytest.mark.parametrize(
+    ("module", "options"), [("speed", ["--only", "batch 5"]), ("profile", ["batch 5"])]
+)
+def test_work_that_is_not_there_is_refused_with_an_example(module: str, options: list[str]):
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: --only 'nothing of the kind': no group's description contains that\n"
+    assert done.stderr.startswith("error: ")
+    assert "'batch 5': expected words of a description such as 'SAM on ViT-B" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_profile_has_every_kind_of_operation_of_each_way():
+    work = "SAMed on small Sam, 128x128, training step, batch 1"
+    command = [sys.executable, "-m", "benchmarks.profile", work.lower()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for way in ("stock", "fast", "fast, checkpointed"):
+        assert f"| {work}, {way} |" in done.stdout
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| linear")]
+    assert len(rows) == 3
+    seconds, flop = zip(
+        *((float(row[1]), float(row[3].replace(",", ""))) for row in rows), strict=True
     )
+    assert min(seconds) > 0
+    # Checkpointing computes the blocks of the image encoder twice.
+    assert flop[2] > flop[1] > 0

@@ -28,7 +28,7 @@ from adapterkit.training import (
     make_accelerator,
     train,
 )
-from adapterkit.training_state import Epoch
+from adapterkit.training_state import Epoch, save_state
 from tests.models import ECHO
 
 
@@ -219,10 +219,10 @@ def test_checkpointed_blocks_give_equal_results(echo: CamusDataset):
     assert all("forward" not in vars(block) for block in checkpointed.sam.image_encoder.blocks)
 
 
-def test_checkpointed_blocks_keep_less():
-    # Without a CNN branch, whose maps are kept anyway.
-    adapter = [ak.parts.Resize(64, patch_stride=8), ak.parts.FeatureAdapter(at="tokens")]
-    segmenter = ak.Segmenter(ak.inject(ak.build_sam(ECHO, seed=0), adapter))
+@pytest.mark.parametrize("part", [ak.parts.FeatureAdapter(at="tokens"), ak.parts.CNNBranch()])
+def test_checkpointed_blocks_keep_less(part: ak.parts.Part):
+    sam = ak.build_sam(ECHO, seed=0)
+    segmenter = ak.Segmenter(ak.inject(sam, [ak.parts.Resize(64, patch_stride=8), part]))
 
     def kept() -> int:
         sizes: list[int] = []
@@ -502,3 +502,22 @@ def test_an_epoch_is_plain_data(tmp_path: Path, sam: Sam):
     epoch = dataclasses.asdict(Epoch(3, 0.5, 0.9))
     ak.save_adapter(sam, tmp_path / "a.safetensors", training=epoch)
     assert ak.inspect_adapter(tmp_path / "a.safetensors").training == epoch
+
+
+def test_an_interruption_while_an_epoch_is_saved_is_not_lost(
+    tmp_path: Path, four: Dataset, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+):
+    state, steps = tmp_path / "state.safetensors", iter([1, 2])
+
+    def interrupted_saving(*arguments: Any) -> None:
+        save_state(*arguments)
+        if next(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adapterkit.training.save_state", interrupted_saving)
+        with pytest.raises(KeyboardInterrupt):
+            run(adapted(), four, four, state, **SETTINGS)
+    resumed = adapted(seed=1)
+    assert run(resumed, four, four, state, **SETTINGS)[0] == uninterrupted[0]
+    assert_equal_weights(resumed, uninterrupted[2])

@@ -13,7 +13,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
-from adapterkit.parts.conv import conv_block
+from adapterkit.parts.conv import ConvBlock
 from adapterkit.vit import Blocks, TokenLayout
 
 
@@ -45,11 +45,11 @@ class ConvBranch(nn.Module):
         super().__init__()
         self.grid = grid
         channels = [stem_channels * 2**i for i in range(halvings)] + [width]
-        self.stem = conv_block(3, channels[0])
+        self.stem = ConvBlock(3, channels[0])
         self.pools = nn.Sequential(
-            *(conv_block(narrow, wide, pool=True) for narrow, wide in pairwise(channels))
+            *(ConvBlock(narrow, wide, pool=True) for narrow, wide in pairwise(channels))
         )
-        self.refine = nn.ModuleList(conv_block(width, width) for _ in range(refinements))
+        self.refine = nn.ModuleList(ConvBlock(width, width) for _ in range(refinements))
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
         """The maps that the attending blocks read, in order, and the refined map after the last."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adapterkit.attachment import Attachment
 from adapterkit.last_result import LastResult
-from adapterkit.parts.conv import conv_block
+from adapterkit.parts.conv import ConvBlock
 from adapterkit.vit import OnGrid
 
 
@@ -25,8 +25,8 @@ class PooledPosition(nn.Module):
 
     def __init__(self, width: int, halvings: int):
         super().__init__()
-        stages = [conv_block(width, width, pool=True) for _ in range(halvings)]
-        self.stages = nn.Sequential(*(stages or [conv_block(width, width)]))
+        stages = [ConvBlock(width, width, pool=True) for _ in range(halvings)]
+        self.stages = nn.Sequential(*(stages or [ConvBlock(width, width)]))
         self._last = LastResult()
 
     def forward(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:

@@ -213,4 +213,6 @@ def _cost(model: nn.Module, test: CamusDataset) -> dict[str, float]:
 def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} {platform.machine()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cores = f"{os.cpu_count()} {platform.machine()} cores"
+    return f"{cores}, {threads} thread{'s' * (threads > 1)}"

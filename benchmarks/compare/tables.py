@@ -84,6 +84,7 @@ def report(setting: Setting, results: Sequence[SystemResults]) -> str:
             sections.append(f"## Table {number}: {table.subject}")
             sections.append(_paper_table(shown, setting.paper))
             sections += [table.remark] if table.remark else []
+    sections += ["## On the validation patients", _validation(results)]
     sections += ["## Per structure", _structures(results)]
     sections += ["## What each costs", _costs(results)]
     sections += ["## Which differences are real", _differences(results)]
@@ -143,6 +144,21 @@ def _structures(results: Sequence[SystemResults]) -> str:
         for structure in (*STRUCTURES.values(), "mean")
     ]
     return markdown(["system", "structure", *(METRICS[metric][0] for metric in shown)], rows)
+
+
+def _validation(results: Sequence[SystemResults]) -> str:
+    rows = []
+    for each in results:
+        best = [run.validation_dice for run in each.finished]
+        if found := [100 * dice for dice in best if dice is not None]:
+            rows.append([each.title, _cell(each, found, "{:.2f}")])
+    if not rows:
+        return "No finished system was trained."
+    return (
+        f"{markdown(['system', 'best Dice (%)'], rows)}\n\n"
+        "Of the epochs' ends. By these numbers systems and their settings are chosen, never by "
+        "those of the test."
+    )
 
 
 def _metric(each: SystemResults, metric: str, structure: str = "mean") -> str:

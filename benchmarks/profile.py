@@ -1,0 +1,117 @@
+"""Where the time of a model goes: by kind of operation, and how fast each kind is.
+
+    python -m benchmarks.profile "SAMUS on ViT-B, 256x256, embedding, batch 1"
+
+Work is described as in the table of `benchmarks.speed`; all the ways to do it that are compared
+there have a profile here, each of one round after one that does not count, in a process of its own.
+"""
+
+import multiprocessing
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+import tyro
+from rich.console import Console
+from torch.autograd.profiler_util import EventList
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from adapterkit.allocator import keep_freed_memory
+from adapterkit.command_line import run
+from adapterkit.reports import markdown
+from benchmarks.speed import Contestant, ceiling, expected, groups, prepared
+
+KINDS = {
+    "linear layers": r"^(add)?mm$",
+    "products and softmax of attention": r"^(baddbmm|bmm)$|scaled_dot_product|softmax|InPieces",
+    "convolutions": r"conv",
+    "norms and activations": r"norm|gelu|relu|max_pool|sigmoid",
+    "copies": r"^(copy_|cat|clone|index|fill_|zero_|constant_pad_nd|col2im|im2col)",
+    "the optimiser": r"(?i)adam|foreach|optimizer",
+}
+"""By what there is in the operation's name; the first that fits."""
+ELSE = "element by element, and all else"
+
+
+@dataclass(frozen=True)
+class Config:
+    work: tyro.conf.Positional[str]
+    """All work whose description contains this, in any case."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to measure."""
+
+
+def main(config: Config) -> None:
+    console = Console()
+    # bf16 is another machine, so to speak, with a ceiling of its own.
+    contestants = dict.fromkeys(
+        each
+        for group in groups()
+        for each in group
+        if config.work.lower() in str(each.work).lower() and not each.bf16
+    )
+    if not contestants:
+        raise ValueError(f"{config.work!r}: {expected()}")
+    rate = ceiling(config.device, torch.float32)
+    console.print(f"{config.device}, {torch.get_num_threads()} threads: {rate / 1e9:,.0f} GFLOP/s")
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for contestant in contestants:
+            rows = pool.apply(profiled, (contestant, config.device))
+            console.print(table(contestant, rows, rate), highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Spent:
+    """On one kind of operation."""
+
+    seconds: float = 0.0
+    flop: int = 0
+
+
+def profiled(contestant: Contestant, device: str) -> dict[str, Spent]:
+    """What the work takes, by kind of operation; in a fresh process."""
+    if contestant.fast:
+        keep_freed_memory()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+    spent = {kind: Spent() for kind in [*KINDS, ELSE]}
+    with ExitStack() as kept:
+        do = prepared(contestant, device, kept)
+        with FlopCounterMode(display=False) as counter:
+            do()
+        with profile(activities=activities, acc_events=True) as profiler:
+            do()
+    for operation, flop in counter.get_flop_counts()["Global"].items():
+        spent[kind_of(str(operation))].flop += flop
+    events: EventList = profiler.key_averages()
+    for event in events:
+        took = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        spent[kind_of(event.key)].seconds += took / 1e6
+    return spent
+
+
+def kind_of(operation: str) -> str:
+    name = re.sub(r"^aten(::|\.)_?", "", operation)
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), ELSE)
+
+
+def table(contestant: Contestant, spent: dict[str, Spent], rate: float) -> str:
+    """A row for each kind of operation."""
+    whole = sum(each.seconds for each in spent.values())
+    rows = [
+        [
+            kind,
+            f"{each.seconds:.3f}",
+            f"{each.seconds / whole:.0%}",
+            f"{each.flop / 1e9:,.2f}" if each.flop else "-",
+            f"{each.flop / each.seconds / rate:.0%}" if each.flop else "-",
+        ]
+        for kind, each in spent.items()
+    ]
+    header = [f"{contestant.work}, {contestant}", "s", "share", "GFLOP", "of the ceiling"]
+    return markdown(header, rows)
+
+
+if __name__ == "__main__":
+    run(main, Config)
