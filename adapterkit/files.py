@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,20 +25,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    # mkstemp keeps its file private; what a user saves shall have the mode that `open` would give.
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.part-", suffix=path.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    # A folder, because what writes may keep a temporary file of its own beside its target, as
+    # safetensors does.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.part-") as beside:
+        temporary = Path(beside) / path.name
         yield temporary
+        # Some writers keep their file private; it shall have the mode that `open` would give.
         temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what a process that was killed within `atomic_write` left in a folder."""
+    for left in folder.glob(".*.part-*"):
+        shutil.rmtree(left)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

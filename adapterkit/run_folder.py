@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from adapterkit.files import atomic_write
+from adapterkit.files import atomic_write, remove_half_written
 
 Config = TypeVar("Config")
 
@@ -53,8 +53,7 @@ def interrupted_run(folder: Path, config: type[Config]) -> Config:
     if (folder / "metrics.json").exists():
         raise ValueError(f"--resume {folder}: this run is finished; its results are there")
     if PartialState().is_main_process:
-        for left in folder.glob(".*.part-*"):
-            left.unlink()
+        remove_half_written(folder)
     hints = get_type_hints(config)
     try:
         values = {

@@ -214,7 +214,8 @@ def test_a_run_interrupted_and_killed_goes_on_to_the_same_result(
     assert told == (130, "interrupted; go on with --resume stopped\n")
     assert interrupted(signal.SIGKILL, stopped, "--resume", "stopped") == (-signal.SIGKILL, "")
     # What a kill in the midst of writing leaves.
-    (stopped / ".training_state.part-x3d.safetensors").write_text("half")
+    (stopped / ".training_state.part-x3d").mkdir()
+    (stopped / ".training_state.part-x3d" / ".tmpCf3Woj").write_text("half")
     (stopped / ".mine").write_text("kept")
 
     assert recipe(*arguments, "--out", "whole").status == 0

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapterkit.allocator import keep_freed_memory
 from adapterkit.data.camus import PHASES, VIEWS, CamusDataset
 from adapterkit.evaluation import evaluate, predict
-from adapterkit.files import save_tensors
+from adapterkit.files import remove_half_written, save_tensors
 from adapterkit.reports import peak_memory
 from adapterkit.run_folder import write_json, write_text
 from adapterkit.training import make_accelerator, train
@@ -55,8 +55,8 @@ def perform(comparison: Path, system: str, seed: int) -> None:
     """
     folder = run_folder(comparison, system, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in (folder / "error.txt", *folder.glob(".*.part-*")):
-        left.unlink(missing_ok=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    remove_half_written(folder)
     try:
         keep_freed_memory()
         _perform(comparison, folder, system, seed)
