@@ -185,20 +185,26 @@ def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe
 # Interruptions
 
 TRAINING = [
-    "--epochs", "24", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
+    "--epochs", "40", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
     "--augment", "--points", "2-max-distance", "--schedule", "cosine",
 ]  # fmt: skip
 
 
 def interrupted(number: signal.Signals, folder: Path, *arguments: str | Path) -> tuple[int, str]:
-    """Start the recipe, and end it at a random moment after it saved its state anew."""
+    """Start the recipe, and end it at a random moment of its second or third epoch."""
     state = folder / "training_state.safetensors"
-    before = state.stat().st_mtime_ns if state.exists() else 0
     process = start(folder.parent, *arguments)
-    while not state.exists() or state.stat().st_mtime_ns == before:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.5))
+
+    def save_of_state() -> float:
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        return time.monotonic()
+
+    first = save_of_state()
+    epoch = save_of_state() - first
+    time.sleep(random.uniform(0, epoch))
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert not (folder / "metrics.json").exists(), "it was faster than this test"
