@@ -81,23 +81,16 @@ class _Span:
     windows: int
     tokens: int
     """Of each window; what else it holds fills it up."""
-    size: int
-    """Of a whole window."""
 
     @property
     def there(self) -> slice:
         """In the grid."""
         return slice(self.start, self.start + self.windows * self.tokens)
 
-    @property
-    def filled(self) -> slice:
-        """In the grid that is filled up to whole windows."""
-        return slice(self.start, self.start + self.windows * self.size)
-
 
 def _spans(length: int, size: int) -> list[_Span]:
     whole, rest = divmod(length, size)
-    spans = [_Span(0, whole, size, size), _Span(whole * size, 1, rest, size)]
+    spans = [_Span(0, whole, size), _Span(whole * size, 1, rest)]
     return [each for each in spans if each.windows and each.tokens]
 
 
@@ -108,34 +101,35 @@ def _regions(grid: Tensor, size: tuple[int, int]) -> Iterator[tuple[_Span, _Span
             yield rows, columns
 
 
-def _apart(
-    region: Float[Tensor, "b h w c"], rows: _Span, columns: _Span, num_heads: int
-) -> Float[Tensor, "n q p d"]:
-    """Heads of windows, of all images."""
-    pattern = "b (down q) (right p) (heads d) -> (b down right heads) q p d"
+def _windows(
+    grid: Float[Tensor, "b h w c"], rows: _Span, columns: _Span, num_heads: int
+) -> Float[Tensor, "b down right heads q p d"]:
+    """The tokens of a region, by window and head: a view."""
+    pattern = "b (down q) (right p) (heads d) -> b down right heads q p d"
     sizes = {"down": rows.windows, "right": columns.windows, "heads": num_heads}
-    return rearrange(region, pattern, **sizes)
+    return rearrange(grid[:, rows.there, columns.there], pattern, **sizes)
 
 
-def _together(
-    windows: Float[Tensor, "n q p d"], rows: _Span, columns: _Span, num_heads: int
-) -> Float[Tensor, "b h w c"]:
-    pattern = "(b down right heads) q p d -> b (down q) (right p) (heads d)"
-    sizes = {"down": rows.windows, "right": columns.windows, "heads": num_heads}
-    return rearrange(windows, pattern, **sizes)
+def _filled_up(
+    tokens: Float[Tensor, "n q p d"], value: Float[Tensor, "heads d"], size: tuple[int, int]
+) -> Float[Tensor, "n s t d"]:
+    """Followed by the `value` of each head, at the right and the bottom, to whole windows."""
+    height, width = tokens.shape[1:3]
+    if (height, width) == size:
+        return tokens
+    whole = tokens.new_empty(len(tokens), *size, tokens.shape[-1])
+    whole[:, :height, :width] = tokens
+    for filling in _filling(whole, height, width, len(value)):
+        filling.copy_(value[:, None, None])
+    return whole
 
 
-def _fill_up(
-    tokens: Float[Tensor, "b h w c"], value: Float[Tensor, "c"], size: tuple[int, int]
-) -> Float[Tensor, "b H W c"]:
-    """Followed by `value`, at the right and the bottom, to whole windows."""
-    batch, height, width, _ = tokens.shape
-    below, right = -height % size[0], -width % size[1]
-    if right:
-        tokens = torch.cat((tokens, value.expand(batch, height, right, -1)), dim=2)
-    if below:
-        tokens = torch.cat((tokens, value.expand(batch, below, width + right, -1)), dim=1)
-    return tokens
+def _filling(
+    whole: Float[Tensor, "n s t d"], height: int, width: int, num_heads: int
+) -> tuple[Float[Tensor, "windows heads below t d"], Float[Tensor, "windows heads p right d"]]:
+    """What fills up windows of `height` x `width` tokens: views."""
+    by_head = whole.unflatten(0, (-1, num_heads))
+    return by_head[:, :, height:], by_head[:, :, :height, width:]
 
 
 def _attended(
@@ -146,16 +140,17 @@ def _attended(
     num_heads: int,
     attend: Callable[..., Tensor],
 ) -> Tensor:
-    channels, size = qkv.shape[-1] // 3, (len(of_rows), len(of_columns))
-    filled = _fill_up(qkv[..., channels:], filling[channels:], size)
-    result = qkv.new_empty(*qkv.shape[:3], channels)
+    size = (len(of_rows), len(of_columns))
+    result = qkv.new_empty(*qkv.shape[:3], qkv.shape[-1] // 3)
+    _, fill_k, fill_v = filling.view(3, num_heads, -1)
     for rows, columns in _regions(qkv, size):
-        here = (slice(None), rows.there, columns.there)
-        q = _apart(qkv[..., :channels][here], rows, columns, num_heads)
-        region = filled[:, rows.filled, columns.filled]
-        k, v = (_apart(each, rows, columns, num_heads) for each in region.chunk(2, dim=-1))
+        q, k, v = (
+            _windows(each, rows, columns, num_heads).flatten(0, 3) for each in qkv.chunk(3, dim=-1)
+        )
+        k, v = _filled_up(k, fill_k, size), _filled_up(v, fill_v, size)
         attended = attend(q, k, v, of_rows[: rows.tokens], of_columns[: columns.tokens])
-        result[here] = _together(attended, rows, columns, num_heads)
+        place = _windows(result, rows, columns, num_heads)
+        place.copy_(attended.view(place.shape))
     return result
 
 
@@ -187,14 +182,54 @@ def _pieces(*windows: Float[Tensor, "n _ _ d"]) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(each.split(max(1, _PIECE // weights)) for each in windows), strict=True)
 
 
-def _relative(
+def _weights(
     q: Float[Tensor, "n q p d"],
+    k: Float[Tensor, "n s t d"],
     of_rows: Float[Tensor, "q s d"],
     of_columns: Float[Tensor, "p t d"],
 ) -> Float[Tensor, "n q*p s*t"]:
+    """How much each query attends to each key."""
     by_row = torch.einsum("nqpd,qsd->nqps", q, of_rows)
     by_column = torch.einsum("nqpd,ptd->nqpt", q, of_columns)
-    return (by_row[..., :, None] + by_column[..., None, :]).flatten(3, 4).flatten(1, 2)
+    scores = _spread(by_row, by_column)
+    scores.baddbmm_(q.flatten(1, 2), k.flatten(1, 2).mT, alpha=q.shape[-1] ** -0.5)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _as_products(by_column: Tensor) -> bool:
+    """Whether products with ones and zeros are faster than sums along so short an axis."""
+    return by_column.dtype == torch.bfloat16 and by_column.shape[-1] < 32
+
+
+def _spread(
+    by_row: Float[Tensor, "n q p s"], by_column: Float[Tensor, "n q p t"]
+) -> Float[Tensor, "n q*p s*t"]:
+    """What goes to each key: its row's and its column's."""
+    if _as_products(by_column):
+        by_place = torch.cat((by_row, by_column), dim=-1).flatten(1, 2)
+        return by_place @ _places(by_row.shape[-1], by_column.shape[-1], by_row)
+    # Contiguous: what is added is strided as the products are that it comes from.
+    result = by_row.new_empty(*by_row.shape, by_column.shape[-1])
+    torch.add(by_row[..., :, None], by_column[..., None, :], out=result)
+    return result.flatten(3, 4).flatten(1, 2)
+
+
+def _gathered(
+    scores: Float[Tensor, "n qp st"], height: int, width: int
+) -> tuple[Float[Tensor, "n qp s"], Float[Tensor, "n qp t"]]:
+    """What the keys of each row, and of each column, have together."""
+    by_place = scores.unflatten(2, (height, width))
+    if _as_products(by_place):
+        by_row, by_column = (scores @ _places(height, width, scores).mT).split((height, width), -1)
+        return by_row, by_column
+    return by_place.sum(-1), by_place.sum(-2)
+
+
+def _places(height: int, width: int, like: Tensor) -> Float[Tensor, "rows_and_columns keys"]:
+    """Which keys are in each row, then which are in each column: ones, the rest zeros."""
+    rows = torch.eye(height, dtype=like.dtype, device=like.device)
+    columns = torch.eye(width, dtype=like.dtype, device=like.device)
+    return torch.cat((rows.repeat_interleave(width, dim=1), columns.repeat(1, height)))
 
 
 def _in_pieces(
@@ -204,13 +239,12 @@ def _in_pieces(
     of_rows: Float[Tensor, "q s d"],
     of_columns: Float[Tensor, "p t d"],
 ) -> Float[Tensor, "n q p d"]:
-    found = []
-    for piece in _pieces(q, k, v):
-        # A first dimension, because the fused form takes batches of heads.
-        queries, keys, values = (each.flatten(1, 2)[None] for each in piece)
-        relative = _relative(piece[0], of_rows, of_columns)[None]
-        found.append(F.scaled_dot_product_attention(queries, keys, values, relative)[0])
-    return torch.cat(found).view_as(q)
+    # Contiguous, whatever the windows' strides are: tokens of a window are written as one axis.
+    result = q.new_empty(q.shape)
+    for queries, keys, values, into in _pieces(q, k, v, result):
+        weights = _weights(queries, keys, of_rows, of_columns)
+        torch.bmm(weights, values.flatten(1, 2), out=into.flatten(1, 2))
+    return result
 
 
 def _gradients(
@@ -222,32 +256,31 @@ def _gradients(
     num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of `qkv`, `filling`, `of_rows` and `of_columns`."""
-    channels, size = qkv.shape[-1] // 3, (len(of_rows), len(of_columns))
-    filled = _fill_up(qkv[..., channels:], filling[channels:], size)
+    size = (len(of_rows), len(of_columns))
     to_qkv, to_filling = torch.empty_like(qkv), torch.zeros_like(filling)
-    to_filled = torch.empty_like(filled)
     to_rows, to_columns = torch.zeros_like(of_rows), torch.zeros_like(of_columns)
+    _, fill_k, fill_v = filling.view(3, num_heads, -1)
     for rows, columns in _regions(qkv, size):
-        here = (slice(None), rows.there, columns.there)
-        there = (slice(None), rows.filled, columns.filled)
-        q = _apart(qkv[..., :channels][here], rows, columns, num_heads)
-        k, v = (_apart(each, rows, columns, num_heads) for each in filled[there].chunk(2, dim=-1))
-        out = _apart(gradient[here], rows, columns, num_heads)
+        q, k, v, out = (
+            _windows(each, rows, columns, num_heads).flatten(0, 3)
+            for each in (*qkv.chunk(3, dim=-1), gradient)
+        )
+        k, v = _filled_up(k, fill_k, size), _filled_up(v, fill_v, size)
         tables = of_rows[: rows.tokens], of_columns[: columns.tokens]
         # Contiguous, whatever the windows' strides are: tokens of a window are written as one axis.
-        to_q, to_k, to_v = (q.new_empty(each.shape) for each in (q, k, v))
-        for piece, results in zip(_pieces(q, k, v, out), _pieces(to_q, to_k, to_v), strict=True):
-            to_tables = _write_gradients(results, piece, *tables)
+        results = [each.new_empty(each.shape) for each in (q, k, v)]
+        for piece, into in zip(_pieces(q, k, v, out), _pieces(*results), strict=True):
+            to_tables = _write_gradients(into, piece, *tables)
             to_rows[: rows.tokens] += to_tables[0]
             to_columns[: columns.tokens] += to_tables[1]
-        to_qkv[..., :channels][here] = _together(to_q, rows, columns, num_heads)
-        to_filled[there] = torch.cat(
-            [_together(each, rows, columns, num_heads) for each in (to_k, to_v)], dim=-1
-        )
-    height, width = qkv.shape[1:3]
-    to_qkv[..., channels:] = to_filled[:, :height, :width]
-    to_filling[channels:] = to_filled[:, :height, width:].sum((0, 1, 2))
-    to_filling[channels:] += to_filled[:, height:].sum((0, 1, 2))
+        for found, grid, fill in zip(
+            results, to_qkv.chunk(3, dim=-1), to_filling.view(3, num_heads, -1), strict=True
+        ):
+            tokens = found[:, : rows.tokens, : columns.tokens]
+            place = _windows(grid, rows, columns, num_heads)
+            place.copy_(tokens.unflatten(0, place.shape[:4]))
+            for each in _filling(found, rows.tokens, columns.tokens, num_heads):
+                fill += each.sum((0, 2, 3))
     return to_qkv, to_filling, to_rows, to_columns
 
 
@@ -258,22 +291,25 @@ def _write_gradients(
     of_columns: Float[Tensor, "p t d"],
 ) -> tuple[Float[Tensor, "q s d"], Float[Tensor, "p t d"]]:
     """Into `results`, those of a piece's queries, keys and values; back come the tables'."""
-    to_q, to_k, to_v = results
+    to_q, to_k, to_v = (each.flatten(1, 2) for each in results)
     q, k, v, gradient = piece
     scale = q.shape[-1] ** -0.5
-    queries, keys, values, outs = (each.flatten(1, 2) for each in (q, k, v, gradient))
-    scores = torch.baddbmm(_relative(q, of_rows, of_columns), queries, keys.mT, alpha=scale)
-    weights = scores.softmax(-1)
-    torch.bmm(weights.mT, outs, out=to_v.view_as(values))
+    queries, keys, values, outs = (each.flatten(1, 2) for each in piece)
+    weights = _weights(q, k, of_rows, of_columns)
+    torch.bmm(weights.mT, outs, out=to_v)
     to_weights = outs @ values.mT
-    to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, q.dtype)
-    torch.bmm(to_scores.mT, queries, out=to_k.view_as(keys)).mul_(scale)
-    to_q.copy_((to_scores @ keys).mul_(scale).view_as(q))
-    by_place = to_scores.unflatten(2, k.shape[1:3]).unflatten(1, q.shape[1:3])
-    by_row, by_column = by_place.sum(-1), by_place.sum(-2)
-    to_q += torch.einsum("nqps,qsd->nqpd", by_row, of_rows)
-    to_q += torch.einsum("nqpt,ptd->nqpd", by_column, of_columns)
+    to_scores = torch.ops.aten._softmax_backward_data(
+        to_weights, weights, -1, q.dtype, grad_input=to_weights
+    )
+    torch.bmm(to_scores.mT, queries, out=to_k).mul_(scale)
+    torch.bmm(to_scores, keys, out=to_q).mul_(scale)
+    to_rows, to_columns = (
+        each.unflatten(1, q.shape[1:3]) for each in _gathered(to_scores, *k.shape[1:3])
+    )
+    by_query = results[0]
+    by_query += torch.einsum("nqps,qsd->nqpd", to_rows, of_rows)
+    by_query += torch.einsum("nqpt,ptd->nqpd", to_columns, of_columns)
     return (
-        torch.einsum("nqps,nqpd->qsd", by_row, q),
-        torch.einsum("nqpt,nqpd->ptd", by_column, q),
+        torch.einsum("nqps,nqpd->qsd", to_rows, q),
+        torch.einsum("nqpt,nqpd->ptd", to_columns, q),
     )
