@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -184,7 +185,7 @@ class Residual:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         added = self.branch(args[0] if self.parallel else output)
-        return output + (added if self.scale == 1 else self.scale * added)
+        return torch.add(output, added, alpha=self.scale)
 
 
 class Namespace(nn.Module):

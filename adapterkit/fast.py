@@ -7,6 +7,8 @@ norms other forwards, which
   the gradient (`relative_attention`);
 - project the tokens that are there, not the zeros that fill up the windows, and ask nothing for
   these. 32 x 32 tokens in windows of 14 would be 42 x 42;
+- on a CPU, multiply matrices with the faster of PyTorch's two libraries (`onednn`), and convolve
+  with a quarter of the multiplications (`winograd`);
 - normalise channels in the memory layout that the convolutions give.
 
 Parameters, their names, hooks and adapters stay as they are, on a model with or without them.
@@ -24,8 +26,11 @@ from segment_anything.modeling.transformer import Attention as TwoWayAttention
 from timm.models import vision_transformer_sam as timm_sam
 from torch import Tensor, nn
 
+from adapterkit.onednn import linear
 from adapterkit.overlay import plain_class, set_class
-from adapterkit.relative_attention import relative_attention
+from adapterkit.parts.cnn_branch import CrossBranchAttention
+from adapterkit.relative_attention import attention, relative_attention
+from adapterkit.winograd import winograd
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,6 +72,13 @@ def stock(model: Model) -> Model:
     """Let `model` compute as its library has it again, in place."""
     _change_classes(model, {fast: stock for stock, fast in _fast_classes().items()})
     return model
+
+
+def keep_fast(model: nn.Module, added: nn.Module) -> None:
+    """Let what is `added` to `model` be fast if `model` is."""
+    classes = _fast_classes()
+    if any(_is_block(each) and plain_class(each) not in classes for each in model.modules()):
+        _change_classes(added, classes)
 
 
 class FastBlock(Block):
@@ -124,6 +136,40 @@ def attend(
     return attention.proj(relative_attention(qkv, filling, of_rows, of_columns, num_heads))
 
 
+class FastLinear(nn.Linear):
+    """A linear layer whose products on a CPU are oneDNN's."""
+
+    def forward(self, x: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
+        is_one_token = x.ndim == 1
+        if is_one_token or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+            return super().forward(x)
+        return linear(x, self.weight, self.bias)
+
+
+class FastConv2d(nn.Conv2d):
+    """A convolution, by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
+        if not self._is_plain() or not _in_float32_on_cpu(x) or x[:, 0].numel() < 1024:
+            return super().forward(x)
+        output = winograd(x, self.weight)
+        return output if self.bias is None else output + self.bias[:, None, None]
+
+    def _is_plain(self) -> bool:
+        setting = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        return (
+            setting == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+            and self.padding_mode == "zeros"
+            and min(self.in_channels, self.out_channels) >= 128
+        )
+
+
+def _in_float32_on_cpu(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    )
+
+
 class FastTwoWayAttention(TwoWayAttention):
     """The mask decoder's attention, fused."""
 
@@ -136,6 +182,18 @@ class FastTwoWayAttention(TwoWayAttention):
             self._separate_heads(self.v_proj(v), self.num_heads),
         )
         return self.out_proj(self._recombine_heads(attended))
+
+
+class FastCrossBranchAttention(CrossBranchAttention):
+    """Attention to the CNN branch, in the fastest way there is."""
+
+    def attend(
+        self,
+        q: Float[Tensor, "b heads n d"],
+        k: Float[Tensor, "b heads m d"],
+        v: Float[Tensor, "b heads m d"],
+    ) -> Float[Tensor, "b heads n d"]:
+        return attention(q, k, v)
 
 
 class FastLayerNorm2d(LayerNorm2d):
@@ -151,7 +209,10 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     Attention: FastAttention,
     timm_sam.Block: FastTimmBlock,
     timm_sam.Attention: FastTimmAttention,
+    nn.Linear: FastLinear,
+    nn.Conv2d: FastConv2d,
     TwoWayAttention: FastTwoWayAttention,
+    CrossBranchAttention: FastCrossBranchAttention,
     LayerNorm2d: FastLayerNorm2d,
 }
 

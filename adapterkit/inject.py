@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adapterkit import methods
 from adapterkit.attachment import CONTAINER, Adapter, Part, overlaid_below_a_layer, set_twice
+from adapterkit.fast import keep_fast
 from adapterkit.parts import PositionAdapter, Train, as_part
 from adapterkit.probe import check_reached
 from adapterkit.vit import ViT, view
@@ -245,6 +246,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
         raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
     check_reached(base, adapter)
     adapter.train(base.encoder.training)
+    keep_fast(base.encoder, adapter)
     adapter.activate()
     found.add_module(name, adapter)
     found.active = (name,)

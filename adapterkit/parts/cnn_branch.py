@@ -88,10 +88,17 @@ class CrossBranchAttention(nn.Module):
     ) -> Float[Tensor, "b *grid width"]:
         queries = self._heads(self.q(tokens.flatten(1, -2)))
         pixels = rearrange(features, "b c h w -> b (h w) c")
-        attended = F.scaled_dot_product_attention(
-            queries, self._heads(self.k(pixels)), self._heads(self.v(pixels))
-        )
+        attended = self.attend(queries, self._heads(self.k(pixels)), self._heads(self.v(pixels)))
         return self.proj(rearrange(attended, "b heads n d -> b n (heads d)")).view_as(tokens)
+
+    def attend(
+        self,
+        q: Float[Tensor, "b heads n d"],
+        k: Float[Tensor, "b heads m d"],
+        v: Float[Tensor, "b heads m d"],
+    ) -> Float[Tensor, "b heads n d"]:
+        """softmax(q k^T / sqrt(d)) v."""
+        return F.scaled_dot_product_attention(q, k, v)
 
     def _heads(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b heads n d"]:
         return rearrange(x, "b n (heads d) -> b heads n d", heads=self.num_heads)

@@ -1,0 +1,120 @@
+"""Convolutions by Winograd's algorithm and linear layers by oneDNN equal PyTorch's own."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from adapterkit.fast import FastConv2d, FastLinear
+from adapterkit.onednn import linear
+from adapterkit.winograd import winograd
+
+
+def results(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The output, and the gradients of the inputs that want one."""
+    inputs = tuple(each.detach().requires_grad_(each.requires_grad) for each in inputs)
+    output = compute(*inputs)
+    weights = torch.rand(output.shape, generator=torch.Generator().manual_seed(1))
+    wanted = [each for each in inputs if each.requires_grad]
+    return [output, *torch.autograd.grad(output, wanted, weights.to(output.dtype))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+    channels_last=st.booleans(),
+)
+def test_winograd_is_the_convolution(
+    batch: int, channels: tuple[int, int], size: tuple[int, int], channels_last: bool
+):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, channels[0], *size, generator=generator)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(*channels[::-1], 3, 3, generator=generator)
+    x.requires_grad_(), kernel.requires_grad_()
+
+    def plain(x: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, padding=1)
+
+    found = results(winograd, x, kernel)
+    expected = results(plain, x.double(), kernel.double())
+    for one, other in zip(found, expected, strict=True):
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5 * scale)
+
+
+def test_its_rounding_error_is_a_millionth():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 256, 32, 32, generator=generator)
+    kernel = torch.randn(256, 256, 3, 3, generator=generator) / 48
+    exact = F.conv2d(x.double(), kernel.double(), padding=1)
+    assert (winograd(x, kernel) - exact).norm() < 2e-6 * exact.norm()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    wanted=st.tuples(st.booleans(), st.booleans(), st.booleans()).filter(any),
+    with_bias=st.booleans(),
+)
+def test_a_linear_layer_by_onednn_is_the_linear_layer(
+    shape: list[int],
+    channels: tuple[int, int],
+    wanted: tuple[bool, bool, bool],
+    with_bias: bool,
+):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((*shape, channels[0]), channels[::-1], channels[1:])
+    tensors = [torch.randn(each, generator=generator) for each in shapes]
+    tensors = [each.requires_grad_(want) for each, want in zip(tensors, wanted, strict=True)]
+    if not with_bias:
+        del tensors[2]
+        if not any(wanted[:2]):
+            return
+    x, weight, *bias = tensors
+    found = results(lambda x, weight, bias=None: linear(x, weight, bias), x, weight, *bias)
+    expected = results(F.linear, x, weight, *bias)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_linear_layer_keeps_no_input():
+    layer = FastLinear(8, 8).requires_grad_(False)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(torch.rand(100, 8, requires_grad=True))
+    assert [each.shape for each in kept] == [layer.weight.shape]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_layers_take_every_precision(dtype: torch.dtype):
+    x = torch.rand(2, 128, 32, 32, dtype=dtype)
+    convolution, tokens = FastConv2d(128, 128, 3, padding=1).to(dtype), x.flatten(2).mT
+    layer = FastLinear(128, 8).to(dtype)
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(convolution(x), nn.Conv2d.forward(convolution, x), **tolerance)
+    torch.testing.assert_close(layer(tokens), nn.Linear.forward(layer, tokens), **tolerance)
+    with torch.autocast("cpu", torch.bfloat16):
+        for found in (convolution(x), layer(tokens)):
+            assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.bfloat16)
+
+
+def test_gradients_under_autocast_are_of_the_parameters_precision():
+    layer = FastLinear(16, 8)
+    x = torch.rand(4, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x)
+    output.float().sum().backward()
+    assert layer.weight.grad is not None
+    assert x.grad is not None
+    assert {layer.weight.grad.dtype, x.grad.dtype} == {torch.float32}
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(8, -1), rtol=0.02, atol=0.02)
