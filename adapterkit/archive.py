@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapterkit.data.images import ENDINGS, find_images, read_image
+from adapterkit.data.images import find_images, read_image, stem
 from adapterkit.data.masks import write_masks
 from adapterkit.files import atomic_write
 from adapterkit.predictor import Predictor
@@ -141,12 +141,6 @@ def find_tasks(
         if masks.resolve() in images:
             raise ValueError(f"{masks} is an image, and would be overwritten; name another --out")
     return tasks
-
-
-def stem(name: str) -> str:
-    """A file's name without the ending of an image's: DICOM names may have dots elsewhere."""
-    found = (ending for ending in ENDINGS if name.lower().endswith(ending) and name != ending)
-    return name[: -max(map(len, found), default=0) or None]
 
 
 def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:

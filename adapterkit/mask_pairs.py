@@ -10,7 +10,6 @@ from jaxtyping import Bool, Integer
 from rich.progress import track
 from torch import Tensor
 
-from adapterkit.archive import stem
 from adapterkit.data.images import (
     DataError,
     ImageFile,
@@ -19,6 +18,7 @@ from adapterkit.data.images import (
     is_picture,
     read_image,
     read_picture,
+    stem,
 )
 from adapterkit.evaluation import Evaluation
 from adapterkit.metrics import segmentation_metrics
