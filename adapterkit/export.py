@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from adapterkit.attachment import Overlay
+from adapterkit.fast import stock
 from adapterkit.inject import adapters
 from adapterkit.overlay import overlays, set_overlay
 from adapterkit.segmenter import predict_masks
@@ -181,8 +182,9 @@ def _settled(sam: Sam) -> Sam:
 
     What lies over a parameter depends on parameters alone: a position embedding interpolated, a
     weight with its low-rank update. It is computed here, once, rather than in the exported graph.
+    Its forward is the stock one: the fast one attends in as many pieces as the batch is large.
     """
-    sam = copy.deepcopy(sam).to("cpu", torch.float32).eval().requires_grad_(False)
+    sam = stock(copy.deepcopy(sam)).to("cpu", torch.float32).eval().requires_grad_(False)
     for module in sam.modules():
         for name in overlays(module):
             seen = getattr(module, name).clone(memory_format=torch.contiguous_format)
