@@ -50,7 +50,7 @@ class Task:
         """The masks are there, and no older than the image."""
         try:
             return self.masks.stat().st_mtime >= self.image.stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
 
@@ -146,21 +146,24 @@ def find_tasks(
 def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
     """Make a folder for masks, or see that it holds masks that were made in the same way.
 
+    One in which there is no mask yet, since a run failed at once, is as good as new.
+
     Raises:
         FileExistsError: it is no folder, or holds something else.
         ValueError: its masks were made in another way.
     """
     path = out / SETTINGS
-    if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise FileExistsError(
-                f"--out {out} exists, and is not the folder of a run that could go on (there is "
-                f"no {SETTINGS} in it); name a new or empty folder"
-            )
+    others = [each for each in out.iterdir() if each != path] if out.is_dir() else []
+    if not others and (out.is_dir() or not out.exists()):
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return
+    if not path.is_file():
+        raise FileExistsError(
+            f"--out {out} exists, and is not the folder of a run that could go on (there is "
+            f"no {SETTINGS} in it); name a new or empty folder"
+        )
     try:
         before = dict(json.loads(path.read_text()))
     except ValueError as error:

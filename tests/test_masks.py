@@ -208,9 +208,9 @@ def foreign(path: Path, kind: str, masks: np.ndarray, sources: list[Dataset]) ->
     described = [
         highdicom.seg.SegmentDescription(k + 1, f"{k}", code, code, "MANUAL") for k in range(count)
     ]
-    unique = [highdicom.UID(), 1, highdicom.UID(), 1]
+    series, instance = highdicom.UID(), highdicom.UID()
     found = highdicom.seg.Segmentation(
-        sources, masks, kind, described, *unique, "us", "ours", "1", "0"
+        sources, masks, kind, described, series, 1, instance, 1, "us", "ours", "1", "0"
     )
     found.save_as(path)
     return path

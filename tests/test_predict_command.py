@@ -144,6 +144,15 @@ def test_other_settings_are_refused(
     assert contents(out) == before
 
 
+def test_after_a_run_that_failed_at_once_other_settings_are_taken(
+    run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
+):
+    command = ("predict", scans / "a.png", *model, "--out", tmp_path / "masks")
+    assert "outside of the image" in str(run(*command, "--point", "300,20").status)
+    assert run(*command, "--point", "30,20").status == 0
+    assert "made with another prompts" in str(run(*command, "--point", "31,20").status)
+
+
 def test_without_prompts_what_there_is_is_found(
     run: Run,
     model: tuple[str | Path, ...],
@@ -334,6 +343,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, model: tuple[str | Path, ...])
         ("twins --out twins/masks", "--out twins/masks lies within twins"),
         ("good.png --format png --out .", "good.png is an image, and would be overwritten"),
         ("good.png --out none/../twins", "--out none/../twins exists, and is not the folder"),
+        ("good.png --out notes.txt", "--out notes.txt exists, and is not the folder"),
     ],
 )
 def test_a_mistake_is_one_line(

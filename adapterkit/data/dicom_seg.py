@@ -181,13 +181,14 @@ def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
         raise unreadable(path, "DICOM-SEG", error) from error
     if len(images) != 1:
         raise DataError(f"{path} refers to {len(images)} DICOM images: expected one.")
+    (image,) = images
     check_size((frames or 1, found.Rows, found.Columns), path)
     options: dict[str, Any] = {"combine_segments": True, "ignore_spatial_locations": True}
     try:
         if frames:
-            labels = found.get_pixels_by_source_frame(*images, **options)
+            labels = found.get_pixels_by_source_frame(image, **options)
         else:
-            labels = found.get_pixels_by_source_instance([*images], **options)
+            labels = found.get_pixels_by_source_instance([image], **options)
     except Exception as error:
         raise DataError(
             f"{path} is no label map ({str(error).strip() or type(error).__name__}): expected "
