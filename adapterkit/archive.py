@@ -66,7 +66,7 @@ class Model:
 
     checkpoint: Path | None
     adapter: Path | None
-    automatic: Mapping[str, float]
+    automatic: Mapping[str, Any]
 
     def predictor(self) -> Predictor:
         """Raises as `Predictor.from_files`."""
@@ -193,7 +193,7 @@ class Outcome:
     found: bool
 
 
-def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, float]) -> bool:
+def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any]) -> bool:
     """Write the masks of a task; of a stack or sequence those of each frame, from the same prompts.
 
     Returns:
@@ -226,7 +226,7 @@ def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, float
 class Worker:
     """A model that does one task after another, and says what became of each."""
 
-    def __init__(self, predictor: Predictor, automatic: Mapping[str, float]) -> None:
+    def __init__(self, predictor: Predictor, automatic: Mapping[str, Any]) -> None:
         self.predictor = predictor
         self.automatic = automatic
 
@@ -241,7 +241,7 @@ class Worker:
 
 
 def segment_files(
-    tasks: Iterable[Task], predictor: Predictor, automatic: Mapping[str, float]
+    tasks: Iterable[Task], predictor: Predictor, automatic: Mapping[str, Any]
 ) -> Iterator[tuple[Task, Outcome]]:
     """Do the tasks one by one; each is given back when it is done, with what became of it."""
     worker = Worker(predictor, automatic)
