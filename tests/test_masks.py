@@ -253,6 +253,26 @@ def test_what_is_no_label_map_is_told(tmp_path: Path):
         read_labels(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_segmentations_give_label_maps_or_the_one_error(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK, "THW"))
+    path = tmp_path / "labels.dcm"
+    write_masks(path, labels_on(image), image)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.5 else whole)
+        for at in rng.integers(0, len(damaged), 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert read_labels(path).ndim == 3
+        except DataError:
+            refused += 1
+    assert refused > 30
+
+
 # What cannot be written
 
 

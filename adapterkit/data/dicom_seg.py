@@ -176,13 +176,14 @@ def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
         images = {str(each.ReferencedSOPInstanceUID) for each in sources}
         frames = max((int(np.max(each.get("ReferencedFrameNumber") or 0)) for each in sources),
                      default=0)  # fmt: skip
+        shape = (frames or 1, int(found.Rows), int(found.Columns))
     # Of what it cannot read, highdicom raises AttributeError, ValueError and others.
     except Exception as error:
         raise unreadable(path, "DICOM-SEG", error) from error
     if len(images) != 1:
         raise DataError(f"{path} refers to {len(images)} DICOM images: expected one.")
     (image,) = images
-    check_size((frames or 1, found.Rows, found.Columns), path)
+    check_size(shape, path)
     options: dict[str, Any] = {"combine_segments": True, "ignore_spatial_locations": True}
     try:
         if frames:
