@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapterkit.data.images import ENDINGS, find_images, read_image
+from adapterkit.data.images import find_images, read_image, stem
 from adapterkit.data.masks import write_masks
 from adapterkit.files import atomic_write
 from adapterkit.predictor import Predictor
@@ -50,7 +50,7 @@ class Task:
         """The masks are there, and no older than the image."""
         try:
             return self.masks.stat().st_mtime >= self.image.stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
 
@@ -61,12 +61,12 @@ class Model:
     Attributes:
         checkpoint: of a `Sam`; None: `mini_sam`.
         adapter: a file for it; None: the base as it is.
-        min_score: the score that a mask must exceed where there are no prompts.
+        automatic: what `Predictor.predict_automatic` is given where there are no prompts.
     """
 
     checkpoint: Path | None
     adapter: Path | None
-    min_score: float
+    automatic: Mapping[str, Any]
 
     def predictor(self) -> Predictor:
         """Raises as `Predictor.from_files`."""
@@ -81,7 +81,7 @@ class Model:
         return {
             "checkpoint": digest(self.checkpoint) if self.checkpoint else "mini_sam",
             "adapter": digest(self.adapter) if self.adapter else None,
-            "min_score": self.min_score,
+            **self.automatic,
         }
 
 
@@ -143,30 +143,27 @@ def find_tasks(
     return tasks
 
 
-def stem(name: str) -> str:
-    """A file's name without the ending of an image's: DICOM names may have dots elsewhere."""
-    found = (ending for ending in ENDINGS if name.lower().endswith(ending) and name != ending)
-    return name[: -max(map(len, found), default=0) or None]
-
-
 def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
     """Make a folder for masks, or see that it holds masks that were made in the same way.
+
+    One in which there is no mask yet, since a run failed at once, is as good as new.
 
     Raises:
         FileExistsError: it is no folder, or holds something else.
         ValueError: its masks were made in another way.
     """
     path = out / SETTINGS
-    if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise FileExistsError(
-                f"--out {out} exists, and is not the folder of a run that could go on (there is "
-                f"no {SETTINGS} in it); name a new or empty folder"
-            )
+    others = [each for each in out.iterdir() if each != path] if out.is_dir() else []
+    if not others and (out.is_dir() or not out.exists()):
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return
+    if not path.is_file():
+        raise FileExistsError(
+            f"--out {out} exists, and is not the folder of a run that could go on (there is "
+            f"no {SETTINGS} in it); name a new or empty folder"
+        )
     try:
         before = dict(json.loads(path.read_text()))
     except ValueError as error:
@@ -183,8 +180,24 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
 # Doing it
 
 
-def segment_file(predictor: Predictor, task: Task, min_score: float) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        failure: the reason, in one line; None: the masks are written.
+        found: there is a mask in them, in some frame.
+    """
+
+    failure: str | None
+    found: bool
+
+
+def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any]) -> bool:
     """Write the masks of a task; of a stack or sequence those of each frame, from the same prompts.
+
+    Returns:
+        Whether there is a mask in them, in some frame.
 
     Raises:
         ValueError, OSError: the image cannot be read or the masks not be written, or a prompt does
@@ -198,7 +211,7 @@ def segment_file(predictor: Predictor, task: Task, min_score: float) -> None:
         predictor.set_image(image, frame)
         if task.prompts is None:
             # No more than a label map has room for.
-            maps.append(predictor.predict_automatic(min_score=min_score, count=255).label_map())
+            maps.append(predictor.predict_automatic(count=255, **automatic).label_map())
         else:
             found = predictor.predict(**predict_arguments(task.prompts))
             labels = np.array([0, *sorted(task.prompts)], dtype=np.uint8)
@@ -207,37 +220,38 @@ def segment_file(predictor: Predictor, task: Task, min_score: float) -> None:
     named = task.prompts is not None and max(task.prompts) <= len(predictor.structures)
     task.masks.parent.mkdir(parents=True, exist_ok=True)
     write_masks(task.masks, np.stack(maps), image, predictor.structures if named else ())
+    return any(each.any() for each in maps)
 
 
 class Worker:
-    """A model that does one task after another, and says why one failed."""
+    """A model that does one task after another, and says what became of each."""
 
-    def __init__(self, predictor: Predictor, min_score: float) -> None:
+    def __init__(self, predictor: Predictor, automatic: Mapping[str, Any]) -> None:
         self.predictor = predictor
-        self.min_score = min_score
+        self.automatic = automatic
 
-    def __call__(self, task: Task) -> str | None:
-        """None, or the reason of a failure, in one line."""
+    def __call__(self, task: Task) -> Outcome:
         try:
-            segment_file(self.predictor, task, self.min_score)
+            return Outcome(None, segment_file(self.predictor, task, self.automatic))
         except (ValueError, OSError) as error:
-            return " ".join(str(error).split())
+            failure = str(error)
         except Exception as error:  # One file shall not stop an archive, whatever is wrong with it.
-            return f"{task.image}: {type(error).__name__}: {' '.join(str(error).split())}"
+            failure = f"{task.image}: {type(error).__name__}: {error}"
+        return Outcome(" ".join(failure.split()), found=False)
 
 
 def segment_files(
-    tasks: Iterable[Task], predictor: Predictor, min_score: float
-) -> Iterator[tuple[Task, str | None]]:
-    """Do the tasks one by one; each is given back when it is done, with the reason if it failed."""
-    worker = Worker(predictor, min_score)
+    tasks: Iterable[Task], predictor: Predictor, automatic: Mapping[str, Any]
+) -> Iterator[tuple[Task, Outcome]]:
+    """Do the tasks one by one; each is given back when it is done, with what became of it."""
+    worker = Worker(predictor, automatic)
     for task in tasks:
         yield task, worker(task)
 
 
 def segment_files_on_ray(
     tasks: Sequence[Task], model: Model, address: str | None = None, workers: int | None = None
-) -> Iterator[tuple[Task, str | None]]:
+) -> Iterator[tuple[Task, Outcome]]:
     """As `segment_files`, but on a Ray cluster through Ray Data, in any order.
 
     The paths of images, masks and model are those that the workers see: on several machines, of a
@@ -288,7 +302,7 @@ def segment_files_on_ray(
             num_gpus=1 if gpus else 0,
         )
         for row in results.iter_rows():
-            yield tasks[row["index"]], row["reason"] or None
+            yield tasks[row["index"]], Outcome(row["failure"] or None, row["found"])
     except RayError as error:
         last = str(error).strip().splitlines()[-1:]
         raise OSError(f"a worker of the Ray cluster failed: {' '.join(last)}") from error
@@ -300,7 +314,8 @@ class _RayWorker:
     def __init__(self, model: Model) -> None:
         # Ray gives each worker its CPUs; several that use all of them would slow each other down.
         torch.set_num_threads(1)
-        self.worker = Worker(model.predictor(), model.min_score)
+        self.worker = Worker(model.predictor(), model.automatic)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"index": row["index"], "reason": self.worker(pickle.loads(row["task"])) or ""}
+        outcome = self.worker(pickle.loads(row["task"]))
+        return {"index": row["index"], "failure": outcome.failure or "", "found": outcome.found}

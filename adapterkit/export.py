@@ -182,6 +182,7 @@ def _settled(sam: Sam) -> Sam:
 
     What lies over a parameter depends on parameters alone: a position embedding interpolated, a
     weight with its low-rank update. It is computed here, once, rather than in the exported graph.
+    Its forward is the stock one: the fast one attends in as many pieces as the batch is large.
     """
     sam = stock(copy.deepcopy(sam)).to("cpu", torch.float32).eval().requires_grad_(False)
     for module in sam.modules():

@@ -1,7 +1,7 @@
 """Predicted masks beside those of an expert, in files, and how far they agree."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ from jaxtyping import Bool, Integer
 from rich.progress import track
 from torch import Tensor
 
-from adapterkit.archive import stem
 from adapterkit.data.images import (
     DataError,
     ImageFile,
@@ -19,6 +18,7 @@ from adapterkit.data.images import (
     is_picture,
     read_image,
     read_picture,
+    stem,
 )
 from adapterkit.evaluation import Evaluation
 from adapterkit.metrics import segmentation_metrics
@@ -109,7 +109,7 @@ def evaluate_masks(
     in_pixels: list[dict[str, Tensor]] = []
     in_mm: list[dict[str, Tensor] | None] = []
     for pair in track(pairs, progress, disable=not progress, transient=True):
-        predicted, reference = _read(pair.predicted), _read(pair.reference)
+        predicted, reference = _of_equal_length(_read(pair.predicted), _read(pair.reference))
         _check_geometry(predicted, reference)
         ours, theirs = (_channels(each, structures, binary) for each in (predicted, reference))
         spacing = reference.spacing if predicted.spacing is not None else None
@@ -134,7 +134,7 @@ def evaluate_masks(
 
 
 def _read(path: Path) -> ImageFile:
-    """A mask; of a picture with a palette, its indices."""
+    """A mask; of a picture with a palette, its indices, of a DICOM-SEG, its segments' numbers."""
     if is_picture(path):
         picture = read_picture(path, indexed=True)
         if picture.ndim == 3 and (picture == picture[..., :1]).all():
@@ -143,12 +143,26 @@ def _read(path: Path) -> ImageFile:
     else:
         mask = read_image(path)
     if mask.dicom is not None:
-        raise DataError(f"{path} is a DICOM file: expected masks as NIfTI, MetaImage, PNG or TIFF")
+        from adapterkit.data.dicom_seg import read_labels
+
+        mask = replace(mask, frames=read_labels(path))
     if mask.frames.ndim != 3:
         raise DataError(f"{path} is in colour: expected labels, grey or of a palette")
     if not (mask.frames == np.round(mask.frames)).all():
         raise DataError(f"{path} holds numbers that are not whole: expected labels")
     return mask
+
+
+def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
+    """A DICOM-SEG that ends before its counterpart goes on without a segment."""
+    count = max(len(mask.frames) for mask in masks)
+    longer = []
+    for mask in masks:
+        if mask.dicom is not None:
+            rest = count - len(mask.frames)
+            mask = replace(mask, frames=np.pad(mask.frames, ((0, rest), (0, 0), (0, 0))))
+        longer.append(mask)
+    return longer
 
 
 def _structures(references: Sequence[Path]) -> dict[str, int]:
@@ -194,6 +208,8 @@ def _check_geometry(predicted: ImageFile, reference: ImageFile) -> None:
             f"{predicted.path} and {reference.path} differ in spacing (row, column): "
             f"{_mm(predicted.spacing)} and {_mm(reference.spacing)}"
         )
+    if predicted.dicom is not None or reference.dicom is not None:
+        return  # Its frames are those of segments one after the other.
     if not np.allclose(predicted.affine, reference.affine, rtol=1e-4, atol=1e-3):
         row = int(np.abs(predicted.affine - reference.affine).sum(axis=1).argmax())
         raise DataError(

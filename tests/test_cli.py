@@ -56,7 +56,7 @@ def test_methods_are_listed_with_what_they_train(folder: Path, run: Callable[...
     trained = ak.summary(ak.inject_samus(ak.build_sam(ECHO), 64)).trained_parameters
     row = next(line for line in done.output.splitlines() if "samus" in line)
     assert f"{trained:,}" in row
-    assert all(name in done.output for name in ("samed", "msa", "medsam"))
+    assert all(name in done.output for name in ("samus_plus", "samed", "msa", "medsam"))
 
 
 @pytest.mark.slow

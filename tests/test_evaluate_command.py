@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from adapterkit.data.images import read_image
+from adapterkit.data.masks import write_masks
 from adapterkit.evaluation import Evaluation
 from adapterkit.metrics import segmentation_metrics
 from tests.conftest import Done
@@ -91,6 +94,47 @@ def test_two_files_are_compared_whatever_they_are_called(run: Run, tmp_path: Pat
     assert "(mm)" not in done.output
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_masks_of_every_format_are_read(run: Run, tmp_path: Path, frames: int):
+    """Of a loop, the last frame is empty in all."""
+    pixels = np.zeros((frames, 40, 50), np.uint8)
+    axes = "THW" if frames > 1 else "HW"
+    spacing = {"PixelSpacing": [0.5, 0.25]}
+    write_dicom(tmp_path / "a.dcm", pixels if frames > 1 else pixels[0], axes, **spacing)
+    image = read_image(tmp_path / "a.dcm")
+    endings = (".nii.gz", ".dcm", ".png") if frames == 1 else (".nii.gz", ".dcm")
+    for name, shift in {"model": 1, "expert": 0}.items():
+        labels = np.stack([labelled(shift + t) for t in range(frames)])
+        labels[3:] = 0
+        for ending in endings:
+            (tmp_path / name).mkdir(exist_ok=True)
+            write_masks(tmp_path / name / f"a{ending}", labels, image)
+    found = []
+    for ours in endings:
+        for theirs in endings:
+            files = tmp_path / "model" / f"a{ours}", tmp_path / "expert" / f"a{theirs}"
+            done = run("evaluate", *files, "--csv", tmp_path / "metrics.csv", "--force")
+            assert done.status == 0
+            with (tmp_path / "metrics.csv").open() as file:
+                found.append([(row["structure"], row["dice"]) for row in csv.DictReader(file)])
+    assert len(found[0]) == 2 * frames
+    assert 0 < float(found[0][0][1]) < 1
+    assert all(each == found[0] for each in found)
+
+
+def test_a_segmentation_may_leave_out_frames_at_the_end(run: Run, tmp_path: Path):
+    image = read_image(write_dicom(tmp_path / "a.dcm", np.zeros((4, 40, 50), np.uint8), "THW"))
+    labels = np.stack([labelled(0), labelled(2), *np.zeros((2, 40, 50), np.uint8)])
+    write_masks(tmp_path / "whole.nii", labels, image)
+    two = replace(image, frames=image.frames[:2])
+    write_masks(tmp_path / "two.dcm", labels[:2], two)
+    for pair in (("whole.nii", "two.dcm"), ("two.dcm", "whole.nii")):
+        table = tmp_path / "metrics.csv"
+        done = run("evaluate", *(tmp_path / each for each in pair), "--csv", table, "--force")
+        assert done.status == 0
+        np.testing.assert_array_equal(Evaluation.read_csv(table).values["dice"], np.ones((4, 2)))
+
+
 def test_binary_masks_may_have_any_foreground(run: Run, tmp_path: Path):
     save(tmp_path / "ours" / "a.png", disc(20, 20, 9).astype(np.uint8))
     save(tmp_path / "theirs" / "a.png", 255 * disc(20, 20, 9).astype(np.uint8))
@@ -154,6 +198,14 @@ def dicom(folder: Path) -> None:
     write_dicom(folder / "b.dcm", labelled(0))
 
 
+def cut(folder: Path) -> None:
+    dicom(folder)
+    image = read_image(folder / "b.dcm")
+    write_masks(folder / "b.dcm", labelled(0)[None], image)
+    content = (folder / "b.dcm").read_bytes()
+    (folder / "b.dcm").write_bytes(content[:-200])
+
+
 @pytest.mark.parametrize(
     ("damage", "options", "message"),
     [
@@ -170,7 +222,8 @@ def dicom(folder: Path) -> None:
         ),
         (blur, "", "model/b.nii holds numbers that are not whole"),
         (colour, "", "model/b.png is in colour"),
-        (dicom, "", "model/b.dcm is a DICOM file"),
+        (dicom, "", "model/b.dcm cannot be read as DICOM-SEG"),
+        (cut, "", "model/b.dcm cannot be read as a DICOM image"),
         (damage_nothing, "--structures wall=2", "model/b.nii holds the label 1, which is no struc"),
         (damage_nothing, "--structures wall", "--structures wall: expected NAME=LABEL"),
         (damage_nothing, "--structures a=1 b=1", "--structures b=1: its name or label is there tw"),

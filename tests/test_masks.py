@@ -10,7 +10,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from pydicom import Dataset
 
+from adapterkit.data.dicom_seg import read_labels
 from adapterkit.data.images import DataError, ImageFile, read_image, read_picture
 from adapterkit.data.masks import write_masks
 from adapterkit.data.palette import colour
@@ -153,6 +155,7 @@ def test_dicom_segmentations_refer_to_their_image(tmp_path: Path, name: str):
     labels[3:5] = 0
     write_masks(tmp_path / "labels.dcm", labels, image, NAMES)
     np.testing.assert_array_equal(read_segmentation(tmp_path / "labels.dcm", image), labels)
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.dcm"), labels)
     found = pydicom.dcmread(tmp_path / "labels.dcm")
     assert [each.SegmentLabel for each in found.SegmentSequence] == NAMES
     assert image.dicom is not None
@@ -172,7 +175,7 @@ def test_a_loop_without_spacing_and_with_few_labels(tmp_path: Path, marked: int 
         labels[marked, 2, 3:7] = 2
     write_masks(tmp_path / "labels.dcm", labels, image, NAMES)
     np.testing.assert_array_equal(read_segmentation(tmp_path / "labels.dcm", image), labels)
-    assert pydicom.dcmread(tmp_path / "labels.dcm").NumberOfFrames == 1
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.dcm"), labels)
 
 
 def test_the_same_labels_have_the_same_identifiers(tmp_path: Path):
@@ -182,6 +185,92 @@ def test_the_same_labels_have_the_same_identifiers(tmp_path: Path):
         write_masks(tmp_path / "labels.dcm", labels, image, NAMES)
         found.append(pydicom.dcmread(tmp_path / "labels.dcm").SOPInstanceUID)
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("axes", ["HW", "THW"])
+def test_an_image_can_be_segmented_again(tmp_path: Path, axes: str):
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK if "T" in axes else GREY, axes))
+    for labels in (labels_on(image), labels_on(image)[::-1]):
+        write_masks(tmp_path / "labels.dcm", labels, image, NAMES)
+        np.testing.assert_array_equal(read_labels(tmp_path / "labels.dcm"), labels)
+
+
+def test_nothing_may_be_found_of_structures_without_names(tmp_path: Path):
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK, "THW"))
+    write_masks(tmp_path / "labels.dcm", np.zeros(STACK.shape, np.uint8), image)
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.dcm"), np.zeros(STACK.shape))
+
+
+def foreign(path: Path, kind: str, masks: np.ndarray, sources: list[Dataset]) -> Path:
+    """A DICOM-SEG of masks (T, H, W, K) that leaves out what is empty, by highdicom."""
+    count = masks.shape[-1]
+    code = highdicom.sr.CodedConcept("1", "99TEST", "tissue")
+    described = [
+        highdicom.seg.SegmentDescription(k + 1, f"{k}", code, code, "MANUAL") for k in range(count)
+    ]
+    series, instance = highdicom.UID(), highdicom.UID()
+    found = highdicom.seg.Segmentation(
+        sources, masks, kind, described, series, 1, instance, 1, "us", "ours", "1", "0"
+    )
+    found.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
+def test_segmentations_of_others_are_read(tmp_path: Path, kind: str):
+    image = read_image(BUNDLED / "CT_small.dcm")
+    assert image.dicom is not None
+    labels = labels_on(image)
+    masks = np.stack([labels == k for k in (1, 2)], axis=-1)
+    masks = masks.astype(float) if kind == "FRACTIONAL" else masks
+    path = foreign(tmp_path / "labels.dcm", kind, masks, [image.dicom])
+    np.testing.assert_array_equal(read_labels(path), labels)
+
+
+def test_what_is_no_label_map_is_told(tmp_path: Path):
+    image = read_image(BUNDLED / "CT_small.dcm")
+    assert image.dicom is not None
+    full = np.ones((1, *image.frames.shape[1:], 2))
+    path = tmp_path / "labels.dcm"
+    foreign(path, "BINARY", full > 0, [image.dicom])
+    with pytest.raises(DataError, match=r"labels\.dcm is no label map .*overlap"):
+        read_labels(path)
+    foreign(path, "FRACTIONAL", full / 2, [image.dicom])
+    with pytest.raises(DataError, match=r"labels\.dcm is no label map .*binary"):
+        read_labels(path)
+    with pytest.raises(DataError, match=r"liver_1frame\.dcm refers to 3 DICOM images"):
+        read_labels(BUNDLED / "liver_1frame.dcm")
+    with pytest.raises(DataError, match=r"CT_small\.dcm cannot be read as DICOM-SEG"):
+        read_labels(BUNDLED / "CT_small.dcm")
+
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK, "THW"))
+    write_masks(path, labels_on(image), image)
+    found = pydicom.dcmread(path)
+    last = found.PerFrameFunctionalGroupsSequence[-1].DerivationImageSequence[0]
+    last.SourceImageSequence[0].ReferencedFrameNumber = 2**31 - 1
+    found.save_as(path)
+    with pytest.raises(DataError, match=r"shape \(2147483647, 6, 10\): expected at most"):
+        read_labels(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_segmentations_give_label_maps_or_the_one_error(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK, "THW"))
+    path = tmp_path / "labels.dcm"
+    write_masks(path, labels_on(image), image)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.5 else whole)
+        for at in rng.integers(0, len(damaged), 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert read_labels(path).ndim == 3
+        except DataError:
+            refused += 1
+    assert refused > 30
 
 
 # What cannot be written

@@ -144,6 +144,15 @@ def test_other_settings_are_refused(
     assert contents(out) == before
 
 
+def test_after_a_run_that_failed_at_once_other_settings_are_taken(
+    run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
+):
+    command = ("predict", scans / "a.png", *model, "--out", tmp_path / "masks")
+    assert "outside of the image" in str(run(*command, "--point", "300,20").status)
+    assert run(*command, "--point", "30,20").status == 0
+    assert "made with another prompts" in str(run(*command, "--point", "31,20").status)
+
+
 def test_without_prompts_what_there_is_is_found(
     run: Run,
     model: tuple[str | Path, ...],
@@ -153,15 +162,25 @@ def test_without_prompts_what_there_is_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ):
     # Masks of random weights are not stable, and their boxes are alike.
-    automatic = partial(Predictor.predict_automatic, points_per_side=3, min_stability=0.0)
+    automatic = partial(Predictor.predict_automatic, points_per_side=3)
     monkeypatch.setattr(Predictor, "predict_automatic", partialmethod(automatic, max_overlap=1.0))
     out = tmp_path / "masks"
-    options = ("--min-score", "-9", "--format", "png", "--out", out)
+    options = ("--min-score", "-9", "--min-stability", "0", "--format", "png", "--out", out)
     assert run("predict", scans / "a.png", *model, *options).status == 0
     predictor.set_image(scans / "a.png")
-    expected = predictor.predict_automatic(min_score=-9, count=255).label_map()
+    expected = predictor.predict_automatic(min_score=-9, min_stability=0, count=255).label_map()
     assert expected.max() > 0
     np.testing.assert_array_equal(read_picture(out / "a.png", indexed=True), expected)
+
+
+def test_that_nothing_was_found_is_told(
+    run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
+):
+    command = ("predict", scans, *model, "--min-score", "9", "--out", tmp_path / "masks")
+    done = run(*command)
+    assert done.status == 0
+    assert "nothing was found in 2 of them; lower --min-score and --min-stability" in done.output
+    assert not labels(tmp_path / "masks" / "a.nii.gz").any()
 
 
 def test_dicom_segmentations_have_the_adapter_s_structures(
@@ -334,6 +353,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, model: tuple[str | Path, ...])
         ("twins --out twins/masks", "--out twins/masks lies within twins"),
         ("good.png --format png --out .", "good.png is an image, and would be overwritten"),
         ("good.png --out none/../twins", "--out none/../twins exists, and is not the folder"),
+        ("good.png --out notes.txt", "--out notes.txt exists, and is not the folder"),
     ],
 )
 def test_a_mistake_is_one_line(

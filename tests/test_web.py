@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from matplotlib.path import Path as Polygon
@@ -21,12 +22,14 @@ from PIL import Image
 
 import adapterkit as ak
 from adapterkit.commands import serve
+from adapterkit.data.dicom_seg import read_labels
 from adapterkit.data.images import DataError, ImageFile, read_image, read_picture
 from adapterkit.predictor import Predictor
 from adapterkit.web import drawing
 from adapterkit.web.page import example, serving
 from adapterkit.web.session import Answer, Session
 from tests.models import ECHO
+from tests.test_images import write_dicom
 
 HERE = "127.0.0.1"
 RNG = np.random.default_rng(0)
@@ -257,6 +260,39 @@ def test_of_a_picture_the_mask_is_a_png(session: Session, tmp_path: Path):
     path = session.save(tmp_path)
     assert path.name == "image_mask.png"
     np.testing.assert_array_equal(read_picture(path, indexed=True), found_of(session).label_map())
+    session.save_as(".nii.gz")
+    path = session.save(tmp_path)
+    assert path.name == "image_mask.nii.gz"
+    np.testing.assert_array_equal(read_image(path).frames[0], found_of(session).label_map())
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_of_dicom_the_mask_is_a_segmentation(predictor: Predictor, tmp_path: Path, frames: int):
+    pixels, axes = (PIXELS, "HW") if frames == 1 else (STACK, "THW")
+    session = Session(predictor, threading.Lock())
+    session.open(read_image(write_dicom(tmp_path / "1.2.840", pixels, axes)))
+    assert session.endings == ((".dcm", ".png", ".nii.gz") if frames == 1 else (".dcm", ".nii.gz"))
+    session.click(30, 20)
+    # A session can be asked again, and for another kind in between.
+    for ending in (".dcm", ".nii.gz", ".dcm"):
+        session.save_as(ending)
+        path = session.save(tmp_path)
+        assert path.name == f"1.2.840_mask{ending}"
+    labels = session.label_maps()
+    assert labels.any()
+    np.testing.assert_array_equal(read_labels(path), labels)
+    named = [each.SegmentLabel for each in pydicom.dcmread(path).SegmentSequence]
+    assert named == ["echo", "wall"]
+
+
+def test_what_cannot_hold_the_masks_is_refused(
+    predictor: Predictor, session: Session, sequence: ImageFile
+):
+    with pytest.raises(ValueError, match=r"ending is '\.dcm': expected \.png, \.nii\.gz"):
+        session.save_as(".dcm")
+    assert session.ending == ".png"
+    session.open(sequence)
+    assert (session.ending, session.endings) == (".nii.gz", (".nii.gz",))
 
 
 # Drawing
@@ -437,6 +473,12 @@ def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path
     other.get_by_text("there is no mask yet: click on a structure first").wait_for()
     other.close()
 
+    tab.get_by_label("NIfTI", exact=True).check()
+    path = download(tab, tmp_path)
+    assert path.name == "scan_mask.nii.gz"
+    np.testing.assert_array_equal(read_image(path).frames[0], answer.label_map())
+    assert tab.get_by_label("NIfTI", exact=True).is_checked()
+
     tab.click("#add")
     tab.locator("#structures .structure").nth(2).wait_for()
     tab.click("#undo")
@@ -454,6 +496,32 @@ def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     kept = [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in kept) == 0
+
+
+@pytest.mark.slow
+def test_dicom_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path: Path):
+    write_dicom(tmp_path / "loop.dcm", STACK, "THW", PixelSpacing=[0.5, 0.5])
+    tab = visit(browser, address)
+    tab.set_input_files("#open input[type=file]", tmp_path / "loop.dcm")
+    tab.wait_for_selector("#viewer .frame svg")
+    click(tab, 30, 20, (90, 60))
+    path = download(tab, tmp_path)
+    assert path.name == "loop_mask.dcm"
+    answer = expected(predictor, STACK[0], "echo", points=[[(30, 20)]], labels=[[1]])
+    assert answer.masks.any()
+    np.testing.assert_array_equal(
+        read_labels(path), [answer.label_map(), *np.zeros_like(STACK[1:])]
+    )
+    # Another adapter answers the same click.
+    before = tab.locator("#viewer path.mask").get_attribute("d")
+    tab.click("#adapter input")
+    tab.get_by_role("option", name="thyroid").click()
+    changed = "d => document.querySelector('#viewer path.mask').getAttribute('d') !== d"
+    tab.wait_for_function(changed, arg=before)
+    path = download(tab, tmp_path)
+    answer = expected(predictor, STACK[0], "thyroid", points=[[(30, 20)]], labels=[[1]])
+    np.testing.assert_array_equal(read_labels(path)[0], answer.label_map())
+    tab.close()
 
 
 @pytest.mark.slow

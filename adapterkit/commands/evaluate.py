@@ -27,7 +27,7 @@ def evaluate(
     Example: adapterkit evaluate masks experts --structures endocardium=1 wall=2 --csv metrics.csv
 
     Args:
-        predicted: a folder of label maps, or one: NIfTI, MetaImage, PNG or TIFF.
+        predicted: a folder of label maps, or one: NIfTI, MetaImage, PNG, TIFF, DICOM-SEG.
         reference: the expert's, of the same names in the same subfolders.
         structures: what the labels stand for. By default those in the references are numbered.
         binary: all labels but 0 are one structure.

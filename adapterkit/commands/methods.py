@@ -27,7 +27,7 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
     for heading in ("trained parameters", "of the base's", "adapter file"):
         table.add_column(heading, justify="right")
     options = {} if image_size is None else {"image_size": image_size}
-    for name in ("samus", "samed", "msa", "medsam"):
+    for name in ("samus", "samus_plus", "samed", "msa", "medsam"):
         trained = ak.summary(ak.inject(sam, getattr(published, name)(**options))).trained_parameters
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.safetensors"

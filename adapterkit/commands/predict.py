@@ -11,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from adapterkit.adapter_file import inspect_adapter
 from adapterkit.archive import (
     Model,
+    Outcome,
     Task,
     digest,
     find_tasks,
@@ -34,6 +35,7 @@ def predict(
     box: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="X0,Y0,X1,Y1")] = (),
     prompts: Path | None = None,
     min_score: float = 0.88,
+    min_stability: float = 0.95,
     format: Literal["nifti", "png", "dicom-seg"] = "nifti",
     ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None,
     workers: int | None = None,
@@ -48,18 +50,19 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     Args:
         paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF.
         out: the folder for the masks; subfolders are kept.
-        adapter: an adapter file. By default the base alone.
-        checkpoint: of the base. By default adapterkit's small demonstration model.
+        adapter: an adapter file; without, the base alone.
+        checkpoint: of the base; without, the small model.
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
-        prompts: a CSV or JSON file of the prompts of each image (see the README).
-        min_score: without prompts, the predicted IoU that a mask must exceed.
+        prompts: a CSV or JSON file of each image's prompts; see the README.
+        min_score: without prompts, the least predicted IoU.
+        min_stability: without prompts, a mask's least stability.
         format: of the masks.
         ray: run on a Ray cluster, by default one in this machine.
-        workers: of Ray. By default one for each GPU, or CPU.
+        workers: of Ray; without, one per GPU or CPU.
     """
     _check_options(paths, point, box, prompts, ray, workers)
-    model = Model(checkpoint, adapter, min_score)
+    model = Model(checkpoint, adapter, {"min_score": min_score, "min_stability": min_stability})
     settings = {**model.settings(), "format": format, "prompts": _made_of(point, box, prompts)}
     structures = inspect_adapter(adapter).classes if adapter else ()
     by_image = None if prompts is None else read_prompts(prompts, structures)
@@ -73,23 +76,28 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     if unknown:
         raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
     to_do = [task for task in tasks if not task.done]
-    results: Iterator[tuple[Task, str | None]] = iter(())
+    results: Iterator[tuple[Task, Outcome]] = iter(())
     if to_do:
         predictor = model.predictor()  # What does not fit is told before anything is written.
         if ray is None:
-            results = segment_files(to_do, predictor, min_score)
+            results = segment_files(to_do, predictor, model.automatic)
         else:
             del predictor
             results = segment_files_on_ray(to_do, model, *ray, workers=workers)
     prepare_folder(out, settings)
     quiet = not _errors.is_terminal
     shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
-    failed = [reason for _, reason in shown if reason is not None]
+    outcomes = [outcome for _, outcome in shown]
+    failed = [each.failure for each in outcomes if each.failure is not None]
+    empty = sum(each.failure is None and not each.found for each in outcomes)
     there = f", {len(tasks) - len(to_do)} of them from before" if len(to_do) < len(tasks) else ""
     if len(failed) < len(tasks):
         done = len(tasks) - len(failed)
         images = "1 image" if done == 1 else f"{done} images"
         console.print(f"the masks of {images} are in {out}{there}", soft_wrap=True)
+    if empty:
+        hint = "" if for_all or by_image else "; lower --min-score and --min-stability find more"
+        console.print(f"nothing was found in {empty} of them{hint}", soft_wrap=True)
     if len(tasks) == 1 and failed:
         raise ValueError(failed[0])
     for reason in failed:

@@ -1,20 +1,29 @@
 """Label maps as DICOM-SEG, which refers to the frames of the DICOM image that they lie on.
 
+Every frame of the image is there for every segment, empty or not, so that the file tells how many
+frames there are. Those of others may leave out what is empty.
+
 Needs pydicom and highdicom, which come with `adapterkit[dicom]`.
 
 Source: DICOM PS3.3, A.51 (Segmentation IOD) and C.7.6.17 (Multi-frame Dimension).
 """
 
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
 from highdicom.color import CIELabColor
-from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+    segread,
+)
 from highdicom.seg import Segmentation as DicomSegmentation
 from highdicom.spatial import get_image_coordinate_system
 from highdicom.sr import CodedConcept
@@ -25,7 +34,7 @@ from pydicom.pixels.utils import pack_bits
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from adapterkit.data.images import DataError, Spacing
+from adapterkit.data.images import DataError, Spacing, check_size, unreadable
 from adapterkit.data.palette import colour
 
 
@@ -69,7 +78,7 @@ def segmentation(
             manufacturer_model_name="adapterkit",
             software_versions=version("adapterkit"),
             device_serial_number="0",
-            omit_empty_frames=not loop,
+            omit_empty_frames=False,
             pixel_measures=_measures(source, spacing),
         )
         if not loop:
@@ -116,7 +125,7 @@ def _measures(source: Dataset, spacing: Spacing | None) -> PixelMeasuresSequence
 
 
 def _as_one_frame(source: Dataset, spacing: Spacing | None) -> Dataset:
-    frame = copy(source)
+    frame = deepcopy(source)  # A shallow copy would share its elements.
     frame.NumberOfFrames = 1
     shared = Dataset()
     # highdicom does not do without; where the spacing is not known, this is taken out again.
@@ -134,10 +143,9 @@ def _over_frames(segmented: Dataset, masks: np.ndarray) -> Dataset:
     pointer.DimensionDescriptionLabel = "Temporal Position Index"
     segmented.DimensionIndexSequence.append(pointer)
     patterns = segmented.PerFrameFunctionalGroupsSequence
-    chosen = np.argwhere(masks.any(axis=(1, 2)).T).tolist()
-    chosen = chosen or [(0, 0)]  # A segmentation has a frame even where nothing was found.
+    of_segments = np.moveaxis(masks, -1, 0)
     items = []
-    for k, t in chosen:
+    for k, t in np.ndindex(of_segments.shape[:2]):
         item = deepcopy(patterns[k])
         item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = t + 1
         item.FrameContentSequence[0].TemporalPositionIndex = t + 1
@@ -145,5 +153,58 @@ def _over_frames(segmented: Dataset, masks: np.ndarray) -> Dataset:
         items.append(item)
     segmented.PerFrameFunctionalGroupsSequence = items
     segmented.NumberOfFrames = len(items)
-    segmented.PixelData = pack_bits(np.stack([masks[t, ..., k] for k, t in chosen]))
+    segmented.PixelData = pack_bits(of_segments)
     return segmented
+
+
+# Reading
+
+
+def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
+    """The label maps in a DICOM-SEG that refers to one DICOM image, by highdicom.
+
+    0 is background, k the segment of number k. Of frames after the last one that it refers to, the
+    file does not say whether there are any.
+
+    Raises:
+        DataError: the file is no DICOM-SEG, damaged or cut short, refers to several images or to
+            none, its segments overlap or are no masks but fractions, or one has a number above 255.
+    """
+    try:
+        found = segread(path)
+        sources = _sources(found)
+        images = {str(each.ReferencedSOPInstanceUID) for each in sources}
+        frames = max((int(np.max(each.get("ReferencedFrameNumber") or 0)) for each in sources),
+                     default=0)  # fmt: skip
+        shape = (frames or 1, int(found.Rows), int(found.Columns))
+    # Of what it cannot read, highdicom raises AttributeError, ValueError and others.
+    except Exception as error:
+        raise unreadable(path, "DICOM-SEG", error) from error
+    if len(images) != 1:
+        raise DataError(f"{path} refers to {len(images)} DICOM images: expected one.")
+    (image,) = images
+    check_size(shape, path)
+    options: dict[str, Any] = {"combine_segments": True, "ignore_spatial_locations": True}
+    try:
+        if frames:
+            labels = found.get_pixels_by_source_frame(image, **options)
+        else:
+            labels = found.get_pixels_by_source_instance([image], **options)
+    except Exception as error:
+        raise DataError(
+            f"{path} is no label map ({str(error).strip() or type(error).__name__}): expected "
+            "binary segments that do not overlap."
+        ) from error
+    if labels.max(initial=0) > 255:
+        raise DataError(f"{path} has a segment of number {labels.max()}: expected 1 to 255.")
+    return labels.astype(np.uint8)
+
+
+def _sources(found: Dataset) -> list[Dataset]:
+    """The references of all frames to what they were made of."""
+    return [
+        source
+        for frame in found.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence") or []
+        for source in derivation.get("SourceImageSequence") or []
+    ]

@@ -139,6 +139,12 @@ def find_images(folder: str | Path) -> list[Path]:
     return found
 
 
+def stem(name: str) -> str:
+    """A file's name without the ending of an image's: DICOM names may have dots elsewhere."""
+    found = (ending for ending in ENDINGS if name.lower().endswith(ending) and name != ending)
+    return name[: -max(map(len, found), default=0) or None]
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file is for `read_picture`: one that states no size of its pixels, nor a place.
 

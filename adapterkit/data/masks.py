@@ -57,7 +57,8 @@ def write_masks(
             f"rows, columns), as {image.path}."
         )
     count = int(labels.max(initial=0))
-    names = list(structures) or [f"structure {k + 1}" for k in range(count)]
+    # A segmentation has a segment even where nothing was found.
+    names = list(structures) or [f"structure {k + 1}" for k in range(max(count, 1))]
     if count > len(names):
         raise DataError(
             f"labels go up to {count}, but structures names {len(names)}: expected a name for each."

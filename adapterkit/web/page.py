@@ -25,6 +25,7 @@ from adapterkit.web.session import Session
 _HERE = Path(__file__).parent
 _INSIDE, _OUTSIDE = "inside (+)", "outside (−)"
 _NO_ADAPTER = "none: the base alone"
+_KINDS = {".dcm": "DICOM-SEG", ".nii.gz": "NIfTI", ".png": "PNG"}
 
 # By the browser, since a file that the server offers for download would have to lie there.
 _SAVE = """async (file) => {
@@ -133,6 +134,11 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
             caption: drawing.caption(session),
             frames: gr.Slider(maximum=max(last, 2), value=session.frame + 1, visible=last > 1),
             structures: drawing.structure_list(session),
+            ending: gr.Radio(
+                [(_KINDS[each], each) for each in session.endings],
+                value=session.ending,
+                visible=image is not None,
+            ),
         }
 
     # What the events do
@@ -173,6 +179,9 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
 
     def clear(request: gr.Request) -> dict[Any, Any]:
         return act(request, Session.clear)
+
+    def save_as(request: gr.Request, ending: str) -> dict[Any, Any]:
+        return act(request, lambda session: session.save_as(ending))
 
     def download(request: gr.Request) -> dict[str, str] | None:
         try:
@@ -236,9 +245,9 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
                     elem_id="structures",
                 )
                 add_button = gr.Button("Add a structure", size="sm", elem_id="add")
-                gr.HTML(
-                    "<h2>3. Take the masks</h2><p>As labels of the image's size: NIfTI where it "
-                    "was one or has several frames, otherwise PNG.</p>"
+                gr.HTML("<h2>3. Take the masks</h2><p>As labels of the image's size.</p>")
+                ending = gr.Radio(
+                    show_label=False, container=False, visible=False, elem_id="ending"
                 )
                 download_button = gr.Button(
                     "Download", variant="primary", size="md", elem_id="download"
@@ -254,7 +263,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
                 )
 
         shows: dict[str, Any] = {
-            "outputs": [viewer, caption, frames, structures],
+            "outputs": [viewer, caption, frames, structures, ending],
             "show_progress": "hidden",
             "api_visibility": "private",
             # In the order in which a user does things, none of which may be left out.
@@ -275,6 +284,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
         example_button.click(open_example, **slow)
         frames.input(show_frame, [frames], **newest)
         adapter.input(use, [adapter], **slow)
+        ending.input(save_as, [ending], **shows)
         viewer.mark(mark, [kind], **shows)
         structures.choose(choose, **shows)
         add_button.click(add_structure, **shows)

@@ -8,7 +8,7 @@ from threading import Lock
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.data.images import ENDINGS, ImageFile
+from adapterkit.data.images import ImageFile, stem
 from adapterkit.data.masks import write_masks
 from adapterkit.predictor import Prediction, Predictor
 
@@ -56,6 +56,7 @@ class Session:
         image: what was opened, all its frames; None before.
         frame: which of them is shown.
         structure: which one a click is about, from 0.
+        ending: of the name of the file that `save` writes; at first, of the image's own kind.
         answer: to the clicks on this frame; None without any.
     """
 
@@ -66,6 +67,7 @@ class Session:
         self.image: ImageFile | None = None
         self.frame = 0
         self.structure = 0
+        self.ending = ".nii.gz"
         self.answer: Answer | None = None
         self._count = 1
         self._named: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ class Session:
         with self._lock:
             self._set_frame(image, 0)
             self.image, self.structure, self._count = image, 0, max(1, len(self._named))
+            self.ending = self.endings[0]
             self._clicks.clear()
             self._label_maps.clear()
             self.answer = None
@@ -192,8 +195,29 @@ class Session:
                 found[frame] = labels
             return found
 
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Those of the kinds of file that can hold the masks, the image's own first."""
+        image = self.image
+        found = [".nii.gz"]
+        if image is not None and len(image.frames) == 1:
+            found.insert(image.nifti is not None, ".png")
+        if image is not None and image.dicom is not None:
+            found.insert(0, ".dcm")
+        return tuple(found)
+
+    def save_as(self, ending: str) -> None:
+        """Choose the kind of file that `save` writes.
+
+        Raises:
+            ValueError: it cannot hold the masks.
+        """
+        if ending not in self.endings:
+            raise ValueError(f"ending is {ending!r}: expected {', '.join(self.endings)}")
+        self.ending = ending
+
     def save(self, folder: Path) -> Path:
-        """Write the label maps: NIfTI where the image was one or has several frames, else PNG.
+        """Write the label maps, as `write_masks` does.
 
         Args:
             folder: exists.
@@ -202,12 +226,11 @@ class Session:
             The file, named after the image.
 
         Raises:
-            ValueError: there is no click.
+            ValueError: there is no click, or a DICOM image lacks what a DICOM-SEG must state.
             OSError: it cannot be written.
         """
         labels, image = self.label_maps(), self._opened()
-        nifti = image.nifti is not None or len(labels) > 1
-        path = folder / f"{_stem(image.path)}_mask{'.nii.gz' if nifti else '.png'}"
+        path = folder / f"{stem(image.path.name)}_mask{self.ending}"
         write_masks(path, labels, image, self.structures)
         return path
 
@@ -238,9 +261,3 @@ class Session:
         self.answer = Answer(structures, prediction)
         self._clicks[self.frame] = tuple(clicks)
         self._label_maps[self.frame] = self.answer.label_map()
-
-
-def _stem(path: Path) -> str:
-    """The file's name without the ending, of which NIfTI files have two."""
-    ending = next((each for each in ENDINGS if path.name.lower().endswith(each)), "")
-    return path.name[: len(path.name) - len(ending)]
