@@ -139,20 +139,23 @@ def attend(
 class FastLinear(nn.Linear):
     """A linear layer whose products on a CPU are oneDNN's."""
 
-    def forward(self, x: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
-        is_one_token = x.ndim == 1
-        if is_one_token or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
-            return super().forward(x)
-        return linear(x, self.weight, self.bias)
+    def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
+        is_one_token = input.ndim == 1
+        precise = input.dtype not in (torch.float32, torch.bfloat16)
+        if is_one_token or precise or input.device.type != "cpu":
+            return super().forward(input)
+        return linear(input, self.weight, self.bias)
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution, by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32."""
+    """A convolution, by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32, of
+    many channels and pixels."""
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
-        if not self._is_plain() or not _in_float32_on_cpu(x) or x[:, 0].numel() < 1024:
-            return super().forward(x)
-        output = winograd(x, self.weight)
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
+        pixels = input.shape[0] * input.shape[2:].numel()
+        if not self._is_plain() or not _in_float32_on_cpu(input) or pixels < 1024:
+            return super().forward(input)
+        output = winograd(input, self.weight)
         return output if self.bias is None else output + self.bias[:, None, None]
 
     def _is_plain(self) -> bool:

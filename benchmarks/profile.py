@@ -21,12 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapterkit.allocator import keep_freed_memory
 from adapterkit.command_line import run
 from adapterkit.reports import markdown
-from benchmarks.speed import Contestant, ceiling, expected, groups, prepared
+from benchmarks.speed import Contestant, ceilings, expected, groups, in_words, prepared
 
 KINDS = {
-    "linear layers": r"^(add)?mm$",
-    "products and softmax of attention": r"^(baddbmm|bmm)$|scaled_dot_product|softmax|InPieces",
-    "convolutions": r"conv",
+    "products: linear layers, convolutions, attention": (
+        r"^(add)?mm$|^(baddbmm_?|bmm)$|conv|scaled_dot_product"
+    ),
+    "softmax": r"softmax",
     "norms and activations": r"norm|gelu|relu|max_pool|sigmoid",
     "copies": r"^(copy_|cat|clone|index|fill_|zero_|constant_pad_nd|col2im|im2col)",
     "the optimiser": r"(?i)adam|foreach|optimizer",
@@ -45,21 +46,22 @@ class Config:
 
 def main(config: Config) -> None:
     console = Console()
-    # bf16 is another machine, so to speak, with a ceiling of its own.
     contestants = dict.fromkeys(
         each
         for group in groups()
         for each in group
-        if config.work.lower() in str(each.work).lower() and not each.bf16
+        if config.work.lower() in str(each.work).lower()
     )
     if not contestants:
         raise ValueError(f"{config.work!r}: {expected()}")
-    rate = ceiling(config.device, torch.float32)
-    console.print(f"{config.device}, {torch.get_num_threads()} threads: {rate / 1e9:,.0f} GFLOP/s")
+    rates = ceilings(config.device)
+    console.print(f"{config.device}, {torch.get_num_threads()} threads: {in_words(rates)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for contestant in contestants:
-            rows = pool.apply(profiled, (contestant, config.device))
-            console.print(table(contestant, rows, rate), highlight=False, soft_wrap=True)
+            if contestant.precision in rates:
+                rows = pool.apply(profiled, (contestant, config.device))
+                rate = rates[contestant.precision]
+                console.print(table(contestant, rows, rate), highlight=False, soft_wrap=True)
 
 
 @dataclass

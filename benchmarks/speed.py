@@ -14,11 +14,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,10 +35,11 @@ from adapterkit.command_line import check_positive, run
 from adapterkit.embeddings import cached_embeddings
 from adapterkit.files import atomic_write
 from adapterkit.losses import dice_bce_loss
-from adapterkit.reports import markdown, peak_memory
+from adapterkit.reports import markdown
 from adapterkit.run_folder import new_folder, write_text
 from adapterkit.sam import MINI
 from adapterkit.training import checkpointed_blocks
+from benchmarks.contestant import peak_bytes
 
 BASES = {"ViT-B": ak.SamConfig(), "small Sam": MINI}
 METHODS: dict[str, Callable[[Sam, int], Sam]] = {
@@ -79,13 +81,20 @@ class Contestant:
     fast: bool = False
     bf16: bool = False
     checkpointed: bool = False
+    compiled: bool = False
+    """The image encoder, by `torch.compile`."""
     from_embeddings: bool = False
     """Image embeddings are read from files; the first round, which does not count, writes them."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        return torch.bfloat16 if self.bf16 else torch.float32
 
     def __str__(self) -> str:
         options = ["fast" if self.fast else "stock"]
         options += ["bf16"] if self.bf16 else []
         options += ["checkpointed"] if self.checkpointed else []
+        options += ["compiled"] if self.compiled else []
         options += ["from embeddings"] if self.from_embeddings else []
         return ", ".join(options)
 
@@ -97,12 +106,14 @@ class Measured:
     Attributes:
         seconds: in each round.
         peak_bytes: of its process, or on the GPU of its tensors.
+        library_bytes: of these, what the process held when it had imported what it needs.
         flop: floating-point operations of one round, in matrix products and convolutions.
     """
 
     contestant: Contestant
     seconds: Sequence[float]
     peak_bytes: int
+    library_bytes: int
     flop: int
 
 
@@ -126,24 +137,19 @@ def main(config: Config) -> None:
         raise ValueError(f"--only {' '.join(map(repr, config.only))}: {expected()}")
     folder = new_folder(config.out, "speed")
     console = Console()
-    ceilings = {torch.float32: ceiling(config.device, torch.float32)}
-    # Without instructions for it, bf16 is a hundred times slower than float32.
-    small = 256
-    if ceiling(config.device, torch.bfloat16, small) > ceiling(config.device, torch.float32, small):
-        ceilings[torch.bfloat16] = ceiling(config.device, torch.bfloat16)
-    else:
+    rates = ceilings(config.device)
+    if torch.bfloat16 not in rates:
         console.print(f"bf16 is slower than float32 on this {config.device}: left out")
-        chosen = [[each for each in group if not each.bf16] for group in chosen]
+    chosen = [[each for each in group if each.precision in rates] for group in chosen]
     machine = f"{config.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    rates = ", ".join(f"{str(k)[6:]} {v / 1e9:,.0f} GFLOP/s" for k, v in ceilings.items())
-    heading = f"{machine}\nmatrix product of {CEILING_SIDE}: {rates}\n"
+    heading = f"{machine}\nmatrix product of {CEILING_SIDE}: {in_words(rates)}\n"
     console.print(heading, highlight=False, soft_wrap=True)
     results: list[list[Measured]] = []
     for group in track(chosen, "groups", console=console, transient=True):
         results.append(measure(group, config.rounds, config.device))
-        console.print(table(results[-1:], ceilings), highlight=False, soft_wrap=True)
+        console.print(table(results[-1:], rates), highlight=False, soft_wrap=True)
         # After every group, so that an interruption loses one group only.
-        write_text(folder / "table.md", f"{heading}\n{table(results, ceilings)}")
+        write_text(folder / "table.md", f"{heading}\n{table(results, rates)}")
         write_text(folder / "times.csv", times(results))
     draw_scaling(results, folder / "scaling.png")
     console.print(f"results in {folder}", soft_wrap=True)
@@ -185,6 +191,8 @@ def groups() -> Iterator[list[Contestant]]:
         Contestant(samus, fast=True),
         Contestant(samus, fast=True, bf16=True),
     ]
+    compiled = [Contestant(samus, compiled=True, fast=fast) for fast in (False, True)]
+    yield [Contestant(samus), Contestant(samus, fast=True), *compiled]
     # An epoch in which every structure is seen: one encoder pass for each, or one for each image.
     each = Work("ViT-B", "SAMUS", "training step", 256, 4)
     together = replace(each, structures=3)
@@ -217,57 +225,112 @@ def is_chosen(group: Sequence[Contestant], only: Sequence[str]) -> bool:
 
 
 def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measured]:
-    """Time the contestants in turns, each in a fresh process."""
-    context = multiprocessing.get_context("spawn")
+    """Time the contestants in turns.
+
+    Each has a process of its own for all its turns, or one for each turn where they do not fit into
+    memory side by side.
+    """
+    apart = any(is_large(each.work) for each in group)
+    turns: list[list[Turn]] = []
     with ExitStack() as stack:
-        connections: list[Connection] = []
-        for contestant in group:
-            here, there = context.Pipe()
-            process = context.Process(target=compete, args=(contestant, device, there), daemon=True)
-            process.start()
-            there.close()
-            stack.callback(process.join)
-            connections.append(stack.enter_context(here))
-
-        def turn(connection: Connection, contestant: Contestant) -> Any:
-            try:
-                connection.send("go")
-                return connection.recv()
-            except (EOFError, BrokenPipeError):
-                raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
-
-        pairs = list(zip(connections, group, strict=True))
-        flop = [turn(*pair) for pair in pairs]
-        seconds = [[turn(*pair) for pair in pairs] for _ in range(rounds)]
-        peaks = []
-        for connection in connections:
-            connection.send("stop")
-            peaks.append(connection.recv())
+        takers = [competing(each, device, apart, stack) for each in group]
+        turns = [[take() for take in takers] for _ in range(rounds)]
     return [
-        Measured(*each) for each in zip(group, zip(*seconds, strict=True), peaks, flop, strict=True)
+        Measured(
+            contestant,
+            [each.seconds for each in own],
+            max(each.peak_bytes for each in own),
+            own[0].library_bytes,
+            own[0].flop,
+        )
+        for contestant, own in zip(group, zip(*turns, strict=True), strict=True)
     ]
 
 
-def compete(contestant: Contestant, device: str, connection: Connection) -> None:
-    """A contestant's process: does its work each time it is told to, and says how long it took.
+def is_large(work: Work) -> bool:
+    """Whether a step takes so much memory that few contestants fit into 24 GiB."""
+    return (work.base, work.task) == ("ViT-B", "training step") and work.batch >= 8
 
-    The first time, which does not count, it says how many operations it took instead.
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn took; see `Measured`."""
+
+    seconds: float
+    peak_bytes: int
+    library_bytes: int
+    flop: int
+
+
+def competing(
+    contestant: Contestant, device: str, apart: bool, stack: ExitStack
+) -> Callable[[], Turn]:
+    """What takes a contestant's turns, in one process or each in its own; they end with `stack`."""
+
+    def start() -> Connection:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=compete, args=(contestant, device, there), daemon=True)
+        process.start()
+        there.close()
+        stack.callback(process.join)
+        return stack.enter_context(here)
+
+    def take(connection: Connection) -> Turn:
+        try:
+            connection.send("go")
+            return connection.recv()
+        except (EOFError, BrokenPipeError):
+            raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
+
+    def take_apart() -> Turn:
+        connection = start()
+        turn = take(connection)
+        connection.close()
+        return turn
+
+    return take_apart if apart else partial(take, start())
+
+
+def compete(contestant: Contestant, device: str, connection: Connection) -> None:
+    """A contestant's process: does its work each time it is told to, and says what it took.
+
+    Before the first time it does it once more, which does not count, and counts its operations.
     """
+    libraries = most_held(device)
     if contestant.fast:
         keep_freed_memory()
+    if not is_told(connection):
+        return
     with ExitStack() as kept:
         do = prepared(contestant, device, kept)
-        connection.recv()
-        with FlopCounterMode(display=False) as counter:
+        # Compiled code does not tell its operations.
+        counter = FlopCounterMode(display=False) if not contestant.compiled else None
+        with counter or nullcontext():
             do()
-        connection.send(counter.get_total_flops())
-        while connection.recv() == "go":
+        flop = counter.get_total_flops() if counter else 0
+        while True:
             start = time.perf_counter()
             do()
             if device == "cuda":
                 torch.cuda.synchronize()
-            connection.send(time.perf_counter() - start)
-    connection.send(peak_memory()["GPU" if device == "cuda" else "process"])
+            seconds = time.perf_counter() - start
+            connection.send(Turn(seconds, most_held(device), libraries, flop))
+            if not is_told(connection):
+                return
+
+
+def is_told(connection: Connection) -> bool:
+    """Whether there is another turn, which this waits for, or the other end is closed."""
+    try:
+        return connection.recv() == "go"
+    except EOFError:
+        return False
+
+
+def most_held(device: str) -> int:
+    """The most bytes so far: of the GPU's tensors, or of all that this process has in memory."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else peak_bytes()
 
 
 def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[], None]:
@@ -283,6 +346,8 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
         labels = torch.ones(work.batch, work.structures, 1, dtype=torch.long)
     if contestant.fast:
         ak.fast(sam)
+    if contestant.compiled:
+        sam.image_encoder.compile()
     segmenter = ak.Segmenter(sam)
     processor = "cuda" if device == "cuda" else "cpu"
     autocast = torch.autocast(processor, torch.bfloat16, enabled=contestant.bf16)
@@ -316,6 +381,20 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
     return step
 
 
+def ceilings(device: str) -> dict[torch.dtype, float]:
+    """The best rates of the precisions that are worth measuring."""
+    rates = {torch.float32: ceiling(device, torch.float32)}
+    # Without instructions for it, bf16 is a hundred times slower than float32.
+    small = 256
+    if ceiling(device, torch.bfloat16, small) > ceiling(device, torch.float32, small):
+        rates[torch.bfloat16] = ceiling(device, torch.bfloat16)
+    return rates
+
+
+def in_words(rates: dict[torch.dtype, float]) -> str:
+    return ", ".join(f"{str(key)[6:]} {rate / 1e9:,.0f} GFLOP/s" for key, rate in rates.items())
+
+
 def ceiling(device: str, dtype: torch.dtype, side: int = CEILING_SIDE) -> float:
     """The best rate of a product of square matrices, in floating-point operations a second."""
     one, other = torch.rand(2, side, side, device=device).to(dtype).unbind(0)
@@ -329,8 +408,12 @@ def ceiling(device: str, dtype: torch.dtype, side: int = CEILING_SIDE) -> float:
     return 2 * side**3 / best
 
 
-def table(results: Sequence[Sequence[Measured]], ceilings: dict[torch.dtype, float]) -> str:
-    """A row for each contestant; ratios are per image and structure, median and range."""
+def table(results: Sequence[Sequence[Measured]], rates: dict[torch.dtype, float]) -> str:
+    """A row for each contestant; ratios of time are per image and structure, median and range.
+
+    Memory is given twice: the peak of the whole process, and its ratio; then the same of what came
+    on top of the imported libraries.
+    """
     rows = []
     for group in results:
         first = group[0]
@@ -338,7 +421,8 @@ def table(results: Sequence[Sequence[Measured]], ceilings: dict[torch.dtype, flo
             work = each.contestant.work
             share = share_of_work(work) / share_of_work(first.contestant.work)
             ratios = [a / b * share for a, b in zip(first.seconds, each.seconds, strict=True)]
-            dtype = torch.bfloat16 if each.contestant.bf16 else torch.float32
+            rate = rates[each.contestant.precision]
+            own, firsts = (one.peak_bytes - one.library_bytes for one in (each, first))
             seconds = statistics.median(each.seconds)
             rows.append(
                 [
@@ -348,11 +432,14 @@ def table(results: Sequence[Sequence[Measured]], ceilings: dict[torch.dtype, flo
                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                     f"{each.peak_bytes / 2**30:.2f}",
                     f"{each.peak_bytes / first.peak_bytes:.2f}",
-                    f"{each.flop / 1e9:,.0f}",
-                    f"{each.flop / seconds / ceilings[dtype]:.0%}",
+                    f"{own / 2**30:.2f}",
+                    f"{own / firsts:.2f}",
+                    f"{each.flop / 1e9:,.0f}" if each.flop else "-",
+                    f"{each.flop / seconds / rate:.0%}" if each.flop else "-",
                 ]
             )
-    header = ["work", "how", "s", "times faster", "GiB", "ratio", "GFLOP", "of the ceiling"]
+    header = ["work", "how", "s", "times faster", "GiB", "ratio", "own GiB", "ratio", "GFLOP"]
+    header.append("of the ceiling")
     return markdown(header, rows)
 
 
@@ -363,14 +450,13 @@ def share_of_work(work: Work) -> int:
 
 def times(results: Sequence[Sequence[Measured]]) -> str:
     """Every single time, as CSV."""
-    lines = ["group,work,how,round,seconds,peak_bytes,flop"]
+    lines = ["group,work,how,round,seconds,peak_bytes,library_bytes,flop"]
     for number, group in enumerate(results, 1):
         for each in group:
             for turn, seconds in enumerate(each.seconds, 1):
                 work, how = f'"{each.contestant.work}"', f'"{each.contestant}"'
-                lines.append(
-                    f"{number},{work},{how},{turn},{seconds:.6f},{each.peak_bytes},{each.flop}"
-                )
+                counts = f"{each.peak_bytes},{each.library_bytes},{each.flop}"
+                lines.append(f"{number},{work},{how},{turn},{seconds:.6f},{counts}")
     return "\n".join(lines) + "\n"
 
 

@@ -133,6 +133,19 @@ def test_attention_is_the_same_on_every_device_and_in_small_pieces(
             torch.testing.assert_close(one, other)
 
 
+def test_in_bf16_it_is_no_less_exact_than_the_stock_forward():
+    sam = ak.inject_samus(ak.build_sam(replace(TINY, image_size=256), seed=0), SIZE)
+    faster = ak.fast(copy.deepcopy(sam))
+    image = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    errors = []
+    with torch.no_grad():
+        exact = tokens(sam, image)
+        for each in (sam, faster):
+            with torch.autocast("cpu", torch.bfloat16):
+                errors.append(((tokens(each, image) - exact).norm() / exact.norm()).item())
+    assert errors[1] < 1.5 * errors[0] < 0.05
+
+
 def test_it_keeps_little_for_the_gradient():
     config = replace(TINY, image_size=512, global_blocks=(0, 1, 2, 3))
     sam = ak.build_sam(config, seed=0).requires_grad_(False)
@@ -177,7 +190,13 @@ def test_adapters_come_and_go_under_it(sam: Sam, image: Tensor, order: str):
     torch.testing.assert_close(
         tokens(sam, image), tokens(reference, image), rtol=1e-5, atol=1e-5
     )  # fmt: skip
-    for path in ("image_encoder.blocks.2", "image_encoder.blocks.2.attn"):
+    branch = "image_encoder.adapterkit.default.added.cnn_branch"
+    for path in (
+        "image_encoder.blocks.2",
+        "image_encoder.blocks.2.attn",
+        f"{branch}.attention.2",
+        f"{branch}.convolutions.refine.0.0",
+    ):
         assert type(sam.get_submodule(path)).__name__.startswith("Fast")
     ak.eject(sam)
     assert list(sam.state_dict()) == list(expected_base)

@@ -38,7 +38,8 @@ def test_winograd_is_the_convolution(
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(*channels[::-1], 3, 3, generator=generator)
-    x.requires_grad_(), kernel.requires_grad_()
+    x.requires_grad_()
+    kernel.requires_grad_()
 
     def plain(x: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(x, kernel, padding=1)
@@ -99,9 +100,13 @@ def test_layers_take_every_precision(dtype: torch.dtype):
     x = torch.rand(2, 128, 32, 32, dtype=dtype)
     convolution, tokens = FastConv2d(128, 128, 3, padding=1).to(dtype), x.flatten(2).mT
     layer = FastLinear(128, 8).to(dtype)
-    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
-    torch.testing.assert_close(convolution(x), nn.Conv2d.forward(convolution, x), **tolerance)
-    torch.testing.assert_close(layer(tokens), nn.Linear.forward(layer, tokens), **tolerance)
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+
+    def check(found: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+    check(convolution(x), nn.Conv2d.forward(convolution, x))
+    check(layer(tokens), nn.Linear.forward(layer, tokens))
     with torch.autocast("cpu", torch.bfloat16):
         for found in (convolution(x), layer(tokens)):
             assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.bfloat16)

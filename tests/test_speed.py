@@ -49,11 +49,11 @@ def test_a_profile_has_every_kind_of_operation_of_each_way():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for way in ("stock", "fast", "fast, checkpointed"):
         assert f"| {work}, {way} |" in done.stdout
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| linear")]
-    assert len(rows) == 3
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| products")]
     seconds, flop = zip(
         *((float(row[1]), float(row[3].replace(",", ""))) for row in rows), strict=True
     )
+    assert len(rows) in (3, 4)  # With bf16, where the processor has it.
     assert min(seconds) > 0
     # Checkpointing computes the blocks of the image encoder twice.
-    assert flop[2] > flop[1] > 0
+    assert flop[-1] > flop[1] > 0
