@@ -25,10 +25,12 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from segment_anything.modeling.transformer import Attention as TwoWayAttention
 from timm.models import vision_transformer_sam as timm_sam
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adapterkit.onednn import linear
 from adapterkit.overlay import plain_class, set_class
 from adapterkit.parts.cnn_branch import CrossBranchAttention
+from adapterkit.parts.conv import ConvBlock
 from adapterkit.relative_attention import attention, relative_attention
 from adapterkit.winograd import winograd
 
@@ -199,6 +201,18 @@ class FastCrossBranchAttention(CrossBranchAttention):
         return attention(q, k, v)
 
 
+class FastConvBlock(ConvBlock):
+    """A block that keeps for its gradient what its convolution gives, and normalises that again."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
+        *convolution, norm, activation = self
+        for layer in convolution:
+            input = layer(input)
+        return checkpoint(
+            lambda x: activation(norm(x)), input, use_reentrant=False, preserve_rng_state=False
+        )
+
+
 class FastLayerNorm2d(LayerNorm2d):
     """LayerNorm over the channels of (B, C, H, W)."""
 
@@ -216,6 +230,7 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: FastConv2d,
     TwoWayAttention: FastTwoWayAttention,
     CrossBranchAttention: FastCrossBranchAttention,
+    ConvBlock: FastConvBlock,
     LayerNorm2d: FastLayerNorm2d,
 }
 
