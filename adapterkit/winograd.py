@@ -9,7 +9,6 @@ Source: Lavin and Gray 2015, arXiv 1509.09308, section 4; for what the points do
 et al. 2018, arXiv 1803.10986.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +23,39 @@ _OUT, _IN = 4, 6
 """Sides of a tile of the output, and of the input."""
 
 
+def _coefficients(roots: Float[Tensor, "n"]) -> Float[Tensor, "n+1"]:
+    """Of the polynomial with these roots, the constant one first."""
+    found = torch.ones(1, dtype=roots.dtype)
+    for root in roots:
+        found = F.pad(found, (1, 0)) - root * F.pad(found, (0, 1))
+    return found
+
+
+def _matrices() -> tuple[Float[Tensor, "36 36"], Float[Tensor, "36 9"], Float[Tensor, "16 36"]]:
+    """What takes 6 x 6 pixels, and what takes a kernel, to their values; and from the products of
+    these to 4 x 4 pixels."""
+    points = torch.tensor(_POINTS, dtype=torch.float64)
+    of_input = torch.zeros(_IN, _IN, dtype=torch.float64)
+    of_kernel = torch.zeros(_IN, 3, dtype=torch.float64)
+    of_output = torch.zeros(_OUT, _IN, dtype=torch.float64)
+    for i, point in enumerate(points):
+        others = torch.cat((points[:i], points[i + 1 :]))
+        of_input[i, :-1] = _coefficients(others)
+        of_kernel[i] = point ** torch.arange(3) / (point - others).prod()
+        of_output[:, i] = point ** torch.arange(_OUT)
+    of_input[-1], of_kernel[-1, -1], of_output[-1, -1] = _coefficients(points), 1, 1
+    # Values of input and kernel of one size, by exact powers of two.
+    ratio = of_kernel.norm(dim=1) / of_input.norm(dim=1)
+    scale = 2 ** (ratio.log2() / 2).round()[:, None]
+    both = of_input * scale, of_kernel / scale, of_output
+    by_input, by_kernel, by_output = (torch.kron(each, each).float() for each in both)
+    return by_input, by_kernel, by_output
+
+
+with torch.device("cpu"):  # Whatever the default is.
+    _BY_INPUT, _BY_KERNEL, _BY_OUTPUT = _matrices()
+
+
 def winograd(
     x: Float[Tensor, "b c h w"], kernel: Float[Tensor, "d c 3 3"]
 ) -> Float[Tensor, "b d h w"]:
@@ -36,11 +68,10 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, kernel)
         ctx.shape = x.shape
-        *_, by_output = _matrices(x.dtype)
         batch, _, height, width = x.shape
         down, right = _tiles(height), _tiles(width)
         product = torch.bmm(_of_input(x), _of_kernel(kernel).mT)
-        tiles = (by_output @ product.flatten(1)).view(_OUT, _OUT, batch, down, right, -1)
+        tiles = (_BY_OUTPUT @ product.flatten(1)).view(_OUT, _OUT, batch, down, right, -1)
         image = tiles.permute(2, 3, 0, 4, 1, 5).reshape(batch, _OUT * down, _OUT * right, -1)
         return image[:, :height, :width].permute(0, 3, 1, 2)
 
@@ -60,35 +91,31 @@ class _Winograd(torch.autograd.Function):
 
 
 def _of_input(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "36 tiles c"]:
-    by_input, *_ = _matrices(x.dtype)
     channels, height, width = x.shape[1:]
     below, right = _OUT * _tiles(height) - height, _OUT * _tiles(width) - width
     image = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + below))
     tiles = image.unfold(1, _IN, _OUT).unfold(2, _IN, _OUT).permute(4, 5, 0, 1, 2, 3)
-    return (by_input @ tiles.reshape(_IN**2, -1)).view(_IN**2, -1, channels)
+    return (_BY_INPUT @ tiles.reshape(_IN**2, -1)).view(_IN**2, -1, channels)
 
 
 def _of_kernel(kernel: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "36 d c"]:
-    _, by_kernel, _ = _matrices(kernel.dtype)
-    return (by_kernel @ kernel.reshape(-1, 9).mT).view(_IN**2, *kernel.shape[:2])
+    return (_BY_KERNEL @ kernel.reshape(-1, 9).mT).view(_IN**2, *kernel.shape[:2])
 
 
 def _of_gradient(gradient: Float[Tensor, "b d h w"]) -> Float[Tensor, "36 tiles d"]:
-    *_, by_output = _matrices(gradient.dtype)
     batch, channels, height, width = gradient.shape
     down, right = _tiles(height), _tiles(width)
     padding = (0, 0, 0, _OUT * right - width, 0, _OUT * down - height)
     image = F.pad(gradient.permute(0, 2, 3, 1), padding)
     tiles = image.view(batch, down, _OUT, right, _OUT, channels).permute(2, 4, 0, 1, 3, 5)
-    return (by_output.mT @ tiles.reshape(_OUT**2, -1)).view(_IN**2, -1, channels)
+    return (_BY_OUTPUT.mT @ tiles.reshape(_OUT**2, -1)).view(_IN**2, -1, channels)
 
 
 def _to_input(
     to_values: Float[Tensor, "36 tiles c"], batch: int, channels: int, height: int, width: int
 ) -> Float[Tensor, "b c h w"]:
-    by_input, *_ = _matrices(to_values.dtype)
     down, right = _tiles(height), _tiles(width)
-    tiles = (by_input.mT @ to_values.flatten(1)).view(_IN, _IN, batch, down, right, channels)
+    tiles = (_BY_INPUT.mT @ to_values.flatten(1)).view(_IN, _IN, batch, down, right, channels)
     tiles = tiles.permute(2, 3, 0, 4, 1, 5)
     # Neighbours overlap: the last pixels of a tile are the first of the next.
     over = _IN - _OUT
@@ -102,42 +129,9 @@ def _to_input(
 
 
 def _to_kernel(to_values: Float[Tensor, "36 d c"]) -> Float[Tensor, "d c 3 3"]:
-    _, by_kernel, _ = _matrices(to_values.dtype)
-    return (by_kernel.mT @ to_values.flatten(1)).mT.reshape(*to_values.shape[1:], 3, 3)
+    return (_BY_KERNEL.mT @ to_values.flatten(1)).mT.reshape(*to_values.shape[1:], 3, 3)
 
 
 def _tiles(length: int) -> int:
     """Along a side of the image."""
     return -(-length // _OUT)
-
-
-@cache
-def _matrices(
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "36 36"], Float[Tensor, "36 9"], Float[Tensor, "16 36"]]:
-    """What takes 6 x 6 pixels, and what takes a kernel, to their values; and from the products of
-    these to 4 x 4 pixels."""
-    points = torch.tensor(_POINTS, dtype=torch.float64)
-    of_input = torch.zeros(_IN, _IN, dtype=torch.float64)
-    of_kernel = torch.zeros(_IN, 3, dtype=torch.float64)
-    of_output = torch.zeros(_OUT, _IN, dtype=torch.float64)
-    for i, point in enumerate(points):
-        others = torch.cat((points[:i], points[i + 1 :]))
-        of_input[i, :-1] = _coefficients(others)
-        of_kernel[i] = point ** torch.arange(3) / (point - others).prod()
-        of_output[:, i] = point ** torch.arange(_OUT)
-    of_input[-1], of_kernel[-1, -1], of_output[-1, -1] = _coefficients(points), 1, 1
-    # Values of input and kernel of one size, by exact powers of two.
-    ratio = of_kernel.norm(dim=1) / of_input.norm(dim=1)
-    scale = 2 ** (ratio.log2() / 2).round()[:, None]
-    both = of_input * scale, of_kernel / scale, of_output
-    by_input, by_kernel, by_output = (torch.kron(each, each).to(dtype) for each in both)
-    return by_input, by_kernel, by_output
-
-
-def _coefficients(roots: Float[Tensor, "n"]) -> Float[Tensor, "n+1"]:
-    """Of the polynomial with these roots, the constant one first."""
-    found = torch.ones(1, dtype=roots.dtype)
-    for root in roots:
-        found = F.pad(found, (1, 0)) - root * F.pad(found, (0, 1))
-    return found

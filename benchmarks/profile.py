@@ -50,7 +50,7 @@ def main(config: Config) -> None:
         each
         for group in groups()
         for each in group
-        if config.work.lower() in str(each.work).lower()
+        if config.work.lower() in str(each.work).lower() and not each.compiled
     )
     if not contestants:
         raise ValueError(f"{config.work!r}: {expected()}")
