@@ -139,34 +139,36 @@ def attend(
 
 
 class FastLinear(nn.Linear):
-    """A linear layer whose products on a CPU are oneDNN's."""
+    """A linear layer whose products on a CPU are oneDNN's, where PyTorch would take MKL's."""
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
         is_one_token = input.ndim == 1
-        precise = input.dtype not in (torch.float32, torch.bfloat16)
-        if is_one_token or precise or input.device.type != "cpu":
+        has_kernels = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+        if is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
             return super().forward(input)
         return linear(input, self.weight, self.bias)
 
 
+_HAS_BOTH_LIBRARIES = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+
+
 class FastConv2d(nn.Conv2d):
     """A convolution, by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32, of
-    many channels and pixels."""
+    so many channels and pixels that it saves more than it takes to transform them."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
+        channels = min(self.in_channels, self.out_channels)
         pixels = input.shape[0] * input.shape[2:].numel()
-        if not self._is_plain() or not _in_float32_on_cpu(input) or pixels < 1024:
+        saves = channels >= 128 and pixels >= 1024 and _in_float32_on_cpu(input)
+        if not saves or not self._keeps_the_size():
             return super().forward(input)
         output = winograd(input, self.weight)
         return output if self.bias is None else output + self.bias[:, None, None]
 
-    def _is_plain(self) -> bool:
+    def _keeps_the_size(self) -> bool:
+        """Whether it is a plain one of 3 x 3 with a border of zeros."""
         setting = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        return (
-            setting == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-            and self.padding_mode == "zeros"
-            and min(self.in_channels, self.out_channels) >= 128
-        )
+        return setting == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.padding_mode == "zeros"
 
 
 def _in_float32_on_cpu(x: Tensor) -> bool:
