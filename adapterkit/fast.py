@@ -15,6 +15,7 @@ Parameters, their names, hooks and adapters stay as they are, on a model with or
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from segment_anything.modeling.transformer import Attention as TwoWayAttention
 from timm.models import vision_transformer_sam as timm_sam
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from adapterkit.onednn import linear
@@ -204,15 +206,62 @@ class FastCrossBranchAttention(CrossBranchAttention):
 
 
 class FastConvBlock(ConvBlock):
-    """A block that keeps for its gradient what its convolution gives, and normalises that again."""
+    """A block that keeps for its gradient what its convolution gives, and normalises that again.
+
+    Of an image, which takes no time to convolve, it keeps the image.
+    """
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
-        *convolution, norm, activation = self
-        for layer in convolution:
-            input = layer(input)
+        layers = list(self)
+        once = 0 if input.shape[1] <= 3 else len(layers) - 2
         return checkpoint(
-            lambda x: activation(norm(x)), input, use_reentrant=False, preserve_rng_state=False
+            _through,
+            layers[once:],
+            _through(layers[:once], input),
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
+
+
+def _through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+class FastMaxPool2d(nn.MaxPool2d):
+    """Pooling that keeps for its gradient where the largest were, and not what they were among."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Any:
+        if self.return_indices or not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return _MaxPool.apply(input, *settings)
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *settings: Any) -> Tensor:
+        output, places = F.max_pool2d_with_indices(x, *settings)
+        ctx.save_for_backward(places.int())
+        ctx.settings, ctx.shape = settings, x.shape
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (gradient,) = grad_outputs
+        (places,) = ctx.saved_tensors
+        # The gradient depends on the input's shape alone; its layout is that of the places.
+        is_channels_last = places.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_channels_last else torch.contiguous_format
+        x = torch.empty_like(gradient.new_empty(()).expand(ctx.shape), memory_format=layout)
+        to_x = torch.ops.aten.max_pool2d_with_indices_backward(
+            gradient, x, *ctx.settings, places.long()
+        )
+        return to_x, *(None for _ in ctx.settings)
 
 
 class FastLayerNorm2d(LayerNorm2d):
@@ -233,6 +282,7 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     TwoWayAttention: FastTwoWayAttention,
     CrossBranchAttention: FastCrossBranchAttention,
     ConvBlock: FastConvBlock,
+    nn.MaxPool2d: FastMaxPool2d,
     LayerNorm2d: FastLayerNorm2d,
 }
 

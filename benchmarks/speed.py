@@ -14,12 +14,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -225,25 +226,26 @@ def is_chosen(group: Sequence[Contestant], only: Sequence[str]) -> bool:
 
 
 def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measured]:
-    """Time the contestants in turns.
+    """Time the contestants in turns, and count what they compute.
 
     Each has a process of its own for all its turns, or one for each turn where they do not fit into
     memory side by side.
     """
     apart = any(is_large(each.work) for each in group)
-    turns: list[list[Turn]] = []
     with ExitStack() as stack:
-        takers = [competing(each, device, apart, stack) for each in group]
-        turns = [[take() for take in takers] for _ in range(rounds)]
+        asks = [competing(each, device, apart, stack) for each in group]
+        turns: list[list[Turn]] = [[ask("turn") for ask in asks] for _ in range(rounds)]
+        # After the turns, whose peaks do not have what counting keeps.
+        flops: list[int] = [ask("count") for ask in asks]
     return [
         Measured(
             contestant,
             [each.seconds for each in own],
             max(each.peak_bytes for each in own),
             own[0].library_bytes,
-            own[0].flop,
+            flop,
         )
-        for contestant, own in zip(group, zip(*turns, strict=True), strict=True)
+        for contestant, own, flop in zip(group, zip(*turns, strict=True), flops, strict=True)
     ]
 
 
@@ -259,13 +261,18 @@ class Turn:
     seconds: float
     peak_bytes: int
     library_bytes: int
-    flop: int
+
+
+Order = Literal["turn", "count"]
 
 
 def competing(
     contestant: Contestant, device: str, apart: bool, stack: ExitStack
-) -> Callable[[], Turn]:
-    """What takes a contestant's turns, in one process or each in its own; they end with `stack`."""
+) -> Callable[[Order], Any]:
+    """What has a contestant take a turn, a `Turn`, or count its operations, an integer.
+
+    It does so in one process, or each time in another; they end with `stack`.
+    """
 
     def start() -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -276,56 +283,67 @@ def competing(
         stack.callback(process.join)
         return stack.enter_context(here)
 
-    def take(connection: Connection) -> Turn:
+    def ask(connection: Connection, order: Order) -> Any:
         try:
-            connection.send("go")
+            connection.send(order)
             return connection.recv()
         except (EOFError, BrokenPipeError):
             raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
 
-    def take_apart() -> Turn:
+    def ask_apart(order: Order) -> Any:
         connection = start()
-        turn = take(connection)
+        answer = ask(connection, order)
         connection.close()
-        return turn
+        return answer
 
-    return take_apart if apart else partial(take, start())
+    return ask_apart if apart else partial(ask, start())
 
 
 def compete(contestant: Contestant, device: str, connection: Connection) -> None:
-    """A contestant's process: does its work each time it is told to, and says what it took.
+    """A contestant's process: answers orders until the other end is closed.
 
-    Before the first time it does it once more, which does not count, and counts its operations.
+    Before its first turn it does its work once, which does not count.
     """
     libraries = most_held(device)
     if contestant.fast:
         keep_freed_memory()
-    if not is_told(connection):
+    received = orders(connection)
+    order = next(received, None)
+    if order is None:
         return
     with ExitStack() as kept:
         do = prepared(contestant, device, kept)
-        # Compiled code does not tell its operations.
-        counter = FlopCounterMode(display=False) if not contestant.compiled else None
-        with counter or nullcontext():
+        if order == "turn":
             do()
-        flop = counter.get_total_flops() if counter else 0
-        while True:
-            start = time.perf_counter()
-            do()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - start
-            connection.send(Turn(seconds, most_held(device), libraries, flop))
-            if not is_told(connection):
-                return
+        for each in chain([order], received):
+            if each == "turn":
+                connection.send(Turn(timed(do, device), most_held(device), libraries))
+            else:
+                connection.send(0 if contestant.compiled else counted(do))
 
 
-def is_told(connection: Connection) -> bool:
-    """Whether there is another turn, which this waits for, or the other end is closed."""
-    try:
-        return connection.recv() == "go"
-    except EOFError:
-        return False
+def orders(connection: Connection) -> Iterator[Order]:
+    while True:
+        try:
+            yield connection.recv()
+        except EOFError:
+            return
+
+
+def timed(do: Callable[[], None], device: str) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    do()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def counted(do: Callable[[], None]) -> int:
+    """Operations that it takes. Compiled code does not tell them."""
+    with FlopCounterMode(display=False) as counter:
+        do()
+    return counter.get_total_flops()
 
 
 def most_held(device: str) -> int:

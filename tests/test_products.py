@@ -1,4 +1,5 @@
-"""Convolutions by Winograd's algorithm and linear layers by oneDNN equal PyTorch's own."""
+"""The fast layers, convolutions by Winograd's algorithm and linear layers by oneDNN among them,
+equal PyTorch's own."""
 
 from collections.abc import Callable
 
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from adapterkit.fast import FastConv2d, FastLinear
+from adapterkit.fast import FastConv2d, FastConvBlock, FastLinear, FastMaxPool2d
 from adapterkit.onednn import linear
+from adapterkit.parts.conv import ConvBlock
 from adapterkit.winograd import winograd
 
 
@@ -123,3 +125,67 @@ def test_gradients_under_autocast_are_of_the_parameters_precision():
     assert {layer.weight.grad.dtype, x.grad.dtype} == {torch.float32}
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1), rtol=0.02, atol=0.02)
     torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(8, -1), rtol=0.02, atol=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel_size=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+    ceil_mode=st.booleans(),
+    channels_last=st.booleans(),
+)
+def test_pooling_is_pytorchs_of_every_setting(
+    kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool, channels_last: bool
+):
+    padding = min(padding, kernel_size // 2)
+    setting = (kernel_size, stride, padding, dilation, False, ceil_mode)
+    x = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    found = results(FastMaxPool2d(*setting), x.requires_grad_())
+    assert all(map(torch.equal, found, results(nn.MaxPool2d(*setting), x)))
+
+
+def test_pooling_keeps_only_where_the_largest_are():
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        FastMaxPool2d(2)(torch.rand(1, 4, 8, 8, requires_grad=True))
+    assert [(each.shape, each.dtype) for each in kept] == [((1, 4, 4, 4), torch.int32)]
+
+
+def test_pooling_still_says_where_the_largest_are():
+    x = torch.rand(1, 4, 8, 8, requires_grad=True)
+    found = FastMaxPool2d(2, return_indices=True)(x)
+    assert all(map(torch.equal, found, nn.MaxPool2d(2, return_indices=True)(x)))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_convolution_block_is_the_plain_one(channels: int, pool: bool):
+    plain, faster = ConvBlock(channels, 64, pool), FastConvBlock(channels, 64, pool)
+    faster.load_state_dict(plain.state_dict())
+    x = torch.randn(2, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    outputs = [block(x) for block in (plain, faster)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for one, other in zip(plain.parameters(), faster.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "maps"), [(3, 0), (8, 1)])
+def test_a_convolution_block_keeps_its_input_and_no_map_of_an_image(channels: int, maps: int):
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    block, x = FastConvBlock(channels, 64), torch.rand(2, channels, 16, 16)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        block(x)
+    for each in block.parameters():
+        kept.pop(each.data_ptr(), None)
+    assert sum(kept.values()) == x.numel() + maps * 2 * 64 * 16 * 16

@@ -1,11 +1,14 @@
 """The benchmark of speed, on the smallest work that it has, as a user runs it."""
 
 import csv
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks import speed
 
 
 def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
@@ -29,6 +32,22 @@ def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
     assert table.splitlines()[-1] in done.stdout
     assert "1.00 (1.00 to 1.00)" in table
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_large_work_has_a_process_for_each_turn(monkeypatch: pytest.MonkeyPatch):
+    contestant = speed.Contestant(speed.Work("small Sam", "SAM", "embedding", 128, 1), fast=True)
+    monkeypatch.setattr(speed, "is_large", lambda work: True)
+    started: list[int] = []
+    start = multiprocessing.get_context("spawn").Process.start
+    monkeypatch.setattr(
+        "multiprocessing.context.SpawnProcess.start",
+        lambda process: start(process) or started.append(process.pid),
+    )
+    (measured,) = speed.measure([contestant], rounds=2, device="cpu")
+    assert len(set(started)) == 3  # The last counts.
+    assert len(measured.seconds) == 2
+    assert measured.flop > 1e8
+    assert measured.peak_bytes > measured.library_bytes > 2**20
 
 
 @pytest.mark.parametrize(
