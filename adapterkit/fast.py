@@ -257,7 +257,8 @@ class _MaxPool(torch.autograd.Function):
         # The gradient depends on the input's shape alone; its layout is that of the places.
         is_channels_last = places.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if is_channels_last else torch.contiguous_format
-        x = torch.empty_like(gradient.new_empty(()).expand(ctx.shape), memory_format=layout)
+        like = {"dtype": gradient.dtype, "device": gradient.device}
+        x = torch.empty(ctx.shape, **like, memory_format=layout)
         to_x = torch.ops.aten.max_pool2d_with_indices_backward(
             gradient, x, *ctx.settings, places.long()
         )
