@@ -207,7 +207,7 @@ def _check_base(header: AdapterHeader, model: nn.Module, path: str | Path) -> No
         return AdapterFileError(
             f"{path} was trained on another base: {tensor} is {found or 'absent'} in this model "
             f"and {expected or 'absent'} in its base (shape:checksum). Load the adapter onto the "
-            "base it was trained on, or pass check_base=False if you mean to mix them"
+            "base it was trained on, or give load_adapter check_base=False if you mean to mix them"
         )
 
     family = view(model).family

@@ -140,13 +140,18 @@ def attend(
     return attention.proj(relative_attention(qkv, filling, of_rows, of_columns, num_heads))
 
 
+_LITTLE = 2**27
+"""Multiplications that PyTorch's own layer starts and ends sooner than a faster one."""
+
+
 class FastLinear(nn.Linear):
-    """A linear layer whose products on a CPU are oneDNN's, where PyTorch would take MKL's."""
+    """A linear layer whose large products on a CPU are oneDNN's, where PyTorch would take MKL's."""
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
+        is_little = input.numel() * self.out_features < _LITTLE
         is_one_token = input.ndim == 1
         has_kernels = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
-        if is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
+        if is_little or is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
             return super().forward(input)
         return linear(input, self.weight, self.bias)
 

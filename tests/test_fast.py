@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,12 @@ METHODS: dict[str, Callable[[Sam], Sam]] = {
     "MSA": lambda sam: ak.inject_msa(sam, SIZE),
     "MedSAM": lambda sam: ak.inject_medsam(sam, SIZE),
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_little(monkeypatch: pytest.MonkeyPatch):
+    """Small layers, too, take the way of large ones."""
+    monkeypatch.setattr(sys.modules["adapterkit.fast"], "_LITTLE", 0)
 
 
 def tokens(model: nn.Module, image: Tensor) -> Tensor:

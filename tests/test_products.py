@@ -1,6 +1,7 @@
 """The fast layers, convolutions by Winograd's algorithm and linear layers by oneDNN among them,
 equal PyTorch's own."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,12 @@ from adapterkit.fast import FastConv2d, FastConvBlock, FastLinear, FastMaxPool2d
 from adapterkit.onednn import linear
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.winograd import winograd
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_little(monkeypatch: pytest.MonkeyPatch):
+    """Small layers, too, take the way of large ones."""
+    monkeypatch.setattr(sys.modules["adapterkit.fast"], "_LITTLE", 0)
 
 
 def results(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
