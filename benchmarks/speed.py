@@ -492,9 +492,13 @@ def draw_scaling(results: Sequence[Sequence[Measured]], path: Path) -> None:
             if (work.base, work.method, work.task, work.batch) == ("ViT-B", "SAM", "embedding", 1):
                 line = lines.setdefault(str(each.contestant), {})
                 line[work.image_size] = statistics.median(each.seconds)
+    sides = sorted({side for line in lines.values() for side in line})
+    # Where sizes compete, not all ways do.
     for name, line in lines.items():
-        sides = sorted(line)
-        axes.loglog(sides, [line[side] for side in sides], "o-", label=name)
+        if len(line) == len(sides):
+            axes.loglog(sides, [line[side] for side in sides], "o-", label=name)
+    axes.set_xticks(sides, map(str, sides))
+    axes.set_xticks([], minor=True)
     axes.set(xlabel="side of the image (pixels)", ylabel="seconds for an embedding of SAM ViT-B")
     if lines:
         axes.legend()
