@@ -9,7 +9,8 @@ norms other forwards, which
   these. 32 x 32 tokens in windows of 14 would be 42 x 42;
 - on a CPU, multiply matrices with the faster of PyTorch's two libraries (`onednn`), and convolve
   with a quarter of the multiplications (`winograd`);
-- normalise channels in the memory layout that the convolutions give.
+- normalise channels in the memory layout that the convolutions give;
+- keep less for the gradient of convolution blocks and pooling (`max_pool`).
 
 Parameters, their names, hooks and adapters stay as they are, on a model with or without them.
 """
@@ -26,9 +27,9 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from segment_anything.modeling.transformer import Attention as TwoWayAttention
 from timm.models import vision_transformer_sam as timm_sam
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from adapterkit.max_pool import max_pool
 from adapterkit.onednn import linear
 from adapterkit.overlay import plain_class, set_class
 from adapterkit.parts.cnn_branch import CrossBranchAttention
@@ -140,18 +141,18 @@ def attend(
     return attention.proj(relative_attention(qkv, filling, of_rows, of_columns, num_heads))
 
 
-_LITTLE = 2**27
-"""Multiplications that PyTorch's own layer starts and ends sooner than a faster one."""
+_MIN_MULTIPLICATIONS = 2**27
+"""Of a linear layer; one of fewer PyTorch's own starts and ends sooner."""
 
 
 class FastLinear(nn.Linear):
     """A linear layer whose large products on a CPU are oneDNN's, where PyTorch would take MKL's."""
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
-        is_little = input.numel() * self.out_features < _LITTLE
+        is_small = input.numel() * self.out_features < _MIN_MULTIPLICATIONS
         is_one_token = input.ndim == 1
         has_kernels = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
-        if is_little or is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
+        if is_small or is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
             return super().forward(input)
         return linear(input, self.weight, self.bias)
 
@@ -241,33 +242,7 @@ class FastMaxPool2d(nn.MaxPool2d):
         if self.return_indices or not (torch.is_grad_enabled() and input.requires_grad):
             return super().forward(input)
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        return _MaxPool.apply(input, *settings)
-
-
-class _MaxPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *settings: Any) -> Tensor:
-        output, places = F.max_pool2d_with_indices(x, *settings)
-        ctx.save_for_backward(places.int())
-        ctx.settings, ctx.shape = settings, x.shape
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        (gradient,) = grad_outputs
-        (places,) = ctx.saved_tensors
-        # The gradient depends on the input's shape alone; its layout is that of the places.
-        is_channels_last = places.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_channels_last else torch.contiguous_format
-        like = {"dtype": gradient.dtype, "device": gradient.device}
-        x = torch.empty(ctx.shape, **like, memory_format=layout)
-        to_x = torch.ops.aten.max_pool2d_with_indices_backward(
-            gradient, x, *ctx.settings, places.long()
-        )
-        return to_x, *(None for _ in ctx.settings)
+        return max_pool(input, *settings)
 
 
 class FastLayerNorm2d(LayerNorm2d):

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,15 @@ def samus_reference() -> dict[str, Tensor]:
     if not path.is_file():
         pytest.skip("the published SAMUS's reference tensors are not beside the project")
     return load_file(path)
+
+
+@pytest.fixture(scope="module")
+def small_layers_are_fast() -> Iterator[None]:
+    """The fast forward takes no layer for too small to be worth it."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The package has a function of the module's name.
+        patch.setattr(sys.modules["adapterkit.fast"], "_MIN_MULTIPLICATIONS", 0)
+        yield
 
 
 @pytest.fixture

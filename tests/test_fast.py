@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,8 @@ import adapterkit as ak
 from adapterkit import relative_attention
 from tests.models import ECHO, TINY, snapshot
 
+pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
+
 SIZE = 128
 METHODS: dict[str, Callable[[Sam], Sam]] = {
     "SAM": lambda sam: sam,
@@ -29,12 +30,6 @@ METHODS: dict[str, Callable[[Sam], Sam]] = {
     "MSA": lambda sam: ak.inject_msa(sam, SIZE),
     "MedSAM": lambda sam: ak.inject_medsam(sam, SIZE),
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_little(monkeypatch: pytest.MonkeyPatch):
-    """Small layers, too, take the way of large ones."""
-    monkeypatch.setattr(sys.modules["adapterkit.fast"], "_LITTLE", 0)
 
 
 def tokens(model: nn.Module, image: Tensor) -> Tensor:

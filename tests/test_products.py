@@ -1,7 +1,6 @@
 """The fast layers, convolutions by Winograd's algorithm and linear layers by oneDNN among them,
 equal PyTorch's own."""
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -16,11 +15,7 @@ from adapterkit.onednn import linear
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.winograd import winograd
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_little(monkeypatch: pytest.MonkeyPatch):
-    """Small layers, too, take the way of large ones."""
-    monkeypatch.setattr(sys.modules["adapterkit.fast"], "_LITTLE", 0)
+pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
 
 
 def results(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

@@ -1,7 +1,5 @@
 """SAMUS as a list of parts computes what the published implementation computes."""
 
-import sys
-
 import pytest
 import torch
 from segment_anything.modeling import Sam
@@ -10,6 +8,8 @@ from torch import Tensor
 import adapterkit as ak
 from adapterkit.losses import dice_bce_loss
 from adapterkit.published import samus_names
+
+pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
 
 Reference = dict[str, Tensor]
 
@@ -32,15 +32,8 @@ def base(sam: Sam, samus_reference: Reference) -> Sam:
 
 
 @pytest.fixture(params=["stock", "fast"])
-def samus(
-    base: Sam,
-    samus_reference: Reference,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Sam:
+def samus(base: Sam, samus_reference: Reference, request: pytest.FixtureRequest) -> Sam:
     if request.param == "fast":
-        # Small layers, too, take the way of large ones.
-        monkeypatch.setattr(sys.modules["adapterkit.fast"], "_LITTLE", 0)
         ak.fast(base)
     return ak.load_published(base, published(samus_reference), method="samus")
 
