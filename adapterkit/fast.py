@@ -9,7 +9,7 @@ norms other forwards, which
   these. 32 x 32 tokens in windows of 14 would be 42 x 42;
 - on a CPU, multiply matrices with the faster of PyTorch's two libraries (`onednn`), and convolve
   with a quarter of the multiplications (`winograd`);
-- normalise channels in the memory layout that the convolutions give;
+- convolve and normalise in one memory layout, which is that of tokens, too;
 - keep less for the gradient of convolution blocks and pooling (`max_pool`).
 
 Parameters, their names, hooks and adapters stay as they are, on a model with or without them.
@@ -161,10 +161,16 @@ _HAS_BOTH_LIBRARIES = torch.backends.mkldnn.is_available() and torch.backends.mk
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution, by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32, of
-    so many channels and pixels that it saves more than it takes to transform them."""
+    """A convolution in channels-last memory: what it gives are tokens without a copy.
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d g v"]:
+    It is by Winograd's algorithm where this is faster: 3 x 3, on a CPU, in float32, of so many
+    channels and pixels that it saves more than it takes to transform them.
+    """
+
+    def forward(self, input: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b d g v"]:
+        if input.ndim == 3:
+            return super().forward(input)
+        input = input.contiguous(memory_format=torch.channels_last)
         channels = min(self.in_channels, self.out_channels)
         pixels = input.shape[0] * input.shape[2:].numel()
         saves = channels >= 128 and pixels >= 1024 and _in_float32_on_cpu(input)

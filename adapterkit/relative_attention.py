@@ -11,7 +11,7 @@ products with the tables of its own row and column, k by the indicators of its r
 Source: Li et al. 2021, MViTv2, arXiv 2112.01526, equation 4, as in `segment_anything`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +56,34 @@ def attention(
 ) -> Float[Tensor, "*heads n d"]:
     """softmax(q k^T / sqrt(d)) v.
 
-    It is PyTorch's fused attention, but for bf16 on a CPU without a gradient, where products of
-    whole matrices are faster.
+    It is PyTorch's fused attention, but for bf16 on a CPU, where products of whole matrices are
+    faster.
     """
-    records = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
-    if records or q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
-    result = q.new_empty(q.shape)
-    heads = (each.flatten(0, -3) for each in (q, k, v, result))
-    for queries, keys, values, into in _split(q.shape[-2] * k.shape[-2], *heads):
-        scores = torch.bmm(queries * q.shape[-1] ** -0.5, keys.mT)
-        torch.bmm(torch.softmax(scores, dim=-1, out=scores), values, out=into)
-    return result
+    return _OfWholeMatrices.apply(q, k, v)
+
+
+class _OfWholeMatrices(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        result = q.new_empty(q.shape)
+        for queries, keys, values, into in _heads(q, k, v, result):
+            torch.bmm(_plain_weights(queries, keys), values, out=into)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        to_q, to_k, to_v = (each.new_empty(each.shape) for each in (q, k, v))
+        with torch.autocast(q.device.type, enabled=False):
+            for *piece, a, b, c in _heads(q, k, v, *grad_outputs, to_q, to_k, to_v):
+                _write_gradients_of_products((a, b, c), piece, _plain_weights(*piece[:2]))
+        return to_q, to_k, to_v
 
 
 class _InPieces(torch.autograd.Function):
@@ -200,6 +216,12 @@ def _pieces(*windows: Float[Tensor, "n _ _ d"]) -> Iterator[tuple[Tensor, ...]]:
     return _split(queries.shape[1:3].numel() * keys.shape[1:3].numel(), *windows)
 
 
+def _heads(*tensors: Float[Tensor, "*heads _ d"]) -> Iterator[tuple[Tensor, ...]]:
+    """Queries, keys and what else has heads, a piece at once."""
+    weights = tensors[0].shape[-2] * tensors[1].shape[-2]
+    return _split(weights, *(each.flatten(0, -3) for each in tensors))
+
+
 def _split(weights: int, *heads: Float[Tensor, "n ..."]) -> Iterator[tuple[Tensor, ...]]:
     """Heads that have so many `weights` each, as many at once as make a piece."""
     return zip(*(each.split(max(1, _PIECE // weights)) for each in heads), strict=True)
@@ -216,6 +238,14 @@ def _weights(
     by_column = torch.einsum("nqpd,ptd->nqpt", q, of_columns)
     scores = _spread(by_row, by_column)
     scores.baddbmm_(q.flatten(1, 2), k.flatten(1, 2).mT, alpha=q.shape[-1] ** -0.5)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _plain_weights(
+    q: Float[Tensor, "heads n d"], k: Float[Tensor, "heads m d"]
+) -> Float[Tensor, "heads n m"]:
+    """Without relative positions."""
+    scores = torch.bmm(q * q.shape[-1] ** -0.5, k.mT)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -314,18 +344,12 @@ def _write_gradients(
     of_columns: Float[Tensor, "p t d"],
 ) -> tuple[Float[Tensor, "q s d"], Float[Tensor, "p t d"]]:
     """Into `results`, those of a piece's queries, keys and values; back come the tables'."""
-    to_q, to_k, to_v = (each.flatten(1, 2) for each in results)
     q, k, *_ = piece
-    scale = q.shape[-1] ** -0.5
-    queries, keys, values, outs = (each.flatten(1, 2) for each in piece)
-    weights = _weights(q, k, of_rows, of_columns)
-    torch.bmm(weights.mT, outs, out=to_v)
-    to_weights = outs @ values.mT
-    to_scores = torch.ops.aten._softmax_backward_data(
-        to_weights, weights, -1, q.dtype, grad_input=to_weights
+    to_scores = _write_gradients_of_products(
+        [each.flatten(1, 2) for each in results],
+        [each.flatten(1, 2) for each in piece],
+        _weights(q, k, of_rows, of_columns),
     )
-    torch.bmm(to_scores.mT, queries, out=to_k).mul_(scale)
-    torch.bmm(to_scores, keys, out=to_q).mul_(scale)
     to_rows, to_columns = (
         each.unflatten(1, q.shape[1:3]) for each in _gathered(to_scores, *k.shape[1:3])
     )
@@ -336,3 +360,23 @@ def _write_gradients(
         torch.einsum("nqps,nqpd->qsd", to_rows, q),
         torch.einsum("nqpt,nqpd->ptd", to_columns, q),
     )
+
+
+def _write_gradients_of_products(
+    results: Sequence[Float[Tensor, "heads _ d"]],
+    piece: Sequence[Float[Tensor, "heads _ d"]],
+    weights: Float[Tensor, "heads n m"],
+) -> Float[Tensor, "heads n m"]:
+    """Into `results`, those of queries, keys and values, by way of the attention weights; back
+    come the scores'."""
+    to_q, to_k, to_v = results
+    queries, keys, values, outs = piece
+    scale = queries.shape[-1] ** -0.5
+    torch.bmm(weights.mT, outs, out=to_v)
+    to_weights = outs @ values.mT
+    to_scores = torch.ops.aten._softmax_backward_data(
+        to_weights, weights, -1, weights.dtype, grad_input=to_weights
+    )
+    torch.bmm(to_scores.mT, queries, out=to_k).mul_(scale)
+    torch.bmm(to_scores, keys, out=to_q).mul_(scale)
+    return to_scores

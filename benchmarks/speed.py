@@ -362,8 +362,8 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
     config = BASES[work.base]
     if work.method == "SAM":
         config = replace(config, image_size=work.image_size)
+    sam = METHODS[work.method](ak.build_sam(config, seed=0), work.image_size).to(device)
     with torch.device(device):
-        sam = METHODS[work.method](ak.build_sam(config, seed=0), work.image_size)
         images = 255 * torch.rand(work.batch, 3, work.image_size, work.image_size)
         points = work.image_size * torch.rand(work.batch, work.structures, 1, 2)
         labels = torch.ones(work.batch, work.structures, 1, dtype=torch.long)

@@ -72,6 +72,22 @@ def test_outputs_and_gradients_are_those_of_the_stock_forward(method: str):
     assert max(differences(sam, faster).values()) < 1e-4
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_off_the_cpu_nothing_stays_behind(method: str):
+    base = ak.build_sam(replace(TINY, image_size=SIZE if method == "SAM" else 256), seed=0)
+    sam = ak.fast(METHODS[method](base))
+    with_gradients = []
+    for device in ("cpu", "meta"):  # Of meta's tensors there is no data, but the device is checked.
+        encoder = copy.deepcopy(sam).to(device).image_encoder
+        image = torch.rand(2, 3, SIZE, SIZE, device=device, requires_grad=True)
+        encoder(image).square().mean().backward()
+        assert image.grad is not None
+        assert image.grad.device.type == device
+        named = encoder.named_parameters()
+        with_gradients.append([name for name, each in named if each.grad is not None])
+    assert with_gradients[0] == with_gradients[1]
+
+
 @settings(max_examples=25, deadline=None)
 @example(grid=5, window=2, heads=1, batch=1, trained=False)  # A view of another order of axes.
 @given(

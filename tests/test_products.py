@@ -2,6 +2,7 @@
 equal PyTorch's own."""
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from adapterkit import relative_attention
 from adapterkit.fast import FastConv2d, FastConvBlock, FastLinear, FastMaxPool2d
 from adapterkit.onednn import linear
 from adapterkit.parts.conv import ConvBlock
+from adapterkit.relative_attention import attention
 from adapterkit.winograd import winograd
 
 pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
@@ -191,3 +194,56 @@ def test_a_convolution_block_keeps_its_input_and_no_map_of_an_image(channels: in
     for each in block.parameters():
         kept.pop(each.data_ptr(), None)
     assert sum(kept.values()) == x.numel() + maps * 2 * 64 * 16 * 16
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    channels=st.integers(1, 16),
+    weights_of_a_piece=st.sampled_from([1, 500, 2**22]),
+    tokens_first=st.booleans(),
+)
+def test_attention_in_bf16_is_no_less_exact_than_pytorchs(
+    heads: int, queries: int, keys: int, channels: int, weights_of_a_piece: int, tokens_first: bool
+):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(length: int) -> Tensor:
+        x = torch.randn(2, heads, length, channels, generator=generator)
+        x = x.transpose(1, 2).contiguous().transpose(1, 2) if tokens_first else x
+        return x.bfloat16().requires_grad_()
+
+    inputs = random(queries), random(keys), random(keys)
+    attend = F.scaled_dot_product_attention
+    exact = results(attend, *(each.detach().double().requires_grad_() for each in inputs))
+    with mock.patch.object(relative_attention, "_PIECE", weights_of_a_piece):
+        found = results(attention, *inputs)
+
+    def errors(of: list[Tensor]) -> list[float]:
+        return [(a - b).norm().item() for a, b in zip(of, exact, strict=True)]
+
+    sizes = [each.norm().item() for each in exact]
+    for ours, pytorchs, size in zip(
+        errors(found), errors(results(attend, *inputs)), sizes, strict=True
+    ):
+        assert ours <= 1.5 * pytorchs + 1e-2 * size
+
+
+def test_attention_in_bf16_keeps_no_weights():
+    kept: list[Tensor] = []
+    q, k, v = (torch.rand(1, 2, 64, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        attention(q, k, v)
+    assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in (q, k, v)]
+
+
+@pytest.mark.parametrize("channels", [3, 128])
+def test_what_a_convolution_gives_are_tokens(channels: int):
+    layer = FastConv2d(channels, 128, 3, padding=1)
+    x = torch.rand(2, channels, 32, 32)
+    found = layer(x)
+    assert found.permute(0, 2, 3, 1).is_contiguous()
+    torch.testing.assert_close(found, F.conv2d(x, layer.weight, layer.bias, padding=1))
+    torch.testing.assert_close(layer(x[0]), found[0])

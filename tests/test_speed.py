@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_large_work_has_a_process_for_each_turn(monkeypatch: pytest.MonkeyPatch)
     assert len(measured.seconds) == 2
     assert measured.flop > 1e8
     assert measured.peak_bytes > measured.library_bytes > 2**20
+
+
+@pytest.mark.parametrize("method", speed.METHODS)
+def test_the_work_is_where_it_is_measured(method: str):
+    work = speed.Work("small Sam", method, "embedding", 128, 1)
+    with ExitStack() as kept:
+        # Of meta's tensors there is no data, but the device is checked.
+        speed.prepared(speed.Contestant(work, fast=True), "meta", kept)()
 
 
 @pytest.mark.parametrize(
