@@ -10,14 +10,15 @@ norms other forwards, which
 - on a CPU, multiply matrices with the faster of PyTorch's two libraries (`onednn`), and convolve
   with a quarter of the multiplications (`winograd`);
 - convolve and normalise in one memory layout, which is that of tokens, too;
-- keep less for the gradient of convolution blocks and pooling (`max_pool`).
+- keep less for the gradient of convolution blocks and pooling (`max_pool`);
+- train low-rank updates by what they add to a layer's output.
 
 Parameters, their names, hooks and adapters stay as they are, on a model with or without them.
 """
 
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +32,10 @@ from torch.utils.checkpoint import checkpoint
 
 from adapterkit.max_pool import max_pool
 from adapterkit.onednn import linear
-from adapterkit.overlay import plain_class, set_class
+from adapterkit.overlay import overlays, plain_class, raw_parameter, set_class
 from adapterkit.parts.cnn_branch import CrossBranchAttention
 from adapterkit.parts.conv import ConvBlock
+from adapterkit.parts.lora import LowRankUpdate
 from adapterkit.relative_attention import attention, relative_attention
 from adapterkit.winograd import winograd
 
@@ -129,7 +131,7 @@ def attend(
     qkv = attention.qkv(x)
     filling = torch.zeros_like(qkv[0, 0, 0])
     if window_size:
-        filling = attention.qkv(torch.zeros_like(x[0, 0, 0]))
+        filling = _of_zeros(attention.qkv, x[0, 0, 0]).to(qkv.dtype)
     rows, columns = (window_size or side for side in x.shape[1:3])
     if attention.use_rel_pos:
         of_rows = get_rel_pos(rows, rows, attention.rel_pos_h)
@@ -141,20 +143,48 @@ def attend(
     return attention.proj(relative_attention(qkv, filling, of_rows, of_columns, num_heads))
 
 
+def _of_zeros(projection: Any, token: Float[Tensor, "c"]) -> Float[Tensor, "d"]:
+    """What it makes of a token of zeros: its bias, but for what is injected."""
+    has_hooks = projection._forward_hooks or projection._forward_pre_hooks
+    if plain_class(projection) is FastLinear and not has_hooks and projection.bias is not None:
+        return projection.bias
+    return projection(torch.zeros_like(token))
+
+
 _MIN_MULTIPLICATIONS = 2**27
 """Of a linear layer; one of fewer PyTorch's own starts and ends sooner."""
 
 
 class FastLinear(nn.Linear):
-    """A linear layer whose large products on a CPU are oneDNN's, where PyTorch would take MKL's."""
+    """A linear layer whose large products on a CPU are oneDNN's, where PyTorch would take MKL's.
+
+    In training, low-rank updates are of its output: a gradient of the whole weight, which is not
+    trained, takes as long as the layer itself.
+    """
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
-        is_small = input.numel() * self.out_features < _MIN_MULTIPLICATIONS
-        is_one_token = input.ndim == 1
-        has_kernels = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
-        if is_small or is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
-            return super().forward(input)
-        return linear(input, self.weight, self.bias)
+        updates = overlays(self).get("weight", ())
+        if not updates or not torch.is_grad_enabled() or not _are_low_rank(updates):
+            return _product(input, self.weight, self.bias)
+        down = torch.cat([each.a for each in updates])
+        up = torch.cat([each.of_all_rows(self.out_features) for each in updates], dim=1)
+        output = _product(input, raw_parameter(self, "weight"), self.bias)
+        return output + F.linear(F.linear(input, down), up)
+
+
+def _are_low_rank(updates: Sequence[Any]) -> TypeGuard[Sequence[LowRankUpdate]]:
+    return all(isinstance(each, LowRankUpdate) for each in updates)
+
+
+def _product(
+    input: Float[Tensor, "*tokens c"], weight: Float[Tensor, "d c"], bias: Float[Tensor, "d"] | None
+) -> Float[Tensor, "*tokens d"]:
+    is_small = input.numel() * len(weight) < _MIN_MULTIPLICATIONS
+    is_one_token = input.ndim == 1
+    has_kernels = input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+    if is_small or is_one_token or not has_kernels or not _HAS_BOTH_LIBRARIES:
+        return F.linear(input, weight, bias)
+    return linear(input, weight, bias)
 
 
 _HAS_BOTH_LIBRARIES = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()

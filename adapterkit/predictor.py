@@ -221,11 +221,17 @@ class Predictor:
             frame: of a sequence or stack, from 0; None: the only one.
 
         Raises:
-            DataError: as `read_image`, or the image has another shape, fewer than 8 x 8 pixels, or
-                values that are NaN, infinite or no numbers; the image set before stays.
+            DataError: as `read_image`, or the image is a DICOM segmentation, or has another shape,
+                fewer than 8 x 8 pixels, or values that are NaN, infinite or no numbers; the image
+                set before stays.
             ValueError: there is no such frame, or there are several and none is chosen.
         """
         image = image if isinstance(image, ImageFile) else _image_file(image, frames=False)
+        if image.dicom is not None and image.dicom.get("Modality") == "SEG":
+            raise DataError(
+                f"{image.path} is a DICOM segmentation: expected an image; give the one that it "
+                "refers to."
+            )
         count, height, width = image.frames.shape[:3]
         if frame is None and count != 1:
             raise ValueError(

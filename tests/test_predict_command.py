@@ -196,6 +196,9 @@ def test_dicom_segmentations_have_the_adapter_s_structures(
     assert done.status == 0
     written = pydicom.dcmread(tmp_path / "masks" / "1.2.840.113.dcm")
     assert [each.SegmentLabel for each in written.SegmentSequence] == ["left atrium", "wall"]
+    done = run("predict", tmp_path / "masks", *model, *POINTS, "--out", tmp_path / "of masks")
+    assert "1.2.840.113.dcm is a DICOM segmentation: expected an image" in str(done.status)
+    assert contents(tmp_path / "of masks").keys() == {SETTINGS}
 
 
 # Prompts in files

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from adapterkit import relative_attention
 from adapterkit.fast import FastConv2d, FastConvBlock, FastLinear, FastMaxPool2d
 from adapterkit.onednn import linear
+from adapterkit.overlay import set_class, set_overlay
 from adapterkit.parts.conv import ConvBlock
+from adapterkit.parts.lora import LowRankUpdate
 from adapterkit.relative_attention import attention
 from adapterkit.winograd import winograd
 
@@ -100,6 +103,31 @@ def test_a_frozen_linear_layer_keeps_no_input():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(torch.rand(100, 8, requires_grad=True))
     assert [each.shape for each in kept] == [layer.weight.shape]
+
+
+def test_low_rank_updates_are_trained_without_a_gradient_of_the_weight():
+    layer = nn.Linear(64, 192).requires_grad_(False)
+    updates = tuple(LowRankUpdate(64, rows, 2, scale=0.5) for rows in ((0, 64), (128, 192)))
+    for each in updates:
+        nn.init.normal_(each.b)
+    trained = [parameter for each in updates for parameter in each.parameters()]
+    x = torch.randn(2, 50, 64, requires_grad=True)
+    found, operations = [], []
+    for kind in (nn.Linear, FastLinear):
+        set_class(layer, kind)
+        set_overlay(layer, "weight", updates)
+        with FlopCounterMode(display=False) as counter:
+            output = layer(x)
+            output.square().sum().backward()
+        found.append([output, *(each.grad for each in (x, *trained))])
+        for each in (x, *trained):
+            each.grad = None
+        operations.append(counter.get_total_flops())
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), output)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
+    product = 2 * x.shape[:2].numel() * 64 * 192
+    assert operations[1] < 2.5 * product < operations[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

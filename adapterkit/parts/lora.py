@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -39,9 +40,13 @@ class LowRankUpdate(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        # In place, which autocast leaves alone: in bf16 a small update would be lost.
+        return weight.clone().addmm_(self.of_all_rows(len(weight)), self.a)
+
+    def of_all_rows(self, rows: int) -> Float[Tensor, "rows rank"]:
+        """scale * B, and zeros for the rows of the weight that are not updated."""
         first, end = self.rows
-        updated = weight[first:end] + self.scale * (self.b @ self.a)
-        return torch.cat((weight[:first], updated, weight[end:]))
+        return F.pad(self.scale * self.b, (0, 0, first, rows - end))
 
 
 @dataclass(frozen=True)
