@@ -164,12 +164,12 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
         updates = overlays(self).get("weight", ())
-        if not updates or not torch.is_grad_enabled() or not _are_low_rank(updates):
-            return _product(input, self.weight, self.bias)
-        down = torch.cat([each.a for each in updates])
-        up = torch.cat([each.of_all_rows(self.out_features) for each in updates], dim=1)
-        output = _product(input, raw_parameter(self, "weight"), self.bias)
-        return output + F.linear(F.linear(input, down), up)
+        if torch.is_grad_enabled() and updates and _are_low_rank(updates):
+            output = _product(input, raw_parameter(self, "weight"), self.bias)
+            down = torch.cat([each.a for each in updates])
+            up = torch.cat([each.of_all_rows(self.out_features) for each in updates], dim=1)
+            return output + F.linear(F.linear(input, down), up)
+        return _product(input, self.weight, self.bias)
 
 
 def _are_low_rank(updates: Sequence[Any]) -> TypeGuard[Sequence[LowRankUpdate]]:
