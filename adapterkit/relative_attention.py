@@ -81,8 +81,10 @@ class _OfWholeMatrices(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         to_q, to_k, to_v = (each.new_empty(each.shape) for each in (q, k, v))
         with torch.autocast(q.device.type, enabled=False):
-            for *piece, a, b, c in _heads(q, k, v, *grad_outputs, to_q, to_k, to_v):
-                _write_gradients_of_products((a, b, c), piece, _plain_weights(*piece[:2]))
+            heads = _heads(q, k, v, *grad_outputs, to_q, to_k, to_v)
+            for queries, keys, values, outs, *into in heads:
+                weights = _plain_weights(queries, keys)
+                _write_gradients_of_products(into, (queries, keys, values, outs), weights)
         return to_q, to_k, to_v
 
 
