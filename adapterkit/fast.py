@@ -158,8 +158,8 @@ _MIN_MULTIPLICATIONS = 2**27
 class FastLinear(nn.Linear):
     """A linear layer whose large products on a CPU are oneDNN's, where PyTorch would take MKL's.
 
-    In training, low-rank updates are of its output: a gradient of the whole weight, which is not
-    trained, takes as long as the layer itself.
+    In training, what low-rank updates of its weight come to is added to its output: the gradient of
+    the whole weight, which is not trained, would take as long as the layer itself.
     """
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:

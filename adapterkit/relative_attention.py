@@ -61,10 +61,10 @@ def attention(
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
-    return _OfWholeMatrices.apply(q, k, v)
+    return _PlainAttention.apply(q, k, v)
 
 
-class _OfWholeMatrices(torch.autograd.Function):
+class _PlainAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)

@@ -33,6 +33,13 @@ def results(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     return [output, *torch.autograd.grad(output, wanted, weights.to(output.dtype))]
 
 
+def kept_for_the_gradient(compute: Callable[[], Tensor]) -> list[Tensor]:
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        compute()
+    return kept
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 3),
@@ -99,9 +106,7 @@ def test_a_linear_layer_by_onednn_is_the_linear_layer(
 
 def test_a_frozen_linear_layer_keeps_no_input():
     layer = FastLinear(8, 8).requires_grad_(False)
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(torch.rand(100, 8, requires_grad=True))
+    kept = kept_for_the_gradient(lambda: layer(torch.rand(100, 8, requires_grad=True)))
     assert [each.shape for each in kept] == [layer.weight.shape]
 
 
@@ -182,9 +187,8 @@ def test_pooling_is_pytorchs_of_every_setting(
 
 
 def test_pooling_keeps_only_where_the_largest_are():
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        FastMaxPool2d(2)(torch.rand(1, 4, 8, 8, requires_grad=True))
+    x = torch.rand(1, 4, 8, 8, requires_grad=True)
+    kept = kept_for_the_gradient(lambda: FastMaxPool2d(2)(x))
     assert [(each.shape, each.dtype) for each in kept] == [((1, 4, 4, 4), torch.int32)]
 
 
@@ -210,15 +214,8 @@ def test_a_convolution_block_is_the_plain_one(channels: int, pool: bool):
 
 @pytest.mark.parametrize(("channels", "maps"), [(3, 0), (8, 1)])
 def test_a_convolution_block_keeps_its_input_and_no_map_of_an_image(channels: int, maps: int):
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel()
-        return tensor
-
     block, x = FastConvBlock(channels, 64), torch.rand(2, channels, 16, 16)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        block(x)
+    kept = {each.data_ptr(): each.numel() for each in kept_for_the_gradient(lambda: block(x))}
     for each in block.parameters():
         kept.pop(each.data_ptr(), None)
     assert sum(kept.values()) == x.numel() + maps * 2 * 64 * 16 * 16
@@ -260,10 +257,8 @@ def test_attention_in_bf16_is_no_less_exact_than_pytorchs(
 
 
 def test_attention_in_bf16_keeps_no_weights():
-    kept: list[Tensor] = []
     q, k, v = (torch.rand(1, 2, 64, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        attention(q, k, v)
+    kept = kept_for_the_gradient(lambda: attention(q, k, v))
     assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in (q, k, v)]
 
 
