@@ -4,18 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from adapterkit import methods, parts
-from adapterkit.adapter_file import (
+from adapterkit.adapters.file import (
     AdapterFileError,
     AdapterHeader,
     inspect_adapter,
     load_adapter,
     save_adapter,
 )
-from adapterkit.export import export
-from adapterkit.fast import fast, stock
-from adapterkit.inject import (
+from adapterkit.adapters.injection import (
     activate,
-    adapters,
+    adapters_of,
     disabled,
     eject,
     inject,
@@ -25,26 +23,29 @@ from adapterkit.inject import (
     inject_samus,
     remove,
 )
-from adapterkit.merge import merge
-from adapterkit.published import load_published
-from adapterkit.sam import SamConfig, build_sam, load_sam, mini_sam
-from adapterkit.segmenter import Segmenter
-from adapterkit.summary import Summary, summary
-from adapterkit.vit import view
+from adapterkit.adapters.merging import merge
+from adapterkit.adapters.overview import Summary, summary
+from adapterkit.adapters.published import load_published
+from adapterkit.encoders.views import view
+from adapterkit.inference.exporting import export
+from adapterkit.kernels.fast_forward import fast, stock
+from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.promptable.stock_sam import SamConfig, build_sam, load_sam, mini_sam
 
 if TYPE_CHECKING:
-    from adapterkit.data.images import ImageFile, find_images, read_image
-    from adapterkit.data.masks import write_masks
-    from adapterkit.predictor import Prediction, Predictor
+    from adapterkit.data.files.image_file import ImageFile
+    from adapterkit.data.files.images import find_images, read_image
+    from adapterkit.data.files.masks import write_masks
+    from adapterkit.inference.predictor import Prediction, Predictor
 
 # Imported when asked for: they read files, with libraries that the core does without.
 _WITH_FILES = {
-    "ImageFile": "adapterkit.data.images",
-    "Prediction": "adapterkit.predictor",
-    "Predictor": "adapterkit.predictor",
-    "find_images": "adapterkit.data.images",
-    "read_image": "adapterkit.data.images",
-    "write_masks": "adapterkit.data.masks",
+    "ImageFile": "adapterkit.data.files.images",
+    "Prediction": "adapterkit.inference.predictor",
+    "Predictor": "adapterkit.inference.predictor",
+    "find_images": "adapterkit.data.files.images",
+    "read_image": "adapterkit.data.files.images",
+    "write_masks": "adapterkit.data.files.masks",
 }
 
 
@@ -64,7 +65,7 @@ __all__ = [
     "Segmenter",
     "Summary",
     "activate",
-    "adapters",
+    "adapters_of",
     "build_sam",
     "disabled",
     "eject",

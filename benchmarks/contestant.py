@@ -68,7 +68,7 @@ class Torch:
         import torch
 
         import adapterkit as ak
-        from adapterkit.allocator import keep_freed_memory
+        from adapterkit.system.allocator import keep_freed_memory
 
         keep_freed_memory()
         self.torch, self.ak = torch, ak

@@ -30,13 +30,13 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
-from adapterkit.command_line import check_positive, run
-from adapterkit.data.camus import CamusDataset, find_frames
-from adapterkit.data.phantom import write_phantom
-from adapterkit.evaluation import mean_dice
-from adapterkit.reports import markdown
-from adapterkit.run_folder import new_folder, write_text
-from adapterkit.sam import save_sam
+from adapterkit.data.collections.camus import CamusDataset, find_frames
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.evaluation.tables import markdown
+from adapterkit.promptable.stock_sam import save_sam
+from adapterkit.system.command_line import check_positive, run
+from adapterkit.training.run_folder import new_folder, write_text
 from benchmarks.speed import ceiling
 from recipes import samus_camus
 

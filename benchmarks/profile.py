@@ -18,9 +18,9 @@ from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapterkit.allocator import keep_freed_memory
-from adapterkit.command_line import run
-from adapterkit.reports import markdown
+from adapterkit.evaluation.tables import markdown
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.command_line import run
 from benchmarks.speed import Contestant, ceilings, expected, groups, in_words, prepared
 
 KINDS = {

@@ -27,11 +27,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
-from adapterkit.command_line import run
-from adapterkit.data.scenes import draw_scene
-from adapterkit.files import atomic_write
-from adapterkit.prompts import boxes_around
-from adapterkit.reports import markdown
+from adapterkit.data.synthetic.scenes import draw_scene
+from adapterkit.evaluation.tables import markdown
+from adapterkit.promptable.points import boxes_around
+from adapterkit.system.command_line import run
+from adapterkit.system.files import atomic_write
 
 console = Console()
 

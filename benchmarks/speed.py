@@ -31,15 +31,15 @@ from segment_anything.modeling import Sam
 from torch.utils.flop_counter import FlopCounterMode
 
 import adapterkit as ak
-from adapterkit.allocator import keep_freed_memory
-from adapterkit.command_line import check_positive, run
-from adapterkit.embeddings import cached_embeddings
-from adapterkit.files import atomic_write
-from adapterkit.losses import dice_bce_loss
-from adapterkit.reports import markdown
-from adapterkit.run_folder import new_folder, write_text
-from adapterkit.sam import MINI
-from adapterkit.training import checkpointed_blocks
+from adapterkit.evaluation.tables import markdown
+from adapterkit.promptable.stock_sam import MINI
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.command_line import check_positive, run
+from adapterkit.system.files import atomic_write
+from adapterkit.training.embeddings import cached_embeddings
+from adapterkit.training.loop import checkpointed_blocks
+from adapterkit.training.losses import dice_bce_loss
+from adapterkit.training.run_folder import new_folder, write_text
 from benchmarks.contestant import peak_bytes
 
 BASES = {"ViT-B": ak.SamConfig(), "small Sam": MINI}

@@ -36,13 +36,14 @@ from segment_anything.modeling.transformer import Attention as DecoderAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from adapterkit.allocator import keep_freed_memory
-from adapterkit.command_line import run
-from adapterkit.data.scenes import Scene, draw_scene
-from adapterkit.prompts import boxes_around, random_points, seeded_generator
-from adapterkit.sam import MINI, build_sam, resized_sam, save_sam
-from adapterkit.segmenter import Segmenter
-from adapterkit.training_state import Progress, load_state, save_state
+from adapterkit.data.synthetic.scenes import Scene, draw_scene
+from adapterkit.promptable.points import boxes_around, random_points
+from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_sam
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.command_line import run
+from adapterkit.system.random import seeded_generator
+from adapterkit.training.state import Progress, load_state, save_state
 
 console = Console()
 

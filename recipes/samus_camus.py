@@ -18,19 +18,37 @@ from rich.console import Console
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
-from adapterkit.allocator import keep_freed_memory
-from adapterkit.command_line import check_positive, run
 from adapterkit.data.augmentation import SamusAugmentation
-from adapterkit.data.camus import STRUCTURES, CamusDataset, Frame, find_frames, read_split
-from adapterkit.data.phantom import write_phantom
+from adapterkit.data.collections.camus import (
+    STRUCTURES,
+    CamusDataset,
+    Frame,
+    find_frames,
+    read_split,
+)
 from adapterkit.data.splits import Split, split_patients
-from adapterkit.evaluation import Evaluation, evaluate
-from adapterkit.plots import segmentation_figure, training_curves
-from adapterkit.prompts import PointStrategy
-from adapterkit.reports import extreme_cases, markdown_table, peak_memory, summaries, tables
-from adapterkit.run_folder import interrupted_run, new_folder, resumable, write_json, write_text
-from adapterkit.training import Settings, log_to, make_accelerator, train
-from adapterkit.training_state import Epoch
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.evaluation.evaluation import Evaluation, evaluate
+from adapterkit.evaluation.plots import segmentation_figure, training_curves
+from adapterkit.evaluation.tables import (
+    extreme_cases,
+    markdown_table,
+    peak_memory,
+    summaries,
+    tables,
+)
+from adapterkit.promptable.points import PointStrategy
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.command_line import check_positive, run
+from adapterkit.training.loop import Settings, log_to, make_accelerator, train
+from adapterkit.training.run_folder import (
+    interrupted_run,
+    new_folder,
+    resumable,
+    write_json,
+    write_text,
+)
+from adapterkit.training.state import Epoch
 
 
 @dataclass(frozen=True)

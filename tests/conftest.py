@@ -16,9 +16,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
-from adapterkit import cli
-from adapterkit.data.camus import Frame
-from adapterkit.data.phantom import write_phantom
+from adapterkit import __main__ as cli
+from adapterkit.data.collections.camus import Frame
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.kernels import linear
 from tests.camus_files import save
 from tests.models import TINY
 
@@ -54,7 +55,7 @@ def small_layers_are_fast() -> Iterator[None]:
     """The fast forward takes no layer for too small to be worth it."""
     with pytest.MonkeyPatch.context() as patch:
         # The package has a function of the module's name.
-        patch.setattr(sys.modules["adapterkit.fast"], "_MIN_MULTIPLICATIONS", 0)
+        patch.setattr(linear, "_MIN_MULTIPLICATIONS", 0)
         yield
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapterkit.sam import SamConfig
+from adapterkit.promptable.stock_sam import SamConfig
 
 TINY = SamConfig(
     width=48,

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 import adapterkit as ak
-from adapterkit.command_line import check_free, console
-from adapterkit.sam import save_sam
+from adapterkit.promptable.stock_sam import save_sam
+from adapterkit.system.command_line import check_free, console
 
 
 def convert(

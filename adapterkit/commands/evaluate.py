@@ -6,9 +6,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from adapterkit.command_line import check_free, console
-from adapterkit.mask_pairs import evaluate_masks, find_mask_pairs
-from adapterkit.reports import markdown_table
+from adapterkit.evaluation.mask_pairs import evaluate_masks, find_mask_pairs
+from adapterkit.evaluation.tables import markdown_table
+from adapterkit.system.command_line import check_free, console
 
 
 def evaluate(

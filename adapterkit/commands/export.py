@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import adapterkit as ak
-from adapterkit.command_line import console
+from adapterkit.system.command_line import console
 
 
 def export(

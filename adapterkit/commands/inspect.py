@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tyro.conf import Positional
 
 import adapterkit as ak
-from adapterkit.command_line import console
+from adapterkit.system.command_line import console
 
 
 def inspect(file: Positional[Path]) -> None:

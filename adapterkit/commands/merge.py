@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import adapterkit as ak
-from adapterkit.command_line import check_free, console
-from adapterkit.sam import save_sam
+from adapterkit.promptable.stock_sam import save_sam
+from adapterkit.system.command_line import check_free, console
 
 
 def merge(checkpoint: Path, adapter: Path, out: Path, force: bool = False) -> None:
@@ -24,7 +24,7 @@ def merge(checkpoint: Path, adapter: Path, out: Path, force: bool = False) -> No
     check_free(out, force)
     header = ak.inspect_adapter(adapter)
     sam = ak.merge(ak.load_adapter(ak.load_sam(checkpoint), adapter))
-    rest = ak.adapters(sam)
+    rest = ak.adapters_of(sam)
     if rest is not None:
         beside = out.with_name(f"{out.stem}.adapter.safetensors")
         check_free(beside, force)

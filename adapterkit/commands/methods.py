@@ -8,7 +8,7 @@ from rich.table import Table
 
 import adapterkit as ak
 from adapterkit import methods as published
-from adapterkit.command_line import console
+from adapterkit.system.command_line import console
 
 
 def methods(checkpoint: Path | None = None, image_size: int | None = None) -> None:

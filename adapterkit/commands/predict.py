@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional, UseAppendAction, arg
 
-from adapterkit.adapter_file import inspect_adapter
-from adapterkit.archive import (
+from adapterkit.adapters.file import inspect_adapter
+from adapterkit.inference.archive import (
     Model,
     Outcome,
     Task,
@@ -19,8 +19,8 @@ from adapterkit.archive import (
     segment_files,
     segment_files_on_ray,
 )
-from adapterkit.command_line import console
-from adapterkit.prompt_files import ImagePrompts, parse_prompts, read_prompts
+from adapterkit.inference.prompt_files import ImagePrompts, parse_prompts, read_prompts
+from adapterkit.system.command_line import console
 
 _ENDINGS = {"nifti": ".nii.gz", "png": ".png", "dicom-seg": ".dcm"}
 _errors = Console(stderr=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from adapterkit.command_line import check_free, console
-from adapterkit.hub import pull_adapter
+from adapterkit.adapters.hub import pull_adapter
+from adapterkit.system.command_line import check_free, console
 
 
 def pull(

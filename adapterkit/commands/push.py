@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from adapterkit.command_line import console
-from adapterkit.hub import push_adapter
+from adapterkit.adapters.hub import push_adapter
+from adapterkit.system.command_line import console
 
 
 def push(

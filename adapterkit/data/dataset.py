@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Real, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from adapterkit.data.images import DataError, Spacing
-from adapterkit.prompts import seeded_generator
+from adapterkit.data.files.image_file import DataError, Spacing
+from adapterkit.system.random import seeded_generator
 
 
 @dataclass(frozen=True)

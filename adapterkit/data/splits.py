@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapterkit.data.images import DataError
+from adapterkit.data.files.image_file import DataError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from adapterkit.attachment import Part
+from adapterkit.attach.attachment import Part
 from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
 from adapterkit.parts.lora import LoRA, LowRankUpdate

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
+from adapterkit.attach.attachment import Attachment
+from adapterkit.encoders.views import Blocks, TokenLayout
 from adapterkit.parts.conv import ConvBlock
-from adapterkit.vit import Blocks, TokenLayout
 
 
 class ConvBranch(nn.Module):

@@ -6,8 +6,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
-from adapterkit.vit import BLOCK_SITES, ENCODER_SITES, Blocks
+from adapterkit.attach.attachment import Attachment
+from adapterkit.encoders.views import BLOCK_SITES, ENCODER_SITES, Blocks
 
 
 class Bottleneck(nn.Module):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
-from adapterkit.vit import Block, Blocks
+from adapterkit.attach.attachment import Attachment
+from adapterkit.encoders.views import Block, Blocks
 
 SLICES = ("q", "k", "v")
 """Of a fused projection's output, in order; each takes a third of its rows."""

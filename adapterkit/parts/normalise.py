@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adapterkit.attachment import Attachment
+from adapterkit.attach.attachment import Attachment
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import CONTAINER, Attachment, Namespace, Part
+from adapterkit.attach.attachment import CONTAINER, Attachment, Namespace, Part
 
 METHODS = (
     "AdaLoraConfig",

@@ -7,10 +7,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
-from adapterkit.last_result import LastResult
+from adapterkit.attach.attachment import Attachment
+from adapterkit.attach.last_result import LastResult
+from adapterkit.encoders.views import OnGrid
 from adapterkit.parts.conv import ConvBlock
-from adapterkit.vit import OnGrid
 
 
 class PooledPosition(nn.Module):

@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import Attachment
-from adapterkit.vit import Geometry, OnGrid
+from adapterkit.attach.attachment import Attachment
+from adapterkit.encoders.views import Geometry, OnGrid
 
 
 @dataclass(frozen=True)

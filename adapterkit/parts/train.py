@@ -7,9 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attachment import CONTAINER, Attachment
-from adapterkit.overlay import Override, raw_parameter
-from adapterkit.vit import Blocks
+from adapterkit.attach.attachment import CONTAINER, Attachment
+from adapterkit.attach.overlay import Override, raw_parameter
+from adapterkit.encoders.views import Blocks
 
 
 @dataclass(frozen=True)

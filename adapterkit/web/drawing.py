@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Real
 from PIL import Image
 
 from adapterkit.data.dataset import to_square
-from adapterkit.data.images import ImageFile
-from adapterkit.data.palette import colour
+from adapterkit.data.files.image_file import ImageFile
+from adapterkit.data.files.palette import colour
 from adapterkit.web.session import Answer, Click, Session
 
 _MAX_SIDE = 1600

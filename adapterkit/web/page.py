@@ -16,9 +16,10 @@ import gradio as gr
 import numpy as np
 from gradio.themes import Default
 
-from adapterkit.data.images import ImageFile, read_image
-from adapterkit.data.phantom import write_phantom
-from adapterkit.predictor import Predictor
+from adapterkit.data.files.image_file import ImageFile
+from adapterkit.data.files.images import read_image
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.inference.predictor import Predictor
 from adapterkit.web import drawing
 from adapterkit.web.session import Session
 
@@ -300,7 +301,7 @@ def page(predictor: Predictor, model: str) -> gr.Blocks:
 
 @cache
 def example() -> ImageFile:
-    """A synthetic heart of four chambers, by `adapterkit.data.phantom`."""
+    """A synthetic heart of four chambers, by `adapterkit.data.synthetic.phantom`."""
     with tempfile.TemporaryDirectory() as folder:
         patient = write_phantom(Path(folder) / "phantom", patients=1) / "database_nifti/patient0001"
         image = read_image(patient / "patient0001_4CH_ED.nii.gz")

@@ -8,9 +8,10 @@ from threading import Lock
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.data.images import ImageFile, stem
-from adapterkit.data.masks import write_masks
-from adapterkit.predictor import Prediction, Predictor
+from adapterkit.data.files.image_file import ImageFile
+from adapterkit.data.files.images import stem
+from adapterkit.data.files.masks import write_masks
+from adapterkit.inference.predictor import Prediction, Predictor
 
 MAX_STRUCTURES = 255
 """As many as a label map of bytes can hold beside the background."""

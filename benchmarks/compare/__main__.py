@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from adapterkit.command_line import check_positive, run
-from adapterkit.data.phantom import write_phantom
-from adapterkit.run_folder import write_text
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.system.command_line import check_positive, run
+from adapterkit.training.run_folder import write_text
 from benchmarks.compare import engines
 from benchmarks.compare.figures import draw_figures
 from benchmarks.compare.results import read_results, write_csv

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from safetensors import safe_open
 
-from adapterkit.data import palette
-from adapterkit.plots import draw_contour, new_figure, save_figure
+from adapterkit.data.files import palette
+from adapterkit.evaluation.plots import draw_contour, new_figure, save_figure
 from benchmarks.compare.results import SystemResults, mean_and_deviation
 from benchmarks.compare.runs import run_folder
 from benchmarks.compare.systems import SYSTEMS, Network

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
-from adapterkit.evaluation import Evaluation
-from adapterkit.files import atomic_write
+from adapterkit.evaluation.evaluation import Evaluation
+from adapterkit.system.files import atomic_write
 from benchmarks.compare.runs import run_folder
 from benchmarks.compare.setting import REPORTED_SIZE, Setting
 from benchmarks.compare.systems import SYSTEMS

@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapterkit.allocator import keep_freed_memory
-from adapterkit.data.camus import PHASES, VIEWS, CamusDataset
-from adapterkit.evaluation import evaluate, predict
-from adapterkit.files import remove_half_written, save_tensors
-from adapterkit.reports import peak_memory
-from adapterkit.run_folder import write_json, write_text
-from adapterkit.training import make_accelerator, train
-from adapterkit.training_state import Epoch
+from adapterkit.data.collections.camus import PHASES, VIEWS, CamusDataset
+from adapterkit.evaluation.evaluation import evaluate, predict
+from adapterkit.evaluation.tables import peak_memory
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.files import remove_half_written, save_tensors
+from adapterkit.training.loop import make_accelerator, train
+from adapterkit.training.run_folder import write_json, write_text
+from adapterkit.training.state import Epoch
 from benchmarks.compare.schedules import settings_of
 from benchmarks.compare.setting import data_of, read_setting
 from benchmarks.compare.systems import SYSTEMS, System

@@ -7,7 +7,7 @@ of epochs, the images and their augmentation are the comparison's, and the same 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from adapterkit.training import Settings
+from adapterkit.training.loop import Settings
 from benchmarks.compare.systems import SYSTEMS, Base, Network
 
 ScheduleName = Literal["common", "published"]

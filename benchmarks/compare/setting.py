@@ -8,9 +8,9 @@ from typing import Literal, get_args, get_type_hints
 import torch
 
 from adapterkit.data.augmentation import SamusAugmentation
-from adapterkit.data.camus import CamusDataset, find_frames
+from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.splits import Split, split_patients
-from adapterkit.run_folder import write_json
+from adapterkit.training.run_folder import write_json
 from benchmarks.compare.schedules import ScheduleName
 from benchmarks.compare.systems import Base
 

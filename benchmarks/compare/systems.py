@@ -17,11 +17,11 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit import methods
-from adapterkit.attachment import Part
-from adapterkit.files import save_tensors
+from adapterkit.attach.attachment import Part
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
-from adapterkit.prompts import PointStrategy
-from adapterkit.segmenter import Masks
+from adapterkit.promptable.points import PointStrategy
+from adapterkit.promptable.segmenter import Masks
+from adapterkit.system.files import save_tensors
 from benchmarks import models
 from benchmarks.models.unprompted import Unprompted, resize
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adapterkit.data.camus import STRUCTURES
-from adapterkit.reports import markdown
+from adapterkit.data.collections.camus import STRUCTURES
+from adapterkit.evaluation.tables import markdown
 from benchmarks.compare.results import (
     SIGNIFICANCE,
     SystemResults,

@@ -1,0 +1,65 @@
+"""Adapters of vision transformers, and what is done with them."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tyro.extras import SubcommandApp
+
+from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.command_line import one_line_errors
+
+COMMANDS = {
+    "inspect": "Show what an adapter file holds, without its base.",
+    "methods": "List the methods, and what each trains and stores on a given base.",
+    "predict": "Segment images: files, and folders with their subfolders.",
+    "evaluate": "Compare masks with masks: Dice, IoU and distances of each structure.",
+    "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",
+    "convert": "Make an adapter file of a published implementation's checkpoint.",
+    "export": "Write a model with its adapter as files that run without adapterkit.",
+    "serve": "Open a web page on which images are segmented by clicks.",
+    "push": "Put an adapter file on the Hugging Face Hub, with a model card.",
+    "pull": "Get an adapter file from the Hugging Face Hub.",
+}
+"""Each is the function of its name in `commands/`, which begins its docstring with this line."""
+
+EXTRAS = {"export": "export", "serve": "web"}
+"""Whose packages a command needs, where these are others than those of the recipes."""
+
+
+def main() -> None:
+    """Run the command line's command."""
+    app = SubcommandApp()
+    for name, summary in COMMANDS.items():
+        # Only the command that is run is imported: others may need packages that are not there.
+        if sys.argv[1:2] == [name]:
+            app.command(name=name)(command(name))
+        else:
+            app.command(name=name, help=summary)(_other)
+    keep_freed_memory()
+    with one_line_errors():
+        app.cli(prog="adapterkit", description=__doc__)
+
+
+def command(name: str) -> Callable[..., Any]:
+    """The function of a command.
+
+    Raises:
+        SystemExit: a package that it needs is not installed.
+    """
+    try:
+        return getattr(import_module(f"adapterkit.commands.{name}"), name)
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: adapterkit {name} needs the package {error.name}: install adapterkit with "
+            f'its optional packages, pip install "adapterkit[{EXTRAS.get(name, "recipes")}]"'
+        )
+
+
+def _other() -> None:
+    """Stands for a command that is not run."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Attaching adapters to a model, switching them, and taking them off again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from adapterkit import methods
+from adapterkit.attach.attachment import CONTAINER, Adapter, Part, overlaid_below_a_layer, set_twice
+from adapterkit.attach.probe import check_reached
+from adapterkit.encoders.views import ViT, view
+from adapterkit.kernels.fast_forward import keep_fast
+from adapterkit.parts import PositionAdapter, Train, as_part
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Adapters(nn.Module):
+    """The adapters of one encoder, by name, and what it takes to leave the base as it was.
+
+    Attributes:
+        active: names of the adapters that take part in the forward pass, in order of application.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: tuple[str, ...] = ()
+        self._frozen: list[tuple[nn.Module, str]] = []
+        self.register_load_state_dict_pre_hook(_keep_adapters_when_loading_a_base)
+
+    def __getitem__(self, name: str) -> Adapter:
+        adapter = self._modules.get(name)
+        if not isinstance(adapter, Adapter):
+            raise ValueError(f"no adapter is named {name!r}; there is {', '.join(self.names)}")
+        return adapter
+
+    def items(self) -> Iterator[tuple[str, Adapter]]:
+        return ((name, self[name]) for name in self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._modules)
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Make exactly these adapters take part, applied in this order.
+
+        Raises:
+            ValueError: a name is unknown or given twice, or two of the adapters set the
+                same (input size, normalisation) or change one module that peft adapts; nothing has
+                changed then.
+        """
+        wanted = [self[name] for name in names]
+        if len(set(names)) < len(names):
+            raise ValueError(f"adapters {tuple(names)}: each can be active once")
+        actions = [action for adapter in wanted for action in adapter.actions]
+        found = set_twice(actions) or overlaid_below_a_layer(actions)
+        if found:
+            raise ValueError(f"adapters {tuple(names)} cannot be stacked: {found}")
+        for name in reversed(self.active):
+            self[name].deactivate()
+        self.active = ()
+        for name, adapter in zip(names, wanted, strict=True):
+            adapter.activate()
+            self.active = (*self.active, name)
+
+    def freeze(self, model: nn.Module) -> None:
+        """Stop training every parameter of the base, and remember which were trained."""
+        own = set(self.modules())
+        for module in (each for each in model.modules() if each not in own):
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    self._frozen.append((module, name))
+
+    def unfreeze(self) -> None:
+        """Train again what was trained before `freeze`."""
+        for module, name in self._frozen:
+            parameter = module._parameters[name]
+            assert parameter is not None
+            parameter.requires_grad_(True)
+        self._frozen.clear()
+
+
+def _keep_adapters_when_loading_a_base(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    # A base checkpoint knows nothing of adapters; it must still load strictly.
+    if not any(key.startswith(prefix) for key in state_dict):
+        state_dict.update({prefix + key: value for key, value in module.state_dict().items()})
+
+
+def adapters_of(model: nn.Module) -> Adapters | None:
+    """The adapters on `model`'s encoder, or None where there are none."""
+    found = view(model).encoder._modules.get(CONTAINER)
+    return found if isinstance(found, Adapters) else None
+
+
+def inject(model: Model, parts: Sequence[Any], name: str = "default") -> Model:
+    """Attach `parts` to `model`, in place, and freeze everything else.
+
+    Afterwards `model.parameters()` that require gradients are the adapter's. Earlier adapters stay
+    loaded but inactive; `activate` switches or stacks them.
+
+    Args:
+        model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`.
+        parts: attached in order; `methods` has the published lists. A configuration of peft is a
+            part too, see `parts.Peft`.
+        name: of this adapter, unique on this model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `model` is of no family that adapterkit knows.
+        ValueError: a part does not fit this encoder or would do nothing there, or the name is
+            taken; the model is as before.
+    """
+    with deactivated(model) as base:
+        attach(base, Adapter(base, _checked(parts)), name)
+    return model
+
+
+def inject_samus(
+    model: Model, image_size: int = 256, patch_stride: int = 8, name: str = "default"
+) -> Model:
+    """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`.
+
+    Without the parts that an encoder other than SAM's has no place for: the position adapter where
+    there is no absolute position embedding, relative positions where there are none.
+    """
+    base = view(model)
+    parts = methods.samus(image_size, patch_stride)
+    if base.pos_embed is None:
+        parts = [part for part in parts if not isinstance(part, PositionAdapter)]
+    if not any(block.rel_pos for block in base.blocks):
+        parts = [part for part in parts if not isinstance(part, Train)]
+    return inject(model, parts, name)
+
+
+def inject_samed(
+    model: Model, rank: int = 4, image_size: int = 512, name: str = "default"
+) -> Model:
+    """Attach SAMed: `inject(model, methods.samed(rank, image_size), name)`.
+
+    To an image encoder alone, which has neither prompt encoder nor mask decoder, without those.
+    """
+    components = view(model).components
+    parts = [
+        part
+        for part in methods.samed(rank, image_size)
+        if not isinstance(part, Train) or part.what in components
+    ]
+    return inject(model, parts, name)
+
+
+def inject_msa(model: Model, image_size: int | None = None, name: str = "default") -> Model:
+    """Attach Medical SAM Adapter: `inject(model, methods.msa(image_size), name)`."""
+    return inject(model, methods.msa(image_size), name)
+
+
+def inject_medsam(model: Model, image_size: int | None = None, name: str = "default") -> Model:
+    """Attach MedSAM: `inject(model, methods.medsam(image_size), name)`."""
+    return inject(model, methods.medsam(image_size), name)
+
+
+def eject(model: Model) -> Model:
+    """Take every adapter off `model`: each bit, key, flag, hook and attribute is as before.
+
+    Raises:
+        ValueError: there is no adapter on it.
+    """
+    found = _adapters_or_raise(model)
+    found.activate(())
+    found.unfreeze()
+    delattr(view(model).encoder, CONTAINER)
+    return model
+
+
+def remove(model: Model, name: str) -> Model:
+    """Take one adapter off `model`; the others stay. Without any left, the model is ejected.
+
+    Raises:
+        ValueError: there is no adapter of that name.
+    """
+    found = _adapters_or_raise(model)
+    found.activate([each for each in found.active if found[name] is not found[each]])
+    delattr(found, name)
+    return model if found.names else eject(model)
+
+
+def activate(model: Model, *names: str) -> Model:
+    """Make exactly the named adapters take part in `model`'s forward, applied in this order.
+
+    Raises:
+        ValueError: a name is unknown or given twice, or the adapters cannot be stacked because two
+            of them set the same (input size, normalisation) or change one module that peft adapts;
+            the model is as before.
+    """
+    _adapters_or_raise(model).activate(names)
+    return model
+
+
+@contextmanager
+def disabled(model: Model) -> Iterator[Model]:
+    """Within the context, `model` computes what the base computes, at the base's input size.
+
+    Raises:
+        ValueError: there is no adapter on it.
+    """
+    _adapters_or_raise(model)
+    with deactivated(model):
+        yield model
+
+
+@contextmanager
+def deactivated(model: nn.Module) -> Iterator[ViT]:
+    """The view of the base: within the context, no adapter of `model` is active.
+
+    On leaving, those that were active are so again, unless others were activated meanwhile.
+    """
+    found = adapters_of(model)
+    was_active = found.active if found else ()
+    if found:
+        found.activate(())
+    try:
+        yield view(model)
+    finally:
+        if found and not found.active:
+            found.activate(was_active)
+
+
+def attach(base: ViT, adapter: Adapter, name: str) -> None:
+    """Put a built adapter on the base's encoder under `name`, active, and freeze the base.
+
+    Raises:
+        ValueError: the name is taken or is no valid name, or the encoder's forward does not reach
+            what the adapter is attached to; nothing has changed then.
+    """
+    found = adapters_of(base.encoder) or Adapters()
+    if name in found.names:
+        raise ValueError(
+            f"an adapter named {name!r} is on this model; eject it first, or give another name"
+        )
+    if not name.isidentifier() or hasattr(found, name):
+        raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
+    check_reached(base, adapter)
+    adapter.train(base.encoder.training)
+    keep_fast(base.encoder, adapter)
+    adapter.activate()
+    found.add_module(name, adapter)
+    found.active = (name,)
+    found.freeze(base.model)
+    base.encoder.add_module(CONTAINER, found)
+
+
+def base_state_dict(base: ViT) -> dict[str, Tensor]:
+    """The tensors of the base, not of its adapters, named as within a `Sam` also where the model
+    is an encoder alone."""
+    prefix = "image_encoder." if base.model is base.encoder else ""
+    state = base.model.state_dict()
+    return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
+
+
+def _checked(parts: Sequence[Any]) -> list[Part]:
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError(f"parts={parts!r}: expected a list of parts, such as methods.samus()")
+    checked = [as_part(part) for part in parts]
+    for part in checked:
+        if not hasattr(part, "attach"):
+            raise ValueError(f"parts holds {part!r}, which is not a part; see adapterkit.parts")
+    return checked
+
+
+def _adapters_or_raise(model: nn.Module) -> Adapters:
+    found = adapters_of(model)
+    if found is None:
+        raise ValueError("this model has no adapter; inject or load one first")
+    return found

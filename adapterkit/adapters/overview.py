@@ -1,0 +1,142 @@
+"""What an adapter adds to a model, as numbers and as a table."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from adapterkit.adapters.injection import CONTAINER, adapters_of, deactivated
+from adapterkit.attach.attachment import Adapter, AttachedPart
+from adapterkit.encoders.views import ViT
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One part of an adapter.
+
+    Attributes:
+        adapter: the adapter's name.
+        part: the part, with the values that are not its defaults.
+        site: where it is attached; "" for a part that changes the whole encoder.
+        blocks: in which blocks; empty for a part that no block has.
+        parameters: trained parameters that it adds.
+        bytes: of all that the adapter file holds of it.
+    """
+
+    adapter: str
+    part: str
+    site: str
+    blocks: tuple[int, ...]
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The parts of all adapters on a model; printed, a table.
+
+    Attributes:
+        parts: in order.
+        active: names of the adapters that take part in the forward pass.
+        base_parameters: of the model without adapters.
+    """
+
+    parts: tuple[PartSummary, ...]
+    active: tuple[str, ...]
+    base_parameters: int
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+    def table(self) -> Table:
+        """The summary as a rich table."""
+        total = self.trained_parameters + self.base_parameters
+        table = Table(
+            caption=f"{self.trained_parameters:,} trained of {total:,} parameters "
+            f"({self.trained_parameters / total:.1%}), {_readable(self.bytes)}",
+            show_lines=False,
+        )
+        for heading in ("adapter", "part", "site", "blocks"):
+            table.add_column(heading)
+        table.add_column("trained", justify="right")
+        table.add_column("size", justify="right")
+        for part in self.parts:
+            table.add_row(
+                part.adapter + ("" if part.adapter in self.active else " (inactive)"),
+                part.part,
+                part.site,
+                ", ".join(map(str, part.blocks)),
+                f"{part.parameters:,}" if part.parameters else "",
+                _readable(part.bytes) if part.bytes else "",
+            )
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get().rstrip()
+
+
+def summary(model: nn.Module) -> Summary:
+    """The parts on `model`, with their sites, blocks, trained parameters and bytes.
+
+    A model without adapters gives a summary without parts.
+    """
+    found = adapters_of(model)
+    with deactivated(model) as base:
+        rows = tuple(
+            _part_summary(name, adapter, each, base)
+            for name, adapter in (found.items() if found else ())
+            for each in adapter.attached
+        )
+    return Summary(
+        parts=rows,
+        active=found.active if found else (),
+        base_parameters=sum(
+            parameter.numel()
+            for key, parameter in model.named_parameters()
+            if CONTAINER not in key.split(".")
+        ),
+    )
+
+
+def _part_summary(name: str, adapter: Adapter, attached: AttachedPart, base: ViT) -> PartSummary:
+    part: Any = attached.part
+    modules = [adapter.added.get_submodule(path) for path in attached.paths]
+    site = getattr(part, "at", "")
+    has_blocks = hasattr(part, "blocks") and site not in ("tokens", "output")
+    saved = [each for module in modules for each in module.state_dict().values()]
+    parameters = [each for module in modules for each in module.parameters()]
+    return PartSummary(
+        adapter=name,
+        part=_short(part),
+        site=site,
+        blocks=tuple(b.index for b in base.select(part.blocks)) if has_blocks else (),
+        parameters=sum(each.numel() for each in parameters if each.requires_grad),
+        bytes=sum(each.numel() * each.element_size() for each in saved),
+    )
+
+
+def _short(part: Any) -> str:
+    changed = [
+        f"{each.name}={getattr(part, each.name)!r}"
+        for each in fields(part)
+        if each.name != "at" and getattr(part, each.name) != each.default
+    ]
+    return f"{type(part).__name__}({', '.join(changed)})"
+
+
+def _readable(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000  # pyright: ignore[reportAssignmentType]
+    return f"{size:.3g} GB"

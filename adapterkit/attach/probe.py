@@ -1,0 +1,131 @@
+"""Which modules of an encoder its forward calls.
+
+A hook on a module that is never called does nothing, and says nothing. Some encoders use a
+projection's weight without calling the projection (EVA02, BEiT).
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attach.attachment import Adapter, Forward, ForwardHook, ForwardPreHook
+from adapterkit.encoders.views import ViT
+
+
+def check_reached(base: ViT, adapter: Adapter) -> None:
+    """Refuse an adapter of which some part is at a module that the encoder's forward never calls.
+
+    Args:
+        base: without an active adapter.
+        adapter: built for it, and not active.
+
+    Raises:
+        ValueError: there is such a part, or the encoder's forward fails on a black image.
+    """
+    paths = {module: path for path, module in base.encoder.named_modules()}
+    sites = {
+        action.module: attached.part
+        for attached in adapter.attached
+        for action in (*attached.actions, *attached.last_actions)
+        if isinstance(action, Forward | ForwardHook | ForwardPreHook) and action.module in paths
+    }
+    if not sites:
+        return
+    missed = _never_called(base, sites)
+    if missed:
+        raise ValueError(
+            f"{sites[missed[0]]}: the forward of this {base.family} encoder never calls "
+            f"{', '.join(paths[module] for module in missed)}, so what is attached there would do "
+            "nothing. adapterkit.parts.LoRA, which lies over the weight, reaches a "
+            "query-key-value projection that is used without being called; else choose other "
+            "modules"
+        )
+
+
+def _never_called(base: ViT, modules: Collection[nn.Module]) -> list[nn.Module]:
+    try:
+        called = _called_in_a_copy_without_data(base)
+    except Exception:
+        called = set()
+    if all(module in called for module in modules):
+        return []
+    # A forward that a user has replaced may refer to the original's modules, and another may need
+    # values or hooks that the copy lacks.
+    called = _called_on_a_black_image(base)
+    return [module for module in modules if module not in called]
+
+
+def _called_in_a_copy_without_data(base: ViT) -> set[nn.Module]:
+    """Of the encoder, found with a copy that shares its structure and has neither data nor hooks.
+
+    Nothing is computed, and nothing that the forward may do to the model, its buffers or the random
+    state is done to the original, nor is a hook of the user's run.
+    """
+    memo: dict[int, object] = {}
+    for tensor in (*base.model.parameters(), *base.model.buffers()):
+        empty = tensor.detach().to("meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+    for module in base.model.modules():
+        memo |= {
+            id(value): OrderedDict()
+            for name, value in vars(module).items()
+            if name.endswith("_hooks") and isinstance(value, OrderedDict)
+        }
+    replica = copy.deepcopy(base.encoder, memo).eval()
+    with torch.device("meta"):
+        called = _called(replica, _black_image(base, torch.device("meta")))
+    originals = dict(base.encoder.named_modules())
+    return {originals[path] for path, module in replica.named_modules() if module in called}
+
+
+def _called_on_a_black_image(base: ViT) -> set[nn.Module]:
+    """Of the encoder, found by running it; its modes, buffers and the random state are restored."""
+    training = [module for module in base.encoder.modules() if module.training]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in base.encoder.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    image = _black_image(base, base.patch_projection.weight.device)
+    try:
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            return _called(base.encoder.eval(), image)
+    except Exception as error:
+        raise ValueError(
+            f"the forward of this {base.family} encoder fails on a black image of "
+            f"{base.image_size}x{base.image_size} pixels, before anything is attached: {error}"
+        ) from error
+    finally:
+        for module in training:
+            module.training = True
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer
+            buffer.data.copy_(value)
+
+
+def _black_image(base: ViT, device: torch.device) -> Float[Tensor, "1 channels size size"]:
+    first = next(each for each in base.patch_embed.modules() if isinstance(each, nn.Conv2d))
+    size = (1, first.in_channels, base.image_size, base.image_size)
+    return torch.zeros(size, dtype=first.weight.dtype, device=device)
+
+
+@torch.no_grad()
+def _called(encoder: nn.Module, image: Tensor) -> set[nn.Module]:
+    """The modules that the encoder's forward of the image calls."""
+    called: set[nn.Module] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, args: called.add(module))
+        for module in encoder.modules()
+    ]
+    try:
+        encoder(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called

@@ -1,0 +1,98 @@
+"""What every reader of image files gives, and the checks that they share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Real
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+    from pydicom import Dataset
+
+Spacing = tuple[float, float]
+"""Size of a pixel in mm, (row, column)."""
+
+
+MAX_VALUES = 2**30
+"""That an image or a sequence holds at most. A small file can state, or unpack to, far more."""
+
+
+class DataError(ValueError):
+    """The data on disk, or what was asked of them, are not as expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """What an image file shows, and what it takes to write masks that lie on it.
+
+    Attributes:
+        path: of the file.
+        frames: the images in their order, grey (T, H, W) or colour (T, H, W, 3), in the file's own
+            values; a single image is one frame.
+        spacing: pixel size in mm, (row, column), or None where it is not known.
+        affine: maps (column, row, frame, 1) to mm to the right, front and top of the patient; where
+            the file does not say how the patient lies, to mm from the first pixel.
+        nifti: the header of a NIfTI file; None of other kinds.
+        dicom: the data set of a DICOM file, without its pixels; None of other kinds.
+    """
+
+    path: Path
+    frames: Real[np.ndarray, "T H W *rgb"]
+    spacing: Spacing | None
+    affine: Float[np.ndarray, "4 4"]
+    nifti: "Nifti1Header | None" = None
+    dicom: "Dataset | None" = None
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.affine).all():
+            raise DataError(
+                f"{self.path} states a place in space that is NaN or infinite: expected finite "
+                "lengths; correct the file's header."
+            )
+
+
+def check_size(shape: Sequence[int], path: Path) -> None:
+    """Raises `DataError` where an array of this shape has more than `MAX_VALUES`."""
+    if math.prod(map(int, shape)) > MAX_VALUES:
+        raise DataError(
+            f"{path} states an array of shape {tuple(map(int, shape))}: expected at most "
+            f"{MAX_VALUES:,} values; cut a longer sequence into several files."
+        )
+
+
+def check_spacing(spacing: Spacing, path: Path) -> None:
+    """Raises `DataError` where a spacing is not finite and positive."""
+    row, column = spacing
+    if not (0 < row < math.inf and 0 < column < math.inf):
+        raise DataError(
+            f"{path} states a pixel spacing of {row} x {column} mm (row x column): expected "
+            "finite positive lengths; correct the file's header."
+        )
+
+
+def check_finite(array: np.ndarray, path: Path) -> None:
+    """Raises `DataError` where a value is NaN or infinite."""
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise DataError(
+            f"{path} has {count} of {array.size} values that are NaN or infinite: expected "
+            "finite values; replace the file."
+        )
+
+
+def right_front_top(affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+    """An affine to mm to the left, back and top, as DICOM and ITK have it, as NIfTI has it."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    """The error for a file that its reader refused, with the last line of what that said."""
+    detail = str(error).strip().splitlines()[-1] if str(error).strip() else "no detail"
+    return DataError(
+        f"{path} cannot be read as {kind} ({type(error).__name__}: {detail}): the file is "
+        "missing, damaged or cut short; get it again from its source."
+    )

@@ -1,0 +1,256 @@
+"""Image files as arrays in (row, column) order: NIfTI, MetaImage, PNG, JPEG, TIFF and DICOM.
+
+Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes]`; DICOM needs
+`adapterkit[dicom]`.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from jaxtyping import Real
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from PIL import Image
+
+from adapterkit.data.files.image_file import (
+    DataError,
+    ImageFile,
+    Spacing,
+    check_finite,
+    check_size,
+    check_spacing,
+    right_front_top,
+    unreadable,
+)
+
+# A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
+_ENDINGS = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+    ".png": "a picture",
+    ".jpg": "a picture",
+    ".jpeg": "a picture",
+    ".tif": "a picture",
+    ".tiff": "a picture",
+}
+ENDINGS = tuple(_ENDINGS)
+"""How the names of files that `read_image` reads end. DICOM files may have no ending at all."""
+
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_image(path: str | Path) -> ImageFile:
+    """An image, or the frames of a stack or sequence, of any kind of file that adapterkit reads.
+
+    The file's content says which kind it is: PNG, JPEG and TIFF as `read_picture` reads them, NIfTI
+    (.nii, .nii.gz) and MetaImage (.mhd, .mha) as `read_frames` does, MetaImage in colour too, and
+    DICOM as `data.dicom.read_dicom` does. Of three axes the slowest counts the frames.
+
+    Raises:
+        DataError: there is no such file, it is of no such kind, damaged or cut short, has no pixels
+            or more than three axes or `MAX_VALUES`, or holds values, or states a place, that are
+            NaN or infinite; the message names it.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind is None:
+        raise DataError(
+            f"{path} is no image that adapterkit reads: expected {', '.join(ENDINGS)}, or DICOM."
+        )
+    if kind == "NIfTI":
+        return _read_nifti(path)
+    if kind == "MetaImage":
+        return _read_metaimage(path)
+    if kind == "a picture":
+        return ImageFile(path, read_picture(path)[None], None, np.eye(4))
+    try:
+        from adapterkit.data.files.dicom import read_dicom
+    except ImportError as error:
+        raise DataError(
+            f"{path} is a DICOM file, and reading those needs pydicom ({error}): "
+            'pip install "adapterkit[dicom]"'
+        ) from error
+    return read_dicom(path)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The files in a folder and its subfolders that look as if `read_image` read them, sorted.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        DataError: it is no folder, there is none, or a file cannot be opened.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: expected one that holds images.")
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and _kind(path) is not None
+    ]
+    if not found:
+        raise DataError(f"{folder} holds no image: expected {', '.join(ENDINGS)}, or DICOM.")
+    return found
+
+
+def stem(name: str) -> str:
+    """A file's name without the ending of an image's: DICOM names may have dots elsewhere."""
+    found = (ending for ending in ENDINGS if name.lower().endswith(ending) and name != ending)
+    return name[: -max(map(len, found), default=0) or None]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is for `read_picture`: one that states no size of its pixels, nor a place.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return _kind(path) == "a picture"
+
+
+def _kind(path: Path) -> str | None:
+    """As the values of `_ENDINGS` name it; None for what is no image."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(348)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): expected a file.") from error
+    if start[128:132] == b"DICM":
+        return "DICOM"
+    if start.startswith(_PICTURES):
+        return "a picture"
+    if start[344:347] == b"n+1" or start[4:7] == b"n+2":
+        return "NIfTI"
+    kinds = (kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending))
+    return next(kinds, None)
+
+
+def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
+    """The frames of a NIfTI (.nii, .nii.gz) or MetaImage (.mhd) file, and their pixel spacing.
+
+    A 2-D image is one frame; of a 3-D one the slowest axis counts the frames. The spacing is None
+    where the file states 1 x 1 mm, which is what writers put if they know none.
+
+    Raises `DataError`, naming the file, where it cannot be read, has other than two or three axes
+    or not real numbers, holds values that are NaN or infinite, or states a spacing that is not
+    finite and positive.
+    """
+    image = (_read_metaimage if path.suffix == ".mhd" else _read_nifti)(path)
+    if image.frames.ndim != 3:
+        raise DataError(f"{path} is in colour: expected grey values or labels.")
+    return image.frames, image.spacing
+
+
+def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rgb"]:
+    """The pixels of a PNG, JPEG or TIFF file: grey (H, W) or colour (H, W, 3), of 8 or 16 bits.
+
+    Transparency is dropped, black and white are 0 and 255, and colour of 16 bits is read as 8. Of a
+    file with a palette, `indexed` gives the indices instead of the colours.
+
+    Raises `DataError`, naming the file, where it cannot be read, holds several images, or has
+    values that are NaN or infinite.
+    """
+    try:
+        # Of no other kinds: Pillow hands some, PostScript for one, to programs that run them.
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as picture:
+            count = getattr(picture, "n_frames", 1)
+            if picture.mode in ("1", "L", "LA"):
+                array = np.asarray(picture.convert("L"))
+            # Modes of more than 8 bits begin with I (whole numbers) and F (float32).
+            elif picture.mode[0] in "IF" or (indexed and picture.mode == "P"):
+                array = np.asarray(picture)
+            else:
+                array = np.asarray(picture.convert("RGB"))
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError and others.
+    except Exception as error:
+        raise unreadable(path, "a picture", error) from error
+    if count != 1:
+        raise DataError(f"{path} holds {count} images: expected one; save them one by one.")
+    check_finite(array, path)
+    return array
+
+
+def _read_nifti(path: Path) -> ImageFile:
+    # Not through SimpleITK, which fills the rest of a truncated NIfTI file with zeros.
+    try:
+        nifti = cast(Nifti1Image, nibabel.load(path))
+        check_size(nifti.shape, path)
+        array = np.asarray(nifti.dataobj)
+        header = cast(Nifti1Header, nifti.header)
+        zooms = header.get_zooms()
+        affine = np.asarray(nifti.affine, dtype=np.float64)
+    except DataError:
+        raise
+    # Damaged files make nibabel, gzip and zlib raise exceptions that share no narrower base.
+    except Exception as error:
+        raise unreadable(path, "NIfTI", error) from error
+    spacing = (float(zooms[1]), float(zooms[0])) if len(zooms) > 1 else (1.0, 1.0)
+    # On disk the fastest axis comes first: (x, y, time).
+    return ImageFile(path, *_frames(array.T, spacing, path), affine, nifti=header)
+
+
+def _read_metaimage(path: Path) -> ImageFile:
+    _check_data_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO("MetaImageIO")
+    try:
+        reader.ReadImageInformation()
+        check_size((*reader.GetSize(), reader.GetNumberOfComponents()), path)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise unreadable(path, "MetaImage", error) from error
+    axes = image.GetDimension()
+    to_mm = np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing()
+    affine = np.eye(4)
+    affine[:axes, :axes] = to_mm[:4, :4]
+    affine[:axes, 3] = image.GetOrigin()[:4]
+    colours = image.GetNumberOfComponentsPerPixel()
+    spacing = image.GetSpacing()[1], image.GetSpacing()[0]
+    frames, known = _frames(sitk.GetArrayFromImage(image), spacing, path, colours)
+    return ImageFile(path, frames, known, right_front_top(affine))
+
+
+def _check_data_file(path: Path) -> None:
+    """A header that names files elsewhere would turn whatever lies there into pixels."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(64 * 1024).decode("latin-1").splitlines()
+    except OSError as error:
+        raise unreadable(path, "MetaImage", error) from error
+    key = "elementdatafile"
+    named = [line.strip() for line in lines if line.strip().lower().startswith(key)]
+    if not named:
+        raise DataError(f"{path} names no ElementDataFile: expected the header of a MetaImage.")
+    for line in named:
+        value = line[len(key) :].strip(" \t=:")
+        if {"/", "\\"} & set(value) or value.upper().startswith("LIST"):
+            raise DataError(
+                f"{path} names {value} as the file of its pixels: expected one beside it; move "
+                "that file there and correct the header."
+            )
+
+
+def _frames(
+    array: np.ndarray, spacing: Spacing, path: Path, colours: int = 1
+) -> tuple[Real[np.ndarray, "T H W *rgb"], Spacing | None]:
+    axes = array.ndim - (colours > 1)
+    if axes not in (2, 3) or array.dtype.kind not in "iuf" or colours not in (1, 3):
+        raise DataError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}: expected real "
+            "numbers with two axes, or three for a sequence."
+        )
+    if 0 in array.shape:
+        raise DataError(f"{path} holds an array of shape {array.shape}: expected some pixels.")
+    check_spacing(spacing, path)
+    check_finite(array, path)
+    return (array if axes == 3 else array[None]), None if spacing == (1, 1) else spacing

@@ -1,0 +1,46 @@
+"""The image encoder of `segment_anything`."""
+
+from torch import nn
+
+from adapterkit.encoders.sam_blocks import sam_block
+from adapterkit.encoders.views import Changes, Geometry, ViT, family, position_embedding
+
+
+@family
+def segment_anything(model: nn.Module) -> ViT | None:
+    """`Sam` and `ImageEncoderViT`."""
+    from segment_anything.modeling import Sam
+    from segment_anything.modeling.image_encoder import ImageEncoderViT
+
+    encoder = model.image_encoder if isinstance(model, Sam) else model
+    if not isinstance(encoder, ImageEncoderViT):
+        return None
+    components: dict[str, nn.Module] = {"image_encoder": encoder, "neck": encoder.neck}
+    if isinstance(model, Sam):
+        components |= {"prompt_encoder": model.prompt_encoder, "mask_decoder": model.mask_decoder}
+
+    def resize(changes: Changes, to: Geometry) -> None:
+        changes.set(encoder, "img_size", to.image_size)
+        if isinstance(model, Sam):
+            prompts = model.prompt_encoder
+            changes.set(prompts, "input_image_size", (to.image_size, to.image_size))
+            changes.set(prompts, "image_embedding_size", to.grid)
+            changes.set(prompts, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
+
+    projection = encoder.patch_embed.proj
+    side = encoder.img_size // projection.stride[0]
+    return ViT(
+        family="segment_anything",
+        model=model,
+        encoder=encoder,
+        components=components,
+        patch_embed=encoder.patch_embed,
+        patch_projection=projection,
+        pos_embed=position_embedding(encoder),
+        blocks=tuple(sam_block(i, block) for i, block in enumerate(encoder.blocks)),
+        width=projection.out_channels,
+        image_size=encoder.img_size,
+        patch_size=projection.stride[0],
+        grid=(side, side),
+        resizer=resize,
+    )

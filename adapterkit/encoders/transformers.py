@@ -1,0 +1,62 @@
+"""The vision encoder of transformers' `SamModel`."""
+
+import copy
+import sys
+from typing import Any
+
+from torch import nn
+
+from adapterkit.encoders.sam_blocks import sam_block
+from adapterkit.encoders.views import Changes, Geometry, ViT, family, position_embedding
+
+
+@family
+def transformers_sam(model: nn.Module) -> ViT | None:
+    """`SamModel`, `SamVisionModel` and `SamVisionEncoder`."""
+    # A model of transformers can be here only if its module has been imported.
+    sam = sys.modules.get("transformers.models.sam.modeling_sam")
+    if sam is None:
+        return None
+    around = isinstance(model, sam.SamModel | sam.SamVisionModel)
+    encoder: Any = model.vision_encoder if around else model
+    if not isinstance(encoder, sam.SamVisionEncoder):
+        return None
+    components = {"image_encoder": encoder, "neck": encoder.neck}
+    for name in ("prompt_encoder", "mask_decoder"):
+        if hasattr(model, name):
+            components[name] = getattr(model, name)
+
+    def resize(changes: Changes, to: Geometry) -> None:
+        changes.set(encoder, "image_size", to.image_size)
+        changes.set(encoder.patch_embed, "image_size", (to.image_size, to.image_size))
+        changes.set(encoder.patch_embed, "num_patches", to.grid[0] * to.grid[1])
+        if "prompt_encoder" in components:
+            prompts = components["prompt_encoder"]
+            changes.set(prompts, "input_image_size", to.image_size)
+            changes.set(prompts, "image_embedding_size", to.grid)
+            # A copy, since several models may share one configuration.
+            config: Any = copy.deepcopy(model.config)
+            config.prompt_encoder_config.image_embedding_size = to.grid[0]
+            changes.set(model, "config", config)
+
+    projection = encoder.patch_embed.projection
+    side = encoder.image_size // projection.stride[0]
+    return ViT(
+        family="transformers_sam",
+        model=model,
+        encoder=encoder,
+        components=components,
+        patch_embed=encoder.patch_embed,
+        patch_projection=projection,
+        pos_embed=position_embedding(encoder),
+        blocks=tuple(
+            # The attention returns a tuple; the output of its last layer is the tensor in it.
+            sam_block(i, layer, "layer_norm1", "attn.proj", "num_attention_heads")
+            for i, layer in enumerate(encoder.layers)
+        ),
+        width=projection.out_channels,
+        image_size=encoder.image_size,
+        patch_size=projection.stride[0],
+        grid=(side, side),
+        resizer=resize,
+    )

@@ -1,0 +1,274 @@
+"""What a promptable segmenter predicts on a data set, and how good that is.
+
+With several processes, as `accelerate launch` starts them, each predicts its share of the images,
+and all get the whole result.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from jaxtyping import Bool, Float
+from monai.metrics.meandice import compute_dice
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from adapterkit.data.dataset import SegmentationDataset, to_native
+from adapterkit.evaluation.metrics import Summary, segmentation_metrics, summarise
+from adapterkit.promptable.points import PointStrategy, choose_points
+from adapterkit.system.files import atomic_write
+from adapterkit.system.random import seeded_generator
+
+_DISTANCES = ("hausdorff", "hausdorff95", "average_surface_distance")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a segmenter predicts for a batch of images, and what is right.
+
+    Attributes:
+        indices: of the images in their data set.
+        names: of the images.
+        attributes: what else is known of each image, such as its patient and view.
+        logits: one map per structure; above 0 is foreground.
+        reference: the masks by an expert.
+        points: the prompts of each structure, (x, y) in pixels.
+    """
+
+    indices: Sequence[int]
+    names: Sequence[str]
+    attributes: Sequence[Mapping[str, str]]
+    logits: Float[Tensor, "b k S S"]
+    reference: Bool[Tensor, "b k S S"]
+    points: Float[Tensor, "b k n 2"]
+
+    @property
+    def predicted(self) -> Bool[Tensor, "b k S S"]:
+        return self.logits > 0
+
+
+def predict(
+    segmenter: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    points: PointStrategy = "1",
+    batch_size: int = 8,
+    progress: str = "",
+) -> Iterator[Predictions]:
+    """Segment every structure of every image of this process's share of a data set.
+
+    An image's points depend on `seed` and its name, not on the other images.
+
+    Args:
+        segmenter: a `Segmenter`, or what is called like one.
+        dataset: samples as `data.dataset.Sample` says.
+        seed: of the points.
+        points: how they are chosen.
+        batch_size: images at a time.
+        progress: what to call this in a progress bar; "" shows none.
+    """
+    segmenter.eval()
+    state = PartialState()
+    device = next(segmenter.parameters()).device
+    share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))  # pyright: ignore[reportArgumentType]
+    batches = DataLoader(share, batch_size=batch_size)
+    shown = bool(progress) and state.is_main_process
+    for batch in track(batches, progress, disable=not shown, transient=True):
+        names = batch["name"]
+        with torch.no_grad():
+            prompts, logits = _segment(segmenter, batch, points, seed, device)
+        others = [key for key in batch if key not in ("image", "masks", "name", "index")]
+        yield Predictions(
+            indices=batch["index"].tolist(),
+            names=names,
+            attributes=[{key: batch[key][i] for key in others} for i in range(len(names))],
+            logits=logits.float().cpu(),
+            reference=batch["masks"].bool(),
+            points=prompts,
+        )
+
+
+def _segment(
+    segmenter: nn.Module,
+    batch: Mapping[str, Any],
+    strategy: PointStrategy,
+    seed: int,
+    device: torch.device,
+) -> tuple[Float[Tensor, "b k n 2"], Float[Tensor, "b k S S"]]:
+    images = batch["image"].to(device)
+
+    def segment(points: Tensor, labels: Tensor) -> Tensor:
+        return segmenter(images, points.to(device), labels.to(device)).logits()
+
+    generators = [seeded_generator(seed, name) for name in batch["name"]]
+    points, labels = choose_points(
+        batch["masks"].bool(), strategy, generators, lambda *first: segment(*first).float().cpu()
+    )
+    return points, segment(points, labels)
+
+
+def mean_dice(
+    segmenter: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    points: PointStrategy = "1",
+    batch_size: int = 8,
+) -> float:
+    """Dice, in [0, 1], averaged over the images and structures of a data set."""
+    found: list[tuple[int, Tensor]] = []
+    for each in predict(segmenter, dataset, seed=seed, points=points, batch_size=batch_size):
+        dice = compute_dice(
+            each.predicted, each.reference, include_background=True, ignore_empty=False
+        )
+        found += zip(each.indices, dice, strict=True)
+    dice = [value for _, value in sorted(gather_object(found), key=lambda pair: pair[0])]
+    return float(torch.stack(dice).mean())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of every image and structure of a data set.
+
+    Attributes:
+        structures: the K structures' names.
+        names: the N images' names.
+        attributes: what else is known of each image; each has the same keys.
+        values: per metric, the values of the N images and K structures.
+    """
+
+    structures: Sequence[str]
+    names: Sequence[str]
+    attributes: Sequence[Mapping[str, str]]
+    values: Mapping[str, Float[Tensor, "N K"]]
+
+    def summary(self) -> Summary:
+        """Mean and standard deviation over images, as `metrics.summarise` says."""
+        return summarise(self.values, self.structures)
+
+    def summary_by(self, attribute: str) -> dict[str, Summary]:
+        """The summary of the images of each value of an attribute, "view" say."""
+        return {value: summarise(of, self.structures) for value, of in self._groups(attribute)}
+
+    def summary_over(self, attribute: str) -> Summary:
+        """Mean and standard deviation over the groups of images that share an attribute.
+
+        Over "patient", each patient counts once, with the mean of their images.
+        """
+        groups = [values for _, values in self._groups(attribute)]
+        means = {
+            metric: torch.stack([values[metric].mean(dim=0) for values in groups])
+            for metric in self.values
+        }
+        return summarise(means, self.structures)
+
+    def in_pixels_of(self, size: int, measured_at: int) -> "Evaluation":
+        """With distances in pixels of another input size than the one they were measured at."""
+        scaled = {
+            metric: value * (size / measured_at) if metric.endswith("_px") else value
+            for metric, value in self.values.items()
+        }
+        return Evaluation(self.structures, self.names, self.attributes, scaled)
+
+    def write_csv(self, path: Path) -> None:
+        """One row per image and structure, one column per attribute and metric."""
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", *self.attributes[0], "structure", *self.values])
+            for n, (name, attributes) in enumerate(zip(self.names, self.attributes, strict=True)):
+                for k, structure in enumerate(self.structures):
+                    # Nine digits tell any two float32 values apart.
+                    numbers = [f"{value[n, k].item():.9g}" for value in self.values.values()]
+                    writer.writerow([name, *attributes.values(), structure, *numbers])
+
+    @classmethod
+    def read_csv(cls, path: Path) -> "Evaluation":
+        """What `write_csv` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not such a file, or not whole.
+        """
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            columns = list(rows[0])
+            split = columns.index("structure")
+            structures = list(dict.fromkeys(row["structure"] for row in rows))
+            first = rows[:: len(structures)]
+            return cls(
+                structures,
+                [row["image"] for row in first],
+                [{key: row[key] for key in columns[1:split]} for row in first],
+                {
+                    metric: torch.tensor([float(row[metric]) for row in rows]).view(
+                        -1, len(structures)
+                    )
+                    for metric in columns[split + 1 :]
+                },
+            )
+        except (IndexError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{path} is no table of metrics: {error}; remove it") from error
+
+    def _groups(self, attribute: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        of_images = [each[attribute] for each in self.attributes]
+        for group in sorted(set(of_images)):
+            chosen = torch.tensor([each == group for each in of_images])
+            yield group, {metric: value[chosen] for metric, value in self.values.items()}
+
+
+def evaluate(
+    segmenter: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    seed: int,
+    points: PointStrategy = "1",
+    batch_size: int = 8,
+    progress: str = "",
+) -> Evaluation:
+    """Measure a segmenter on a data set; the arguments are those of `predict`.
+
+    The metrics are `segmentation_metrics`'s: "dice" and "iou" at the model's input size, distances
+    in pixels at that size ("hausdorff_px", "hausdorff95_px", "average_surface_distance_px") and,
+    if the spacing of every image is known, in mm at the images' own size ("hausdorff_mm" and so
+    on), to which the logits are interpolated.
+    """
+    found: list[tuple[int, str, Mapping[str, str], dict[str, Tensor]]] = []
+    for each in predict(
+        segmenter, dataset, seed=seed, points=points, batch_size=batch_size, progress=progress
+    ):
+        in_pixels = segmentation_metrics(each.predicted, each.reference)
+        for i, index in enumerate(each.indices):
+            values = {
+                f"{metric}_px" if metric in _DISTANCES else metric: value[i]
+                for metric, value in in_pixels.items()
+            }
+            values |= _distances_in_mm(each.logits[i], dataset, index)
+            found.append((index, each.names[i], each.attributes[i], values))
+    found = sorted(gather_object(found), key=lambda image: image[0])
+    _, names, attributes, values = zip(*found, strict=True)
+    return Evaluation(dataset.structures, names, attributes, _stack(values))
+
+
+def _distances_in_mm(
+    logits: Float[Tensor, "k S S"], dataset: SegmentationDataset, index: int
+) -> dict[str, Float[Tensor, "k"]]:
+    reference, spacing = dataset.native_reference(index)
+    if spacing is None:
+        return {}
+    predicted = to_native(logits, reference.shape[-2:]) > 0
+    values = segmentation_metrics(predicted[None], reference[None], spacing)
+    return {f"{metric}_mm": values[metric][0] for metric in _DISTANCES}
+
+
+def _stack(values: Iterable[Mapping[str, Tensor]]) -> dict[str, Float[Tensor, "n k"]]:
+    values = list(values)
+    shared = [metric for metric in values[0] if all(metric in each for each in values)]
+    return {metric: torch.stack([each[metric] for each in values]) for metric in shared}

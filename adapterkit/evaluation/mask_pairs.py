@@ -1,0 +1,218 @@
+"""Predicted masks beside those of an expert, in files, and how far they agree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Integer
+from rich.progress import track
+from torch import Tensor
+
+from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
+from adapterkit.data.files.images import find_images, is_picture, read_image, read_picture, stem
+from adapterkit.evaluation.evaluation import Evaluation
+from adapterkit.evaluation.metrics import segmentation_metrics
+
+_DISTANCES = ("hausdorff", "hausdorff95", "average_surface_distance")
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """The files of one image's masks.
+
+    Attributes:
+        name: what both are called, without their endings, in their folders.
+        predicted: a label map, of one frame or several.
+        reference: of the same shape.
+    """
+
+    name: str
+    predicted: Path
+    reference: Path
+
+
+def find_mask_pairs(predicted: Path, reference: Path) -> list[MaskPair]:
+    """Two files, or those of two folders that have the same names in the same subfolders.
+
+    Endings may differ: `a/b.png` is the counterpart of `a/b.nii.gz`.
+
+    Raises:
+        DataError: a path does not exist, one is a folder and the other is not, a folder holds no
+            mask or two of one name, or a mask has no counterpart.
+    """
+    for path in (predicted, reference):
+        if not path.exists():
+            raise DataError(f"there is no file or folder at {path}")
+    if predicted.is_dir() != reference.is_dir():
+        raise DataError(f"{predicted} and {reference}: expected two files, or two folders")
+    if not predicted.is_dir():
+        return [MaskPair(stem(predicted.name), predicted, reference)]
+    ours, theirs = _by_name(predicted), _by_name(reference)
+    for here, there, folder in ((theirs, ours, predicted), (ours, theirs, reference)):
+        missing = sorted(here.keys() - there.keys())
+        if missing:
+            more = f", and {len(missing) - 1} more have none" if missing[1:] else ""
+            raise DataError(
+                f"{here[missing[0]]} has no counterpart in {folder}{more}: expected masks of the "
+                "same names in both folders"
+            )
+    return [MaskPair(name, ours[name], theirs[name]) for name in sorted(ours)]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_name(stem(path.name)).as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name: expected one mask")
+        found[name] = path
+    return found
+
+
+def evaluate_masks(
+    pairs: Sequence[MaskPair],
+    structures: Mapping[str, int] | None = None,
+    binary: bool = False,
+    progress: str = "",
+) -> Evaluation:
+    """The metrics of each frame and structure, as `segmentation_metrics` says.
+
+    Distances are in pixels of the masks ("hausdorff_px", ...) and, if all masks state a spacing, in
+    mm too ("hausdorff_mm", ...). The evaluation's images have the attribute "frame", from 0.
+
+    Args:
+        pairs: at least one.
+        structures: their labels by their names. None: those that the references hold.
+        binary: all labels but 0 are of one structure.
+        progress: what to call this in a progress bar; "" shows none.
+
+    Raises:
+        DataError: a mask cannot be read, holds other than whole numbers, lies elsewhere or has
+            another size or spacing than its counterpart, or holds a label of no structure.
+    """
+    if binary:
+        structures = {"foreground": 1}
+    elif structures is None:
+        structures = _structures([pair.reference for pair in pairs])
+    names: list[str] = []
+    attributes: list[dict[str, str]] = []
+    in_pixels: list[dict[str, Tensor]] = []
+    in_mm: list[dict[str, Tensor] | None] = []
+    for pair in track(pairs, progress, disable=not progress, transient=True):
+        predicted, reference = _of_equal_length(_read(pair.predicted), _read(pair.reference))
+        _check_geometry(predicted, reference)
+        ours, theirs = (_channels(each, structures, binary) for each in (predicted, reference))
+        spacing = reference.spacing if predicted.spacing is not None else None
+        for frame in range(len(ours)):
+            masks = ours[frame : frame + 1], theirs[frame : frame + 1]
+            names.append(pair.name)
+            attributes.append({"frame": str(frame)})
+            in_pixels.append(segmentation_metrics(*masks))
+            in_mm.append(None if spacing is None else segmentation_metrics(*masks, spacing))
+    values = {
+        f"{metric}_px" if metric in _DISTANCES else metric: torch.cat(
+            [each[metric] for each in in_pixels]
+        )
+        for metric in in_pixels[0]
+    }
+    known = [each for each in in_mm if each is not None]
+    if len(known) == len(in_mm):
+        values |= {
+            f"{metric}_mm": torch.cat([each[metric] for each in known]) for metric in _DISTANCES
+        }
+    return Evaluation(list(structures), names, attributes, values)
+
+
+def _read(path: Path) -> ImageFile:
+    """A mask; of a picture with a palette, its indices, of a DICOM-SEG, its segments' numbers."""
+    if is_picture(path):
+        picture = read_picture(path, indexed=True)
+        if picture.ndim == 3 and (picture == picture[..., :1]).all():
+            picture = picture[..., 0]
+        mask = ImageFile(path, picture[None], None, np.eye(4))
+    else:
+        mask = read_image(path)
+    if mask.dicom is not None:
+        from adapterkit.data.files.dicom_seg import read_labels
+
+        mask = replace(mask, frames=read_labels(path))
+    if mask.frames.ndim != 3:
+        raise DataError(f"{path} is in colour: expected labels, grey or of a palette")
+    if not (mask.frames == np.round(mask.frames)).all():
+        raise DataError(f"{path} holds numbers that are not whole: expected labels")
+    return mask
+
+
+def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
+    """A DICOM-SEG that ends before its counterpart goes on without a segment."""
+    count = max(len(mask.frames) for mask in masks)
+    longer = []
+    for mask in masks:
+        if mask.dicom is not None:
+            rest = count - len(mask.frames)
+            mask = replace(mask, frames=np.pad(mask.frames, ((0, rest), (0, 0), (0, 0))))
+        longer.append(mask)
+    return longer
+
+
+def _structures(references: Sequence[Path]) -> dict[str, int]:
+    found: set[int] = set()
+    for path in references:
+        found.update(np.unique(_labels(_read(path))).tolist())
+    if found <= {0}:
+        raise DataError(f"{references[0]} and all other references hold no label but 0")
+    return {f"structure {label}": label for label in sorted(found - {0})}
+
+
+def _labels(mask: ImageFile) -> Integer[np.ndarray, "T H W"]:
+    return mask.frames.astype(np.int64)
+
+
+def _channels(
+    mask: ImageFile, structures: Mapping[str, int], binary: bool
+) -> Bool[Tensor, "T K H W"]:
+    labels = _labels(mask)
+    if binary:
+        return torch.from_numpy(labels != 0)[:, None]
+    unknown = np.setdiff1d(labels, [0, *structures.values()])
+    if len(unknown):
+        known = ", ".join(f"{label} ({name})" for name, label in structures.items())
+        raise DataError(
+            f"{mask.path} holds the label {unknown[0]}, which is no structure's: known are {known}"
+        )
+    channels = [labels == label for label in structures.values()]
+    return torch.from_numpy(np.stack(channels, axis=1))
+
+
+def _check_geometry(predicted: ImageFile, reference: ImageFile) -> None:
+    ours, theirs = predicted.frames.shape, reference.frames.shape
+    if ours != theirs:
+        raise DataError(
+            f"{predicted.path} and {reference.path} differ in size (frames, rows, columns): "
+            f"{ours} and {theirs}"
+        )
+    if is_picture(predicted.path) or is_picture(reference.path):
+        return  # It states no geometry.
+    if not _close(predicted.spacing, reference.spacing):
+        raise DataError(
+            f"{predicted.path} and {reference.path} differ in spacing (row, column): "
+            f"{_mm(predicted.spacing)} and {_mm(reference.spacing)}"
+        )
+    if predicted.dicom is not None or reference.dicom is not None:
+        return  # Its frames are those of segments one after the other.
+    if not np.allclose(predicted.affine, reference.affine, rtol=1e-4, atol=1e-3):
+        row = int(np.abs(predicted.affine - reference.affine).sum(axis=1).argmax())
+        raise DataError(
+            f"{predicted.path} and {reference.path} lie elsewhere in space: row {row} of their "
+            f"affines is {predicted.affine[row].tolist()} and {reference.affine[row].tolist()}"
+        )
+
+
+def _close(one: Spacing | None, other: Spacing | None) -> bool:
+    return bool(np.allclose(one or (1, 1), other or (1, 1), rtol=1e-4, atol=0))
+
+
+def _mm(spacing: Spacing | None) -> str:
+    return "unknown" if spacing is None else f"{spacing[0]:g} x {spacing[1]:g} mm"

@@ -1,0 +1,113 @@
+"""Tables and figures of evaluations, side by side."""
+
+import resource
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from adapterkit.data.dataset import SegmentationDataset
+from adapterkit.evaluation.evaluation import Evaluation, predict
+from adapterkit.evaluation.metrics import Summary
+from adapterkit.evaluation.plots import Case
+from adapterkit.promptable.points import PointStrategy
+
+_COLUMNS = {
+    "dice": ("Dice (%)", 100),
+    "iou": ("IoU (%)", 100),
+    "hausdorff_px": ("HD (px)", 1),
+    "hausdorff95_px": ("HD95 (px)", 1),
+    "average_surface_distance_px": ("ASD (px)", 1),
+    "hausdorff_mm": ("HD (mm)", 1),
+    "hausdorff95_mm": ("HD95 (mm)", 1),
+    "average_surface_distance_mm": ("ASD (mm)", 1),
+}
+
+
+def markdown_table(
+    summaries: Mapping[str, Summary], metrics: Sequence[str] = tuple(_COLUMNS)
+) -> str:
+    """Mean ± standard deviation of each model's structures, as far as they have the metrics."""
+    rows = [
+        (model, structure, values)
+        for model, structures in summaries.items()
+        for structure, values in structures.items()
+    ]
+    shown = [metric for metric in metrics if all(metric in values for *_, values in rows)]
+    heads = ["model", "structure", *(_COLUMNS[metric][0] for metric in shown)]
+    lines = []
+    for model, structure, values in rows:
+        cells = [
+            f"{scale * values[metric]['mean']:.2f} ± {scale * values[metric]['std']:.2f}"
+            for metric, scale in ((metric, _COLUMNS[metric][1]) for metric in shown)
+        ]
+        lines.append([model, structure, *cells])
+    return markdown(heads, lines)
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a line feed at its end."""
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
+
+
+def tables(evaluations: Mapping[str, Evaluation], attributes: Sequence[str]) -> str:
+    """All metrics of each model as Markdown: of all images, and of each value of an attribute."""
+    sections = [markdown_table({name: each.summary() for name, each in evaluations.items()})]
+    for attribute in attributes:
+        by_value = {name: each.summary_by(attribute) for name, each in evaluations.items()}
+        for value in next(iter(by_value.values())):
+            table = markdown_table({name: each[value] for name, each in by_value.items()})
+            sections.append(f"## {attribute} {value}\n\n{table}")
+    return "\n\n".join(sections)
+
+
+def summaries(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, Any]:
+    """Over images, over patients, and over the images of each value of each attribute."""
+    return {
+        "images": evaluation.summary(),
+        "patients": evaluation.summary_over("patient"),
+        **{attribute: evaluation.summary_by(attribute) for attribute in attributes},
+    }
+
+
+def extreme_cases(
+    segmenter: nn.Module,
+    dataset: SegmentationDataset,
+    evaluation: Evaluation,
+    seed: int,
+    points: PointStrategy = "1",
+) -> list[Case]:
+    """For each structure the images of its highest, median and lowest Dice, segmented anew.
+
+    `evaluation` is that of `segmenter` on `dataset`, from the same seed and points.
+    """
+    cases = []
+    for k, structure in enumerate(evaluation.structures):
+        dice = evaluation.values["dice"][:, k]
+        order = dice.argsort(descending=True).tolist()
+        chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+        for title, index in chosen.items():
+            found = next(predict(segmenter, Subset(dataset, [index]), seed=seed, points=points))
+            cases.append(
+                Case(
+                    title=f"{structure}, {title}: {found.names[0]}",
+                    image=dataset[index]["image"][0].numpy(),
+                    reference=found.reference[0, k : k + 1].numpy(),
+                    predicted=found.predicted[0, k : k + 1].numpy(),
+                    points=found.points[0, k : k + 1].numpy(),
+                    structures=[structure],
+                    dice=[dice[index].item()],
+                )
+            )
+    return cases
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process has held, in bytes, and the most of a GPU if it has one."""
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        peak["GPU"] = torch.cuda.max_memory_allocated()
+    return peak

@@ -1,0 +1,321 @@
+"""Segmenting many image files into a folder of masks, here or on a Ray cluster.
+
+A mask is written whole or not at all, so an interrupted run goes on where it was: masks that are
+there, and no older than their images, are left as they are.
+"""
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adapterkit.data.files.images import find_images, read_image, stem
+from adapterkit.data.files.masks import write_masks
+from adapterkit.inference.predictor import Predictor
+from adapterkit.inference.prompt_files import ImagePrompts, predict_arguments
+from adapterkit.promptable.stock_sam import mini_sam
+from adapterkit.system.files import atomic_write
+
+SETTINGS = "adapterkit-predict.json"
+"""The file in a folder of masks that says how they were made."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image to segment.
+
+    Attributes:
+        image: the file.
+        name: of the image within what was given.
+        masks: the file to write.
+        prompts: of its structures; None: a grid of points finds what there is.
+    """
+
+    image: Path
+    name: str
+    masks: Path
+    prompts: ImagePrompts | None
+
+    @property
+    def done(self) -> bool:
+        """The masks are there, and no older than the image."""
+        try:
+            return self.masks.stat().st_mtime >= self.image.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
+@dataclass(frozen=True)
+class Model:
+    """What segments.
+
+    Attributes:
+        checkpoint: of a `Sam`; None: `mini_sam`.
+        adapter: a file for it; None: the base as it is.
+        automatic: what `Predictor.predict_automatic` is given where there are no prompts.
+    """
+
+    checkpoint: Path | None
+    adapter: Path | None
+    automatic: Mapping[str, Any]
+
+    def predictor(self) -> Predictor:
+        """Raises as `Predictor.from_files`."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        adapters = [] if self.adapter is None else [self.adapter]
+        if self.checkpoint is None:
+            return Predictor(mini_sam().to(device), *adapters)
+        return Predictor.from_files(self.checkpoint, *adapters, device=device)
+
+    def settings(self) -> dict[str, Any]:
+        """What tells this model from another: of files their names and digests."""
+        return {
+            "checkpoint": digest(self.checkpoint) if self.checkpoint else "mini_sam",
+            "adapter": digest(self.adapter) if self.adapter else None,
+            **self.automatic,
+        }
+
+
+def digest(path: Path) -> str:
+    """A file's name and checksum. Raises FileNotFoundError where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file at {path}")
+    with path.open("rb") as file:
+        return f"{path.name} (sha256 {file_digest(file, 'sha256').hexdigest()[:16]})"
+
+
+# What is to be done
+
+
+def find_tasks(
+    paths: Sequence[Path],
+    out: Path,
+    ending: str,
+    prompts: Callable[[str], ImagePrompts | None],
+) -> list[Task]:
+    """A task for each file, and for each image in each folder and its subfolders.
+
+    Args:
+        paths: files and folders.
+        out: the folder of the masks, which has the subfolders that the images are in.
+        ending: of the masks' names, `.nii.gz` say.
+        prompts: gives those of an image by its name: a file's own, within a folder with the
+            subfolders.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder holds no image, masks would be among the images or in the place of
+            one, or two images would have the same masks.
+    """
+    tasks = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder at {path}")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ValueError(
+                f"--out {out} lies within {path}, where its masks would be taken for images; name "
+                "a folder elsewhere"
+            )
+        root = path if path.is_dir() else path.parent
+        for image in find_images(path) if path.is_dir() else [path]:
+            name = image.relative_to(root)
+            masks = out / name.with_name(stem(name.name) + ending)
+            tasks.append(Task(image, name.as_posix(), masks, prompts(name.as_posix())))
+    images = {task.image.resolve() for task in tasks}
+    for masks, same in groupby(sorted(tasks, key=lambda task: task.masks), lambda t: t.masks):
+        first, *others = same
+        if others:
+            raise ValueError(
+                f"{first.image} and {others[0].image} would both have their masks in {masks}; "
+                "segment them in two runs with their own --out"
+            )
+        if masks.resolve() in images:
+            raise ValueError(f"{masks} is an image, and would be overwritten; name another --out")
+    return tasks
+
+
+def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder for masks, or see that it holds masks that were made in the same way.
+
+    One in which there is no mask yet, since a run failed at once, is as good as new.
+
+    Raises:
+        FileExistsError: it is no folder, or holds something else.
+        ValueError: its masks were made in another way.
+    """
+    path = out / SETTINGS
+    others = [each for each in out.iterdir() if each != path] if out.is_dir() else []
+    if not others and (out.is_dir() or not out.exists()):
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        return
+    if not path.is_file():
+        raise FileExistsError(
+            f"--out {out} exists, and is not the folder of a run that could go on (there is "
+            f"no {SETTINGS} in it); name a new or empty folder"
+        )
+    try:
+        before = dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}); name another --out") from error
+    now = json.loads(json.dumps(settings))
+    for key in {**now, **before}:
+        if before.get(key) != now.get(key):
+            raise ValueError(
+                f"--out {out} holds masks that were made with another {key}: "
+                f"{before.get(key)}, and now {now.get(key)}; name another --out, or remove this one"
+            )
+
+
+# Doing it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        failure: the reason, in one line; None: the masks are written.
+        found: there is a mask in them, in some frame.
+    """
+
+    failure: str | None
+    found: bool
+
+
+def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any]) -> bool:
+    """Write the masks of a task; of a stack or sequence those of each frame, from the same prompts.
+
+    Returns:
+        Whether there is a mask in them, in some frame.
+
+    Raises:
+        ValueError, OSError: the image cannot be read or the masks not be written, or a prompt does
+            not fit; nothing is written.
+    """
+    if task.prompts is not None and not task.prompts:
+        raise ValueError(f"there is no prompt for {task.name}: add some, or leave the image out")
+    image = read_image(task.image)
+    maps = []
+    for frame in range(len(image.frames)):
+        predictor.set_image(image, frame)
+        if task.prompts is None:
+            # No more than a label map has room for.
+            maps.append(predictor.predict_automatic(count=255, **automatic).label_map())
+        else:
+            found = predictor.predict(**predict_arguments(task.prompts))
+            labels = np.array([0, *sorted(task.prompts)], dtype=np.uint8)
+            maps.append(labels[found.label_map()])
+    # An adapter may have been asked for more structures than it has names for: two nodules, say.
+    named = task.prompts is not None and max(task.prompts) <= len(predictor.structures)
+    task.masks.parent.mkdir(parents=True, exist_ok=True)
+    write_masks(task.masks, np.stack(maps), image, predictor.structures if named else ())
+    return any(each.any() for each in maps)
+
+
+class Worker:
+    """A model that does one task after another, and says what became of each."""
+
+    def __init__(self, predictor: Predictor, automatic: Mapping[str, Any]) -> None:
+        self.predictor = predictor
+        self.automatic = automatic
+
+    def __call__(self, task: Task) -> Outcome:
+        try:
+            return Outcome(None, segment_file(self.predictor, task, self.automatic))
+        except (ValueError, OSError) as error:
+            failure = str(error)
+        except Exception as error:  # One file shall not stop an archive, whatever is wrong with it.
+            failure = f"{task.image}: {type(error).__name__}: {error}"
+        return Outcome(" ".join(failure.split()), found=False)
+
+
+def segment_files(
+    tasks: Iterable[Task], predictor: Predictor, automatic: Mapping[str, Any]
+) -> Iterator[tuple[Task, Outcome]]:
+    """Do the tasks one by one; each is given back when it is done, with what became of it."""
+    worker = Worker(predictor, automatic)
+    for task in tasks:
+        yield task, worker(task)
+
+
+def segment_files_on_ray(
+    tasks: Sequence[Task], model: Model, address: str | None = None, workers: int | None = None
+) -> Iterator[tuple[Task, Outcome]]:
+    """As `segment_files`, but on a Ray cluster through Ray Data, in any order.
+
+    The paths of images, masks and model are those that the workers see: on several machines, of a
+    file system that they share. Needs `adapterkit[cluster]`.
+
+    Args:
+        address: of the cluster; None: one within this machine, for as long as this takes.
+        workers: each with a model. None: one for each GPU, or without any, for each CPU.
+
+    Raises:
+        OSError: Ray is not installed, the cluster cannot be reached, or a worker died.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers otherwise.
+    try:
+        import ray.data
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise OSError(
+            f'Ray Data is not installed ({error}): pip install "adapterkit[cluster]"'
+        ) from error
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises just that where its own processes do not start in time.
+        raise OSError(f"there is no Ray cluster at {address or 'this machine'}: {error}") from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        workers = min(workers or gpus or int(there["CPU"]), len(tasks))
+        # Workers have other working folders.
+        model = replace(
+            model,
+            checkpoint=model.checkpoint and model.checkpoint.resolve(),
+            adapter=model.adapter and model.adapter.resolve(),
+        )
+        absolute = (
+            replace(task, image=task.image.resolve(), masks=task.masks.resolve()) for task in tasks
+        )
+        rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]
+        # Blocks are handed to workers one by one: few of them would leave some without work.
+        blocks = min(len(rows), 32 * workers)
+        results = ray.data.from_items(rows, override_num_blocks=blocks).map(
+            _RayWorker,  # pyright: ignore[reportArgumentType]
+            fn_constructor_args=[model],
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=0 if gpus else 1,
+            num_gpus=1 if gpus else 0,
+        )
+        for row in results.iter_rows():
+            yield tasks[row["index"]], Outcome(row["failure"] or None, row["found"])
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1:]
+        raise OSError(f"a worker of the Ray cluster failed: {' '.join(last)}") from error
+    finally:
+        ray.shutdown()
+
+
+class _RayWorker:
+    def __init__(self, model: Model) -> None:
+        # Ray gives each worker its CPUs; several that use all of them would slow each other down.
+        torch.set_num_threads(1)
+        self.worker = Worker(model.predictor(), model.automatic)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        outcome = self.worker(pickle.loads(row["task"]))
+        return {"index": row["index"], "failure": outcome.failure or "", "found": outcome.found}

@@ -1,0 +1,332 @@
+"""A `Sam` with its adapters, as files that run without adapterkit: ONNX, or PyTorch's `export`.
+
+A folder holds the encoder with its adapters, the prompt encoder and mask decoder as one decoder,
+and `export.json`, which says what they are. An image is encoded once; each prompt then costs the
+decoder alone. Inputs and outputs have `segment_anything`'s names, and a batch of images and
+several prompted structures of each, as a `Segmenter` has:
+
+| file | name | shape | what |
+|---|---|---|---|
+| encoder | images | (B, 3, S, S) | RGB in [0, 255]; the encoder normalises them |
+| | image_embeddings | (B, C, h, w) | |
+| decoder | image_embeddings | (B, C, h, w) | what the encoder gave |
+| | point_coords | (B, K, N, 2) | (x, y) in pixels of the input |
+| | point_labels | (B, K, N) int64 | 1 inside, 0 outside, 2 and 3 a box's upper left and lower \
+right corner, -1 no point |
+| | mask_input | (B, K, 4h, 4w) | logits of an earlier prediction |
+| | has_mask_input | (B, K) | 1 where mask_input counts, 0 where not |
+| | low_res_masks | (B, K, 4, 4h, 4w) | logits, above 0 is inside; the first mask is the answer, \
+the other three are for ambiguous prompts |
+| | iou_predictions | (B, K, 4) | the model's own estimate of each mask's quality |
+
+All are float32 but the labels. B, K and N are free. A structure without a box gets a further point
+(0, 0) of label -1, as in `segment_anything`'s own export.
+"""
+
+import copy
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from adapterkit.adapters.injection import adapters_of
+from adapterkit.attach.attachment import Overlay
+from adapterkit.attach.overlay import overlays, set_overlay
+from adapterkit.kernels.fast_forward import stock
+from adapterkit.promptable.segmenter import predict_masks
+
+OPSET = 20
+"""ONNX's operator set: the first with GELU, which onnxruntime fuses."""
+
+
+def export(
+    sam: Sam,
+    folder: str | Path,
+    format: Literal["onnx", "torch"] = "onnx",
+    int8: bool = False,
+    classes: Sequence[str] = (),
+) -> None:
+    """Write `sam` with its active adapters to a new folder, all of it or nothing.
+
+    `encoder.onnx` and `decoder.onnx` need onnxruntime. `encoder.pt2` and `decoder.pt2` need the
+    PyTorch that wrote them or a newer one: `torch.export.load("encoder.pt2").module()`. They hold
+    plain tensors and a graph, so that loading them unpickles nothing; but `torch.export.load`
+    would unpickle what a foreign file asks it to, so load no others.
+
+    Args:
+        sam: stock or `fast`, on any device and of any dtype; it stays as it is. The files are
+            for float32.
+        folder: a new or an empty one.
+        format: "onnx", or "torch" for PyTorch's export.
+        int8: with "onnx", linear layers compute in eight bits, for CPUs: their weights are rounded
+            once, in steps of their own for each channel, and what they are given at every run.
+        classes: names of the structures that it segments.
+
+    Raises:
+        TypeError: `sam` is no `Sam`.
+        FileExistsError: the folder exists and is not empty.
+        FileNotFoundError: there is no folder to make it in.
+        ValueError: int8 is asked of PyTorch's format, or the extra `export` is not installed.
+        OSError: it cannot be written; the disk is full, say.
+    """
+    if not isinstance(sam, Sam):
+        raise TypeError(f"export: expected a segment_anything Sam, not a {type(sam).__qualname__}")
+    if int8 and format != "onnx":
+        raise ValueError(f"int8 is for the format onnx, and the format is {format}")
+    if format == "onnx":
+        _check_installed()
+    found = adapters_of(sam)
+    active = [found[name] for name in found.active] if found else []
+    about: dict[str, Any] = {
+        "adapterkit": version("adapterkit"),
+        "format": format,
+        "weights": "int8" if int8 else "float32",
+        "parts": [str(part) for adapter in active for part in adapter.parts],
+        "classes": list(classes),
+        "image_size": sam.image_encoder.img_size,
+        "mean": sam.get_buffer("pixel_mean").flatten().tolist(),
+        "std": sam.get_buffer("pixel_std").flatten().tolist(),
+        "use": "Give the encoder RGB in [0, 255]; it normalises. Give each structure without a "
+        "box a further point (0, 0) of label -1.",
+    }
+    with _new_folder(Path(folder)) as draft:
+        for graph in _graphs(_settled(sam)):
+            program = graph.trace()
+            if format == "torch":
+                file = draft / f"{graph.name}.pt2"
+                torch.export.save(program, file)
+            else:
+                file = draft / f"{graph.name}.onnx"
+                _write_onnx(program, graph, file, int8)
+            about[graph.name] = {"file": file.name, **graph.about()}
+        (draft / "export.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+class Encoder(nn.Module):
+    """The image encoder of a `Sam`, with its normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, sam: Sam):
+        super().__init__()
+        self.image_encoder = sam.image_encoder
+        self.register_buffer("mean", sam.get_buffer("pixel_mean"))
+        self.register_buffer("std", sam.get_buffer("pixel_std"))
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        return self.image_encoder((images - self.mean) / self.std)
+
+
+class Decoder(nn.Module):
+    """The prompt encoder and mask decoder of a `Sam`, with every prompt in tensors.
+
+    The stock prompt encoder takes other prompts by other code, and assigns to indices; here a
+    prompt that is absent is a value, so that one graph does for all.
+    """
+
+    size: Tensor
+    position: Tensor
+    kinds: Tensor
+
+    def __init__(self, sam: Sam):
+        super().__init__()
+        self.prompt_encoder = prompts = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        height, width = prompts.input_image_size
+        self.register_buffer("size", torch.tensor([width, height], dtype=torch.float32))
+        self.register_buffer("position", prompts.get_dense_pe().contiguous())
+        kinds = [prompts.not_a_point_embed, *prompts.point_embeddings]
+        self.register_buffer("kinds", torch.cat([each.weight for each in kinds]))
+
+    def forward(
+        self,
+        image_embeddings: Float[Tensor, "b c h w"],
+        point_coords: Float[Tensor, "b k n 2"],
+        point_labels: Int[Tensor, "b k n"],
+        mask_input: Float[Tensor, "b k mask_h mask_w"],
+        has_mask_input: Float[Tensor, "b k"],
+    ) -> tuple[Float[Tensor, "b k m mask_h mask_w"], Float[Tensor, "b k m"]]:
+        batch, prompts = point_labels.shape[:2]
+        coords, labels, mask, has_mask = (
+            each.flatten(0, 1) for each in (point_coords, point_labels, mask_input, has_mask_input)
+        )
+        # To the pixels' centres, as the stock prompt encoder does.
+        place = self.prompt_encoder.pe_layer._pe_encoding((coords + 0.5) / self.size)
+        sparse = torch.where(labels[..., None] < 0, 0.0, place) + self.kinds[labels + 1]
+        dense = torch.where(
+            has_mask[:, None, None, None] > 0,
+            self.prompt_encoder.mask_downscaling(mask[:, None]),
+            self.prompt_encoder.no_mask_embed.weight[:, :, None, None],
+        )
+        embedding = image_embeddings[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
+        logits, iou = predict_masks(self.mask_decoder, embedding, self.position, sparse, dense)
+        return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
+
+
+@torch.no_grad()
+def _settled(sam: Sam) -> Sam:
+    """A copy whose overlaid parameters are what they are seen as, without what made them so.
+
+    What lies over a parameter depends on parameters alone: a position embedding interpolated, a
+    weight with its low-rank update. It is computed here, once, rather than in the exported graph.
+    Its forward is the stock one: the fast one attends in as many pieces as the batch is large.
+    """
+    sam = stock(copy.deepcopy(sam)).to("cpu", torch.float32).eval().requires_grad_(False)
+    for module in sam.modules():
+        for name in overlays(module):
+            seen = getattr(module, name).clone(memory_format=torch.contiguous_format)
+            set_overlay(module, name, ())
+            module._parameters[name] = nn.Parameter(seen, requires_grad=False)
+    found = adapters_of(sam)
+    if found is None:
+        return sam
+    for name, adapter in found.items():
+        if name not in found.active:
+            delattr(found, name)
+            continue
+        for each in list(adapter.attached):
+            if all(isinstance(action, Overlay) for action in (*each.actions, *each.last_actions)):
+                adapter.remove(each)
+    return sam
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model to trace.
+
+    Attributes:
+        name: of its file.
+        model: what it computes.
+        inputs: an example of each, in order.
+        free: which of their axes are free, and their names.
+        outputs: their names, in order.
+    """
+
+    name: str
+    model: nn.Module
+    inputs: Mapping[str, Tensor]
+    free: Mapping[str, Mapping[int, str]]
+    outputs: Sequence[str]
+
+    @torch.no_grad()
+    def trace(self) -> ExportedProgram:
+        axes = {name: Dim(name) for each in self.free.values() for name in each.values()}
+        free = {
+            name: {axis: axes[size] for axis, size in self.free[name].items()}
+            for name in self.inputs
+        }
+        return torch.export.export(
+            self.model.eval(), tuple(self.inputs.values()), dynamic_shapes=free
+        )
+
+    def about(self) -> dict[str, Any]:
+        inputs = {
+            name: {
+                "dtype": str(example.dtype).removeprefix("torch."),
+                "shape": [self.free[name].get(i, size) for i, size in enumerate(example.shape)],
+            }
+            for name, example in self.inputs.items()
+        }
+        return {"inputs": inputs, "outputs": list(self.outputs)}
+
+
+def _graphs(sam: Sam) -> Iterator[Graph]:
+    side, (height, width) = sam.image_encoder.img_size, sam.prompt_encoder.image_embedding_size
+    # Sizes that differ from each other and from 1, so that none is taken for another.
+    b, k, n = 2, 3, 4
+    yield Graph(
+        name="encoder",
+        model=Encoder(sam),
+        inputs={"images": torch.zeros(b, 3, side, side)},
+        free={"images": {0: "batch"}},
+        outputs=["image_embeddings"],
+    )
+    per_prompt = {0: "batch", 1: "prompts"}
+    per_point = {**per_prompt, 2: "points"}
+    yield Graph(
+        name="decoder",
+        model=Decoder(sam),
+        inputs={
+            "image_embeddings": torch.zeros(b, sam.prompt_encoder.embed_dim, height, width),
+            "point_coords": torch.zeros(b, k, n, 2),
+            "point_labels": torch.zeros(b, k, n, dtype=torch.long),
+            "mask_input": torch.zeros(b, k, 4 * height, 4 * width),
+            "has_mask_input": torch.zeros(b, k),
+        },
+        free={
+            "image_embeddings": {0: "batch"},
+            "point_coords": per_point,
+            "point_labels": per_point,
+            "mask_input": per_prompt,
+            "has_mask_input": per_prompt,
+        },
+        outputs=["low_res_masks", "iou_predictions"],
+    )
+
+
+def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) -> None:
+    with warnings.catch_warnings():
+        # It says of each axis named twice that the name counts once.
+        warnings.filterwarnings("ignore", message="# The axis name")
+        onnx = torch.onnx.export(
+            program,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=dict(graph.free),  # for the axes' names
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert onnx is not None
+    # Beyond 2 GB an ONNX file can but refer to another that holds the weights.
+    beside = sum(each.nbytes for each in program.state_dict.values()) > 2e9
+    if not int8:
+        onnx.save(file, external_data=beside)
+        return
+    from onnxruntime.quantization import quantize_dynamic
+
+    # Or else it warns that shapes may be missing; the exporter has put them in.
+    onnx.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / file.name
+        onnx.save(plain, external_data=beside)
+        # With all eight bits, CPUs without VNNI instructions overflow in sums of products.
+        quantize_dynamic(
+            plain,
+            file,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,
+        )
+
+
+def _check_installed() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(name) is None:
+            raise ValueError(f'export needs {name}: pip install "adapterkit[export]"')
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A draft beside `folder`, which becomes it when the block succeeds."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"the folder {folder.parent} does not exist; make it first")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.part-") as beside:
+        draft = Path(beside) / folder.name
+        draft.mkdir()
+        yield draft
+        draft.rename(folder)

@@ -1,0 +1,224 @@
+"""Prompts, chosen from reference masks to stand in for an expert's clicks and boxes.
+
+Points are (x, y) = (column, row) indices of pixels of the given mask, (0, 0) to (W - 1, H - 1).
+They name a pixel, not its centre: SAM's prompt encoder adds the 0.5 itself. Every strategy returns
+points and labels (1 foreground, 0 background) with an axis for the points of one mask, so that the
+results of two strategies concatenate along it.
+
+Where a mask has no foreground, every strategy chooses among all pixels, and the label is 0. The
+published SAMUS does the same, so that an absent structure is still a valid sample.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+PointStrategy = Literal["1", "2-random", "2-entropy", "2-max-distance"]
+"""How many points a mask gets, and how the second is chosen; the first is always random."""
+
+
+def choose_points(
+    masks: Bool[Tensor, "B K H W"],
+    strategy: PointStrategy,
+    generators: Sequence[torch.Generator],
+    segment: Callable[[Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]], Float[Tensor, "B K H W"]],
+) -> tuple[Float[Tensor, "B K n 2"], Int[Tensor, "B K n"]]:
+    """The points of each structure of each image, by one of the study's four strategies.
+
+    Strategies agree in the first point, so their results differ by the second alone.
+
+    Args:
+        masks: reference masks of K structures in each of B images.
+        strategy: "1" for one random point; a second one is drawn at random too ("2-random"), or is
+            where the prediction from the first is least certain ("2-entropy"), or farthest from
+            the first ("2-max-distance").
+        generators: a source of randomness for each image, such as `seeded_generator` gives.
+        segment: the mask logits that points and labels give; called for "2-entropy" alone.
+
+    Returns:
+        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
+        foreground and its points are from the background.
+
+    Raises:
+        ValueError: if the strategy is unknown, or there is not one generator per image.
+
+    Source: the SAMUS reproduction study, Table 4.
+    """
+    if strategy not in get_args(PointStrategy):
+        raise ValueError(f"strategy is {strategy!r}: expected one of {get_args(PointStrategy)}")
+    if len(generators) != len(masks):
+        raise ValueError(f"{len(masks)} images, but {len(generators)} generators")
+    count = 2 if strategy == "2-random" else 1
+    drawn = [random_points(*each, count) for each in zip(masks, generators, strict=True)]
+    points, labels = map(torch.stack, zip(*drawn, strict=True))
+    if strategy == "2-max-distance":
+        second = farthest_point(masks, points[..., 0, :])
+    elif strategy == "2-entropy":
+        second = entropy_point(masks, segment(points, labels).sigmoid())
+    else:
+        return points, labels
+    return torch.cat([points, second[0]], dim=-2), torch.cat([labels, second[1]], dim=-1)
+
+
+def boxes_around(masks: Bool[Tensor, "k H W"]) -> Float[Tensor, "k 4"]:
+    """The smallest box (x0, y0, x1, y1) around each mask, from edge to edge of its pixels.
+
+    Raises:
+        ValueError: if a mask has no foreground.
+    """
+    if not masks.flatten(1).any(dim=1).all():
+        raise ValueError("a mask has no foreground, so there is no box around it")
+    # torchvision gives the first and the last pixel.
+    return masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1], device=masks.device)
+
+
+def random_points(
+    masks: Bool[Tensor, "*batch H W"], generator: torch.Generator, count: int = 1
+) -> tuple[Float[Tensor, "*batch count 2"], Int[Tensor, "*batch count"]]:
+    """Points drawn uniformly at random from each mask's foreground.
+
+    The draws are independent, so a pixel can be drawn twice (as published, and so that a
+    foreground of one pixel can still give two points). With a CPU generator the first points of a
+    call with a greater ``count`` are those of a call with a smaller one, whatever the masks'
+    device, so strategies can be compared from the same first point.
+
+    Args:
+        masks: binary masks; the leading axes are any, including none.
+        generator: source of randomness; it may be on another device than the masks.
+        count: number of points per mask, at least 1.
+
+    Returns:
+        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
+        foreground and its points are from the background.
+
+    Raises:
+        ValueError: if masks are not boolean or have no pixels, or count is below 1.
+
+    Source: the SAMUS reproduction study, Table 4, "random"; the published SAMUS code.
+    """
+    _check_masks(masks)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, but is {count}")
+    candidates = _candidates(masks)
+    ranks_below = candidates.cumsum(dim=-1)
+    total = ranks_below[..., -1:]
+    # float64, because float32 cannot address each pixel of a large image. One row per point, not
+    # per mask, so that a greater count only adds draws after those of a smaller count.
+    uniform = torch.rand(
+        (count, *total.shape[:-1]),
+        dtype=torch.float64,
+        device=generator.device,
+        generator=generator,
+    )
+    ranks = (uniform.to(masks.device).movedim(0, -1) * total).long().contiguous()
+    # The pixel of rank r is the first one up to which there are more than r candidates.
+    indices = torch.searchsorted(ranks_below, ranks, right=True)
+    return _points(indices, masks), _labels(masks, count)
+
+
+def farthest_point(
+    masks: Bool[Tensor, "*batch H W"], first: Float[Tensor, "*batch 2"]
+) -> tuple[Float[Tensor, "*batch 1 2"], Int[Tensor, "*batch 1"]]:
+    """The foreground pixel of each mask at the greatest Euclidean distance from its first point.
+
+    Of several at the same distance, the first in row-major order.
+
+    Args:
+        masks: binary masks; the leading axes are any, including none.
+        first: one point (x, y) per mask, in pixels: ``random_points(...)[0][..., 0, :]``.
+
+    Returns:
+        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
+        foreground and the pixel is from the background.
+
+    Raises:
+        ValueError: if masks are not boolean or have no pixels, or the shapes do not fit.
+
+    Source: the SAMUS reproduction study, Table 4, "max distance".
+    """
+    _check_masks(masks)
+    if first.shape != (*masks.shape[:-2], 2):
+        raise ValueError(
+            f"first must have the shape {(*masks.shape[:-2], 2)} for masks of shape "
+            f"{tuple(masks.shape)}, but has {tuple(first.shape)}"
+        )
+    height, width = masks.shape[-2:]
+    # float64 keeps squared distances exact, so equal distances are ties on every device.
+    exact = first.to(masks.device, torch.float64)
+    x = torch.arange(width, device=masks.device) - exact[..., 0, None]
+    y = torch.arange(height, device=masks.device) - exact[..., 1, None]
+    return _best(masks, x.square()[..., None, :] + y.square()[..., :, None])
+
+
+def entropy_point(
+    masks: Bool[Tensor, "*batch H W"], probabilities: Float[Tensor, "*batch H W"]
+) -> tuple[Float[Tensor, "*batch 1 2"], Int[Tensor, "*batch 1"]]:
+    """The foreground pixel of each mask whose predicted probability has the greatest entropy.
+
+    Of several with the same entropy, the first in row-major order.
+
+    Args:
+        masks: binary masks; the leading axes are any, including none.
+        probabilities: the predicted foreground probability of each pixel, in [0, 1], at the
+            masks' size: the sigmoid of the logits that the first point gave.
+
+    Returns:
+        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
+        foreground and the pixel is from the background.
+
+    Raises:
+        ValueError: if masks are not boolean or have no pixels, the shapes differ, or a
+            probability is outside [0, 1].
+
+    Source: the SAMUS reproduction study, Table 4, "entropy".
+    """
+    _check_masks(masks)
+    if probabilities.shape != masks.shape:
+        raise ValueError(
+            "probabilities and masks differ in shape: "
+            f"{tuple(probabilities.shape)} and {tuple(masks.shape)}"
+        )
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("probabilities must be in [0, 1]; for logits, take their sigmoid first")
+    # Binary entropy falls strictly with the distance of p from 1/2. The distance orders pixels
+    # exactly, while the logarithm is flat around 1/2 and undefined at 0 and 1.
+    return _best(masks, -(probabilities.to(masks.device, torch.float64) - 0.5).abs())
+
+
+def _check_masks(masks: Tensor) -> None:
+    if masks.dtype != torch.bool:
+        raise ValueError(f"masks must be boolean, but are {masks.dtype}")
+    if masks.ndim < 2 or 0 in masks.shape[-2:]:
+        raise ValueError(f"masks must have the axes (..., H, W), but have {tuple(masks.shape)}")
+
+
+def _has_foreground(masks: Bool[Tensor, "*batch H W"]) -> Bool[Tensor, "*batch 1"]:
+    return masks.flatten(-2).any(dim=-1, keepdim=True)
+
+
+def _candidates(masks: Bool[Tensor, "*batch H W"]) -> Bool[Tensor, "*batch HW"]:
+    """The pixels to choose from: the foreground, or all where there is none."""
+    return masks.flatten(-2) | ~_has_foreground(masks)
+
+
+def _labels(masks: Bool[Tensor, "*batch H W"], count: int) -> Int[Tensor, "*batch count"]:
+    return _has_foreground(masks).long().repeat_interleave(count, dim=-1)
+
+
+def _points(
+    indices: Int[Tensor, "*batch count"], masks: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch count 2"]:
+    width = masks.shape[-1]
+    return torch.stack([indices % width, indices // width], dim=-1).float()
+
+
+def _best(
+    masks: Bool[Tensor, "*batch H W"], scores: Float[Tensor, "*batch H W"]
+) -> tuple[Float[Tensor, "*batch 1 2"], Int[Tensor, "*batch 1"]]:
+    """The candidate of the highest score; torch's argmax gives the first of equal ones."""
+    scores = scores.flatten(-2).masked_fill(~_candidates(masks), -torch.inf)
+    return _points(scores.argmax(dim=-1, keepdim=True), masks), _labels(masks, 1)

@@ -1,0 +1,473 @@
+"""Training a segmenter, every structure of an image being one prompt.
+
+What is trained is a `Segmenter`, or any module that is called like one: RGB images in [0, 255],
+points and labels in; out comes what has `low_res_logits`, for the loss, and `logits()`, at the
+images' size. A network that needs no prompt can be trained so, too.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import rich
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import is_tensorboard_available
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+from adapterkit.encoders.views import view
+from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.parts.conv import ConvBlock
+from adapterkit.promptable.points import PointStrategy, choose_points
+from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.system.allocator import give_back_freed_memory
+from adapterkit.system.random import seeded_generator
+from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
+from adapterkit.training.losses import dice_bce_loss, low_res_target
+from adapterkit.training.state import Epoch, Progress, load_state, save_state
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the defaults are the SAMUS reproduction study's.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images, not structures, per batch and process.
+        accumulate: batches per step of the optimiser.
+        optimizer: "sgd" has a momentum of 0.9.
+        learning_rate: the highest, with a schedule.
+        weight_decay: of the optimiser; decoupled from the gradient in "adamw" alone.
+        schedule: of the learning rate after the warm-up; "cosine" and "polynomial", (1 - t)^0.9
+            where t goes from 0 to 1, fall towards 0.
+        warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
+        clip_norm: the norm to which longer gradients are shortened; None: as they come.
+        points: how the prompts are chosen, anew at every visit of an image.
+        activation_checkpointing: compute the blocks of the encoder, and of convolutions beside it,
+            again in the backward pass, rather than keep what they computed: less memory, more time,
+            equal results.
+        patience: epochs without a better validation Dice after which to stop; None: never.
+        seed: of all that is random; it gives the same result on the same machine.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    epochs: int = 50
+    batch_size: int = 8
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0
+    schedule: Literal["constant", "cosine", "polynomial"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    points: PointStrategy = "1"
+    activation_checkpointing: bool = False
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected a positive number")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of one of `steps` steps of the optimiser, counted from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / (steps - self.warmup_steps)
+        if self.schedule == "polynomial":
+            return self.learning_rate * (1 - done) ** 0.9
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of `parameters`."""
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, weight_decay=decay)
+
+
+def make_accelerator(
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None, tensorboard: bool = False
+) -> Accelerator:
+    """accelerate's handling of devices, processes and precision, as `train` needs it.
+
+    Args:
+        mixed_precision: None for what `accelerate launch` says, or none.
+        tensorboard: let `train` write loss, learning rate and Dice for TensorBoard, once
+            `log_to` has said where.
+
+    Raises:
+        ValueError: TensorBoard is asked for, and is not installed.
+    """
+    if tensorboard and not is_tensorboard_available():
+        raise ValueError("TensorBoard is not installed: pip install tensorboard, or do without")
+    return Accelerator(
+        mixed_precision=mixed_precision,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir="." if tensorboard else None,
+        # The loss does not use all: not a trained decoder's estimate of its own quality, say.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def log_to(folder: Path, accelerator: Accelerator) -> None:
+    """Write what `train` logs to `folder`/tensorboard, if `make_accelerator` was asked to."""
+    accelerator.project_configuration.logging_dir = str(folder)
+    accelerator.init_trackers("tensorboard")
+
+
+def train(
+    segmenter: nn.Module,
+    training: Dataset,
+    validation: Dataset,
+    settings: Settings,
+    *,
+    accelerator: Accelerator,
+    on_improvement: Callable[[Epoch], None],
+    state_file: Path | None = None,
+    state_minutes: float = 5,
+    embeddings: Path | None = None,
+) -> list[Epoch]:
+    """Train what requires gradients, showing progress.
+
+    The loss is the published SAMUS's, on the low-resolution logits of all structures of a batch.
+    After each epoch the mean Dice over the validation set's images and structures is measured, from
+    points that the seed fixes.
+
+    If `state_file` exists, the run goes on from there, to the same result as if it had not been
+    interrupted. The file is written at the end of every epoch's steps, and whenever the last time
+    is `state_minutes` ago. Ctrl-C or the termination signal lets the present step end, writes it,
+    and raises KeyboardInterrupt; a second Ctrl-C raises at once.
+
+    Args:
+        segmenter: a `Segmenter`, or what is called like one; stays on the accelerator's device.
+        training: samples as `data.dataset.Sample` says. If it has a method `set_epoch`, it is
+            called with each epoch.
+        validation: the same.
+        settings: how to train.
+        accelerator: from `make_accelerator`.
+        on_improvement: called in the main process after each epoch with the highest validation Dice
+            so far, while `segmenter` holds what that epoch gave.
+        state_file: None keeps no state. With several machines, on a disk that they share.
+        state_minutes: 0 writes it after every step.
+        embeddings: a folder in which image embeddings are kept, so that an image encoder that is
+            not trained (MedSAM's) sees each image once; where it is trained, this does nothing.
+            With an augmentation, every epoch's images are others, and are kept too.
+
+    Returns:
+        The epochs, in order.
+
+    Raises:
+        ValueError: `state_file` is of another run, or activation checkpointing is asked for and
+            `segmenter` is no `Segmenter`.
+        FloatingPointError: the loss is not finite; the message names the images of the batch.
+        OSError: the state cannot be written.
+    """
+    run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
+    with ExitStack() as stack:
+        if settings.activation_checkpointing:
+            if not isinstance(segmenter, Segmenter):
+                raise ValueError(
+                    f"activation checkpointing is for a Segmenter, and this is a "
+                    f"{type(segmenter).__name__}; train it without"
+                )
+            stack.enter_context(checkpointed_blocks(segmenter))
+        bar = stack.enter_context(_progress_bar(accelerator))
+        if (
+            embeddings is not None
+            and isinstance(segmenter, Segmenter)
+            and has_frozen_encoder(segmenter)
+        ):
+            stack.enter_context(cached_embeddings(segmenter, embeddings))
+            bar.console.print(
+                f"the image encoder is not trained; embeddings are kept in {embeddings}",
+                soft_wrap=True,
+            )
+        task = bar.add_task("training", total=run.all_steps, completed=run.done, loss="", dice="")
+        while not run.finished:
+            for loss in run.steps():
+                bar.update(task, completed=run.done, loss=f"{loss:.4f}")
+            epoch, is_best = run.validate()
+            bar.update(task, dice=f"{epoch.validation_dice:.4f}")
+            bar.console.print(
+                f"epoch {epoch.epoch}/{settings.epochs}  loss {epoch.loss:.4f}  "
+                f"validation Dice {epoch.validation_dice:.4f}"
+            )
+            if is_best and accelerator.is_main_process:
+                on_improvement(epoch)
+    accelerator.wait_for_everyone()
+    return run.now.history
+
+
+@dataclass
+class _Run:
+    """A training run and where it stands."""
+
+    segmenter: nn.Module
+    training: Dataset
+    validation: Dataset
+    settings: Settings
+    accelerator: Accelerator
+    state_file: Path | None
+    state_minutes: float
+    now: Progress = field(default_factory=Progress)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.training)  # pyright: ignore[reportArgumentType]
+        self.epoch_steps = len(self._plan(epoch=1))
+        self.all_steps = self.settings.epochs * self.epoch_steps
+        self.identity = {
+            **asdict(self.settings),
+            "training images": self.count,
+            "base": _digest_of_frozen(self.segmenter),
+            "processes": self.accelerator.num_processes,
+            "mixed precision": self.accelerator.mixed_precision,
+        }
+        self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
+        optimizer = self.settings.make_optimizer(self.trained)
+        self.objective, self.optimizer = self.accelerator.prepare(
+            _Objective(self.segmenter), optimizer
+        )
+        if self.state_file is not None and self.state_file.exists():
+            self.now = load_state(
+                self.state_file,
+                self.identity,
+                self.segmenter,
+                self.optimizer,
+                self.accelerator.scaler,
+            )
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return (self.now.epoch - 1) * self.epoch_steps + self.now.step
+
+    @property
+    def finished(self) -> bool:
+        dices = [each.validation_dice for each in self.now.history]
+        patience = self.settings.patience
+        stagnates = patience is not None and max(dices[-patience:], default=1.0) < max(
+            dices[:-patience], default=0.0
+        )
+        return stagnates or self.now.epoch > self.settings.epochs
+
+    def steps(self) -> Iterator[float]:
+        """Take the steps that remain of the present epoch; the loss of each."""
+        self.segmenter.train()
+        if hasattr(self.training, "set_epoch"):
+            self.training.set_epoch(self.now.epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        plan = self._plan(self.now.epoch)[self.now.step :]
+        loader = iter(DataLoader(self.training, batch_sampler=[b for step in plan for b in step]))
+        with _held_interruptions() as interruptions:
+            for step in plan:
+                rate = self.settings.learning_rate_at(self.done, self.all_steps)
+                own_loss = self._step(islice(loader, len(step)), len(step), rate)
+                # Every process has to know whether any of them was interrupted.
+                shared = torch.tensor([[own_loss, len(interruptions)]])
+                shared = self.accelerator.gather(shared.to(self.accelerator.device))
+                loss, interrupted = shared.mean(dim=0).tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                self.now.step += 1
+                self.now.losses.append(loss)
+                self.accelerator.log({"loss": loss, "learning rate": rate}, step=self.done)
+                overdue = time.monotonic() - self.saved_at >= 60 * self.state_minutes
+                if overdue or interrupted or self.now.step == self.epoch_steps:
+                    self._save()
+                if interrupted:
+                    raise KeyboardInterrupt
+                yield loss
+
+    def validate(self) -> tuple[Epoch, bool]:
+        """Complete the epoch whose steps are done; is its Dice the highest so far?"""
+        with self.accelerator.autocast():
+            dice = mean_dice(
+                self.segmenter,
+                self.validation,
+                seed=self.settings.seed,
+                points=self.settings.points,
+                batch_size=self.settings.batch_size,
+            )
+        losses = self.now.losses
+        epoch = Epoch(self.now.epoch, sum(losses) / len(losses), dice)
+        self.now = Progress(epoch.epoch + 1, history=[*self.now.history, epoch])
+        self.accelerator.log({"validation Dice": dice}, step=self.done)
+        return epoch, dice >= max(each.validation_dice for each in self.now.history)
+
+    def _plan(self, epoch: int) -> list[list[list[int]]]:
+        """The images of each batch of each step of this process, in an epoch.
+
+        Processes get different batches, and equally many: a few of the first ones come twice where
+        they do not divide evenly.
+        """
+        settings, processes = self.settings, self.accelerator.num_processes
+        generator = seeded_generator(settings.seed, f"order in epoch {epoch}")
+        order = torch.randperm(self.count, generator=generator)
+        batches = [each.tolist() for each in order.split(settings.batch_size)]
+        own_count = math.ceil(len(batches) / processes)
+        first = self.accelerator.process_index
+        own = [batches[(first + i * processes) % len(batches)] for i in range(own_count)]
+        return [own[i : i + settings.accumulate] for i in range(0, own_count, settings.accumulate)]
+
+    def _step(self, batches: Iterable[dict[str, Any]], count: int, learning_rate: float) -> float:
+        """One step of the optimiser; the mean loss of this process's batches."""
+        process = self.accelerator.process_index
+        # For whatever else draws random numbers, such as dropout.
+        generator = seeded_generator(self.settings.seed, f"step {self.done}, process {process}")
+        torch.manual_seed(generator.initial_seed())
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        losses: list[float] = []
+        for batch in batches:
+            is_last = len(losses) == count - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
+                loss = self._loss(batch)
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(
+                        f"the loss is {losses[-1]} in epoch {self.now.epoch}, on "
+                        f"{list(batch['name'])}; look at these images, or lower the learning rate"
+                    )
+                self.accelerator.backward(loss / count)
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.optimizer.step()
+        return sum(losses) / len(losses)
+
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
+        device = self.accelerator.device
+        images, masks = batch["image"].to(device), batch["masks"].to(device).bool()
+        generators = [
+            seeded_generator(self.settings.seed, f"points in epoch {self.now.epoch}, {name}")
+            for name in batch["name"]
+        ]
+
+        def segment(points: Tensor, labels: Tensor) -> Tensor:
+            with torch.no_grad(), self.accelerator.autocast():
+                return self.segmenter(images, points, labels).logits().float()
+
+        points, labels = choose_points(masks, self.settings.points, generators, segment)
+        return self.objective(images, masks, points, labels)
+
+    def _save(self) -> None:
+        if self.state_file is not None and self.accelerator.is_main_process:
+            save_state(
+                self.state_file,
+                self.identity,
+                self.now,
+                self.segmenter,
+                self.optimizer,
+                self.accelerator.scaler,
+            )
+        self.saved_at = time.monotonic()
+
+
+class _Objective(nn.Module):
+    """The loss as a module, so that processes exchange the gradients of what the loss uses."""
+
+    def __init__(self, segmenter: nn.Module):
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, images: Tensor, masks: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        logits = self.segmenter(images, points, labels).low_res_logits
+        return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
+
+
+@contextmanager
+def checkpointed_blocks(segmenter: Segmenter) -> Iterator[None]:
+    """Within it, the encoder's blocks, and those of the convolutions beside them, keep only their
+    inputs for the backward pass, and compute the rest again. Around each, freed memory goes back to
+    the system."""
+    blocks = [block.module for block in view(segmenter.sam).blocks]
+    blocks += [each for each in segmenter.modules() if isinstance(each, ConvBlock)]
+    for block in blocks:
+        block.forward = partial(_checkpointed, block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _checkpointed(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    output: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
+    give_back_freed_memory()
+    if output.requires_grad:
+        # When its gradient is known, what comes after it in the model has been computed again.
+        output.register_hook(lambda gradient: give_back_freed_memory())
+    return output
+
+
+@contextmanager
+def _held_interruptions() -> Iterator[list[int]]:
+    """Within it, Ctrl-C and the termination signal only add to the list that it gives.
+
+    A second Ctrl-C raises KeyboardInterrupt at once, and one that came too late for the block to
+    see, at its end.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # Only that one gets signals.
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
+
+
+def _progress_bar(accelerator: Accelerator) -> ProgressBar:
+    return ProgressBar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}"),
+        TimeRemainingColumn(),
+        console=rich.get_console() if accelerator.is_main_process else Console(quiet=True),
+    )
+
+
+def _digest_of_frozen(model: nn.Module) -> str:
+    """Of the parameters that training leaves as they are: of the base, where there is one."""
+    digest = blake2b(digest_size=8)
+    for name, each in model.named_parameters():
+        if not each.requires_grad:
+            digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
+            flat = each.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

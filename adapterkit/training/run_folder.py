@@ -1,0 +1,85 @@
+"""The folder that a recipe's run writes to, and from which an interrupted run goes on."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from adapterkit.system.files import atomic_write, remove_half_written
+
+Config = TypeVar("Config")
+
+
+def new_folder(out: Path | None, recipe: str) -> Path:
+    """A folder for results, made by the main process; every process gets the same.
+
+    Args:
+        out: new or empty; None for a new one under runs/, named by the recipe and the time.
+        recipe: what the run is of.
+
+    Raises:
+        ValueError: `out` exists and is not an empty folder.
+    """
+    folder = out or Path("runs") / recipe / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if PartialState().is_main_process:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"--out {folder} exists and is not an empty folder; name another")
+        folder.mkdir(parents=True, exist_ok=True)
+    shared = [folder]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def interrupted_run(folder: Path, config: type[Config]) -> Config:
+    """The configuration of an interrupted run.
+
+    What a killed process left half-written is removed.
+
+    Args:
+        folder: of the run.
+        config: the dataclass of which `write_json` wrote `asdict` to config.json.
+
+    Raises:
+        ValueError: `folder` is not the folder of a run, or the run is finished.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"--resume {folder}: expected the folder of a run, with a config.json")
+    if (folder / "metrics.json").exists():
+        raise ValueError(f"--resume {folder}: this run is finished; its results are there")
+    if PartialState().is_main_process:
+        remove_half_written(folder)
+    hints = get_type_hints(config)
+    try:
+        values = {
+            name: Path(value) if value is not None and Path in get_args(hints[name]) else value
+            for name, value in json.loads(path.read_text()).items()
+        }
+        return config(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not this recipe's configuration: {error}") from error
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Within it, an interruption says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = f"interrupted; go on with --resume {folder}" if PartialState().is_main_process else ""
+        raise KeyboardInterrupt(how) from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, atomically; what JSON has no type for, such as paths, as text."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)

@@ -1,0 +1,152 @@
+"""Where a training run stands, as one file from which it goes on as if it had never stopped.
+
+A safetensors file: the trained tensors and buffers as `model.<name>`, the optimiser's as
+`optimizer.<state>.<name of the parameter>`, and a JSON object in the header for the rest. Nothing
+random needs saving, because all that is random in training depends on the seed, the epoch, the
+step and the image's name alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from adapterkit.system.files import save_tensors
+
+_KEY = "adapterkit training state"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training came to: mean loss, and mean validation Dice in [0, 1]."""
+
+    epoch: int
+    loss: float
+    validation_dice: float
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the present one, from 1.
+        step: optimiser steps done in it.
+        losses: of its batches so far.
+        history: the epochs that are complete, with their validation.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
+
+
+def save_state(
+    path: Path,
+    run: Mapping[str, Any],
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler | None,
+) -> None:
+    """Write where a run stands, atomically.
+
+    Args:
+        path: the file.
+        run: what identifies the run, of JSON values; `load_state` compares it.
+        progress: how far it has come.
+        model: whose parameters that require gradients, and buffers, are saved.
+        optimizer: of these parameters, in their order in `model`.
+        scaler: of the gradients, in half precision.
+
+    Raises:
+        OSError: the file cannot be written; the one before is as it was.
+    """
+    tensors = {f"model.{name}": value for name, value in _changing(model).items()}
+    names = _trained_names(model)
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            tensors[f"optimizer.{key}.{names[index]}"] = value
+    scaling = None if scaler is None else scaler.state_dict()
+    header = {"run": run, "progress": asdict(progress), "scaler": scaling}
+    save_tensors(path, tensors, {_KEY: json.dumps(header)})
+
+
+def load_state(
+    path: Path,
+    run: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler | None,
+) -> Progress:
+    """Put a saved run's tensors into `model` and `optimizer`; the arguments are `save_state`'s.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or foreign, or is the state of another run; the message names
+            what differs, and model and optimizer are as before.
+    """
+    header, tensors = _read(path)
+    for key in {**run, **header["run"]}:
+        was, now = header["run"].get(key), run.get(key)
+        if was != now:
+            raise ValueError(
+                f"{path} is the state of a run with {key} {_short(was)}, and this one has "
+                f"{_short(now)}; resume with what the run was started with"
+            )
+    own = _changing(model)
+    names = _trained_names(model)
+    saved = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    for key in {**own, **saved}:
+        if key not in saved or key not in own or saved[key].shape != own[key].shape:
+            raise ValueError(f"{path} is the state of another model: {key} differs")
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, kind, name = key.split(".", 2)
+            states.setdefault(names.index(name), {})[kind] = value
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(saved[key])
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    fields = header["progress"]
+    history = [Epoch(**epoch) for epoch in fields.pop("history")]
+    if scaler is not None:
+        scaler.load_state_dict(header["scaler"])
+    return Progress(**fields, history=history)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no training state at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[_KEY])
+            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole training state: {error!r}") from error
+
+
+def _changing(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters that require gradients, and buffers."""
+    state = model.state_dict(keep_vars=True)
+    return {k: v for k, v in state.items() if not isinstance(v, Parameter) or v.requires_grad}
+
+
+def _trained_names(model: nn.Module) -> list[str]:
+    return [name for name, each in model.named_parameters() if each.requires_grad]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

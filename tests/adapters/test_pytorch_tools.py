@@ -1,0 +1,111 @@
+"""PyTorch's own tools work on a patched model: export, compile, checkpointing, two processes.
+
+They run in processes of their own, as a user runs them: without the shape checks, which compilers
+cannot see through.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PREAMBLE = """
+import torch
+import adapterkit as ak
+from tests.models import TINY
+
+torch.manual_seed(0)
+sam = ak.inject_samus(ak.build_sam(TINY, seed=0))
+encoder = sam.image_encoder
+image = torch.rand(2, 3, 256, 256)
+trained = [each for each in sam.parameters() if each.requires_grad]
+"""
+
+
+def start(script: str, **environment: str) -> subprocess.Popen[str]:
+    # Importing tests installs the shape checks, on modules that are not imported yet.
+    imports = "import adapterkit, adapterkit.promptable.segmenter\n"
+    source = imports + PREAMBLE + textwrap.dedent(script)
+    return subprocess.Popen(
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+
+
+def test_export_is_exact():
+    run(
+        start(
+            """
+            with torch.no_grad():
+                expected = encoder(image)
+            exported = torch.export.export(encoder, (image,)).module()
+            torch.testing.assert_close(exported(image), expected, rtol=0, atol=1e-5)
+            """
+        )
+    )
+
+
+def test_compile_has_no_graph_break_and_agrees_with_its_gradients():
+    run(
+        start(
+            """
+            expected = encoder(image)
+            gradients = torch.autograd.grad(expected.square().mean(), trained)
+            compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+            output = compiled(image)
+            torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
+            compiled_gradients = torch.autograd.grad(output.square().mean(), trained)
+            for mine, theirs in zip(compiled_gradients, gradients):
+                torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+            """
+        )
+    )
+
+
+def test_activation_checkpointing_gives_equal_gradients():
+    run(
+        start(
+            """
+            from torch.utils.checkpoint import checkpoint
+
+            expected = torch.autograd.grad(encoder(image).square().mean(), trained)
+            for block in encoder.blocks:
+                plain = block.forward
+                block.forward = lambda x, plain=plain: checkpoint(plain, x, use_reentrant=False)
+            whole = torch.autograd.grad(encoder(image).square().mean(), trained)
+            for mine, theirs in zip(whole, expected):
+                assert torch.equal(mine, theirs)
+            """
+        )
+    )
+
+
+def test_two_processes_train_one_adapter(tmp_path: Path):
+    script = """
+        import os
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+
+        rank, folder = int(os.environ["RANK"]), os.environ["FOLDER"]
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+        )
+        alone = torch.autograd.grad(encoder(image).square().mean(), trained)
+        together = DistributedDataParallel(encoder)
+        together(image[rank : rank + 1]).square().mean().backward()
+        for parameter, gradient in zip(trained, alone):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+        dist.destroy_process_group()
+        """
+    run(*(start(script, RANK=str(rank), FOLDER=str(tmp_path)) for rank in range(2)))

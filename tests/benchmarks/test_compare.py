@@ -1,0 +1,449 @@
+"""The comparison in miniature, run as a user runs it, and what its conclusions rest on."""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import adapterkit as ak
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.evaluation.evaluation import Evaluation
+from adapterkit.system.command_line import run
+from benchmarks.compare import engines, results, runs, schedules
+from benchmarks.compare.__main__ import Config, main
+from benchmarks.compare.figures import binary_entropy
+from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network
+from benchmarks.compare.tables import PAPER, PAPER_TABLES
+from benchmarks.models.unprompted import ClassMaps
+from tests.models import ECHO
+
+FIGURES = {"masks.png", "prompts.png", "accuracy_and_parameters.png"}
+FILES = {"comparison.json", "tables.md", "results.csv", *FIGURES}
+RUN_FILES = {"weights.safetensors", "per_image.csv", "cases.safetensors", "result.json"}
+STRUCTURES = ["left ventricle", "myocardium", "left atrium", "mean"]
+
+
+@dataclass
+class Done:
+    status: int
+    output: str
+    errors: str
+
+
+Compare = Callable[..., Done]
+
+
+def in_this_process(given: Sequence[engines.Run]) -> Iterator[tuple[engines.Run, str]]:
+    """In a fraction of the time that processes take to start."""
+    for each in given:
+        AcceleratorState._reset_state()
+        try:
+            runs.perform(*each)
+        except SystemExit:  # As `perform` ends a process that is interrupted.
+            raise KeyboardInterrupt from None
+        yield each, ""
+
+
+@pytest.fixture
+def compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Compare:
+    """The command, in this process and an empty folder, with a tiny base."""
+    monkeypatch.setattr(ak, "mini_sam", lambda: ak.build_sam(ECHO, seed=0))
+    monkeypatch.setattr(engines, "on_this_machine", in_this_process)
+    monkeypatch.setattr(runs, "keep_freed_memory", lambda: True)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        status, message = 0, ""
+        with contextlib.chdir(tmp_path):
+            try:
+                run(main, Config)
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else 1
+                message = f"{end.code}\n" if isinstance(end.code, str) else ""
+        captured = capsys.readouterr()
+        return Done(status, captured.out, captured.err + message)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom(tmp_path_factory.mktemp("data") / "echo", patients=4, image_size=64)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").open()))
+
+
+# The command
+
+
+def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
+    chosen = "--data", echo, "--epochs", "1", "--out", "out"
+    methods = "--methods", "sam", "samus-2-entropy", "unet"
+    done = compare(*chosen, *methods, "--seeds", "0", "1")
+    assert done.status == 0, done.errors
+    assert "6 runs in" in done.output
+    assert "run 6 of 6: U-Net, seed 1, finished" in done.output
+    folder = tmp_path / "out"
+    assert content(folder).keys() == FILES
+    assert content(folder / "unet" / "seed_1").keys() == RUN_FILES
+    assert content(folder / "sam" / "seed_0").keys() == RUN_FILES - {"weights.safetensors"}
+
+    rows = rows_of(folder)
+    assert [row["structure"] for row in rows] == 6 * STRUCTURES
+    for row in rows:
+        evaluation = Evaluation.read_csv(
+            folder / row["system"] / f"seed_{row['seed']}" / "per_image.csv"
+        )
+        summary = evaluation.summary()[row["structure"]]
+        assert float(row["dice"]) == pytest.approx(summary["dice"]["mean"], abs=1e-5)
+        # Measured at half the base's 256 pixels, reported in pixels of 256.
+        assert float(row["hausdorff_px"]) == pytest.approx(
+            2 * summary["hausdorff_px"]["mean"], rel=1e-4
+        )
+    by_system = {row["system"]: row for row in rows}
+    assert by_system["sam"]["trained_parameters"] == by_system["sam"]["file_bytes"] == "0"
+    small_unet = runs.SYSTEMS["unet"].build(Base(None, 256), 3)
+    assert int(by_system["unet"]["trained_parameters"]) == sum(
+        each.numel() for each in small_unet.parameters()
+    )
+    assert int(by_system["sam"]["flops"]) > 0
+    means = [float(row["dice"]) for row in rows if row["structure"] == "mean"]
+    text = (folder / "tables.md").read_text()
+    dice = np.array(means[-2:]) * 100
+    assert f"{dice.mean():.2f} ± {dice.std(ddof=1):.2f}" in text
+    for words in ("not the same task", "Epochs: 1", "adapterkit's small SAM; small networks"):
+        assert words in text
+    assert "trained and tested with its own strategy" in text
+    assert "2 train (8 images), 1 validation (4 images), 1 test (4 images)" in text
+    assert 'a "no" here says nothing' in text
+    assert "paper |" not in text
+
+    # Anew, from the folders alone.
+    before = content(folder)
+    assert compare("--table", "--out", "out").status == 0
+    assert content(folder) == before
+
+
+def test_a_failed_run_is_shown_and_tried_again(
+    tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(base: Base) -> list:
+        raise ValueError("no such part")
+
+    chosen = "--data", echo, "--epochs", "1", "--methods", "medsam", "swin-unet"
+    with monkeypatch.context() as patch:
+        patch.setitem(SYSTEMS, "medsam", replace(SYSTEMS["medsam"], parts=broken))
+        done = compare(*chosen, "--out", "out")
+    assert done.status == 0
+    assert "MedSAM, seed 0, FAILED, see" in done.output
+    assert "Swin-Unet, seed 0, finished" in done.output
+    folder = tmp_path / "out"
+    assert "Traceback" in (folder / "medsam" / "seed_0" / "error.txt").read_text()
+    text = (folder / "tables.md").read_text()
+    assert "| Dice (%) | 1 failed |" in text
+    assert "- MedSAM, seed 0: ValueError: no such part" in text
+    assert [row["status"] for row in rows_of(folder)] == ["failed", *4 * ["finished"]]
+
+    done = compare(*chosen, "--out", "out")
+    assert "2 runs in" in done.output
+    assert "1 of them to do" in done.output
+    assert "failed" not in (folder / "tables.md").read_text()
+    assert content(folder / "medsam" / "seed_0").keys() == RUN_FILES
+    assert not (folder / "medsam" / "seed_0" / "embeddings").exists()
+
+    # Another setting is not mixed with it.
+    done = compare("--data", echo, "--epochs", "2", "--methods", "medsam", "--out", "out")
+    assert done.status == 1
+    assert "comparison with epochs 1, and this one has 2; name another folder" in done.errors
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_result(
+    tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = "--data", echo, "--epochs", "2", "--methods", "samus-adapters", "ce-net"
+    assert compare(*chosen, "--out", "whole").status == 0
+    train, epochs = runs.train, []
+
+    def interrupted(*arguments, on_improvement, **options):
+        def count(epoch):
+            on_improvement(epoch)
+            epochs.append(epoch)
+            if len(epochs) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return train(*arguments, on_improvement=count, **options)
+
+    # A process that a script starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", interrupted)
+        done = compare(*chosen, "--out", "parts")
+    signal.signal(signal.SIGINT, before)
+    assert done.status == 130
+    assert done.errors.endswith("interrupted; the same command goes on from here\n")
+    begun = tmp_path / "parts" / "samus-adapters" / "seed_0"
+    assert content(begun).keys() == {"weights.safetensors", "training_state.safetensors"}
+    assert compare("--table", "--out", "parts").status == 0
+    assert "1 not finished" in (tmp_path / "parts" / "tables.md").read_text()
+
+    assert compare(*chosen, "--out", "parts").status == 0
+    for system in ("samus-adapters", "ce-net"):
+        parts, whole = (tmp_path / out / system / "seed_0" for out in ("parts", "whole"))
+        for name in RUN_FILES - {"result.json"}:
+            assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--epochs", "0"], "--epochs 0: expected a positive number"),
+        (["--seeds", "1", "1"], "--seeds 1 1: expected some, each once"),
+        (["--methods", "sam", "sam"], "--methods sam sam: expected some, each once"),
+        (["--ray", "--epochs", "0"], "--epochs 0: expected a positive number"),
+        (["--ray", "a", "b"], "--ray a b: expected one address, or none"),
+        (["--paper"], "--paper is on CAMUS and SAM: give --data and --checkpoint too"),
+        (
+            ["--paper", "--data", "a", "--checkpoint", "b", "--epochs", "3"],
+            "--paper sets what --epochs does; give one of the two",
+        ),
+        (["--table", "--epochs", "3"], "--table takes all from the comparison's folder; give"),
+        (["--table"], "--table: there is no comparison in runs/compare; give its folder"),
+        (["--table", "--out", "here"], "here holds no comparison: expected a comparison.json"),
+        (["--data", "nowhere"], "nowhere is not a folder"),
+        (["--checkpoint", "none.pth", "--data", "."], "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_arguments_give_one_line(tmp_path: Path, compare: Compare, arguments, error: str):
+    done = compare(*arguments)
+    assert done.status == 1
+    (line,) = done.errors.splitlines()
+    assert line.startswith("error: ")
+    assert error in line
+    assert not any(tmp_path.iterdir())
+
+
+# Slow: all of it, in processes of its own
+
+
+@pytest.mark.slow
+def test_every_system_in_miniature(tmp_path: Path, echo: Path, compare: Compare):
+    done = compare("--data", echo, "--epochs", "2", "--out", "out")
+    assert done.status == 0, done.errors
+    folder = tmp_path / "out"
+    assert content(folder).keys() == FILES
+    rows = rows_of(folder)
+    assert [row["system"] for row in rows[::4]] == list(SYSTEMS)
+    assert {row["status"] for row in rows} == {"finished"}
+    text = (folder / "tables.md").read_text()
+    for number, table in enumerate(PAPER_TABLES, start=1):
+        assert f"## Table {number}: {table.subject}" in text
+        titles = " | ".join(SYSTEMS[name].title for name in table.systems)
+        assert f"|  | {titles} |" in text
+    validation = text.split("## On the validation patients")[1].split("## ")[0]
+    # A head, and a row for all but SAM, which is not trained.
+    assert validation.count("\n| ") == len(SYSTEMS)
+    assert "for the 15 comparisons" in text
+    for name in FIGURES:
+        assert (folder / name).stat().st_size > 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--ray",)], ids=["processes", "ray"])
+def test_runs_in_processes_of_their_own(
+    tmp_path: Path, echo: Path, capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
+):
+    """With a process that is killed, which costs no other run."""
+    checkpoint = tmp_path / "tiny.pth"
+    torch.save(ak.build_sam(ECHO, seed=0).state_dict(), checkpoint)
+    folder = tmp_path / "out"
+    ray = pytest.importorskip("ray") if options else None
+    if ray is not None:
+        ray.init(num_cpus=2)
+    try:
+        main(
+            Config(
+                data=echo,
+                checkpoint=checkpoint,
+                epochs=1,
+                methods=("sam", "samed", "msa", "samus-plus"),
+                out=folder,
+                ray=() if options else None,
+            )
+        )
+    finally:
+        if ray is not None:
+            ray.shutdown()
+    statuses = {row["system"]: row["status"] for row in rows_of(folder)}
+    assert statuses == dict.fromkeys(("sam", "samus-plus", "samed", "msa"), "finished")
+    assert "run 4 of 4" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engines, "perform", _die)
+    run = tmp_path, "samus", 0
+    (ended,) = engines.on_this_machine([run])
+    assert ended == (run, "the process ended with exit code -9, killed; out of memory?")
+
+
+def _die(*run: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# What the conclusions rest on
+
+
+def test_holm_s_method():
+    # Worked by hand: 4 * 0.01, 3 * 0.02, 2 * 0.03 and, not less than the one before, 0.04.
+    assert results.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert results.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert results.holm([]) == []
+
+
+def test_the_paired_test_s_extremes():
+    ten = np.linspace(0.01, 0.02, 10)
+    assert results.paired_p(ten) == pytest.approx(results.smallest_p(10)) == 2 / 1024
+    assert results.paired_p(np.zeros(10)) == 1
+    assert results.paired_p(np.array([1.0, -1.1, 2.0, -2.1])) > 0.5
+
+
+def planted(name: str, dice: Sequence[float], seeds: Sequence[int]) -> results.SystemResults:
+    """Two images of each patient, one of them of one Dice and the other of twice that."""
+    attributes = [{"patient": f"patient{i // 2:04d}"} for i in range(2 * len(dice))]
+    values = torch.tensor(dice).repeat_interleave(2) * torch.tensor([1.0, 2.0]).repeat(len(dice))
+    evaluation = Evaluation(
+        ["wall"], [f"image {i}" for i in range(len(values))], attributes, {"dice": values[:, None]}
+    )
+    finished = [results.Finished(seed, evaluation, {"history": []}) for seed in seeds]
+    return results.SystemResults(name, finished, {}, [])
+
+
+def test_differences_are_paired_by_patient_and_seed():
+    dice = np.linspace(0.2, 0.4, 10)
+    worse = planted("samus", dice.tolist(), [0, 1])
+    better = planted("unet", (dice + 0.02 + np.linspace(0, 0.01, 10)).tolist(), [1])
+    other = planted("sam", (dice + 0.5).tolist(), [7])
+    (found,) = results.differences([worse, better, other], worse)
+    assert found.system is better
+    assert found.patients == 10
+    assert found.mean == pytest.approx(1.5 * 0.025, abs=1e-6)
+    assert found.p == found.adjusted_p == pytest.approx(2 / 1024)
+    assert found.is_real
+
+
+def test_networks_are_read_as_masks_of_their_own_probabilities():
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = ClassMaps(logits, image_size=16)
+    torch.testing.assert_close(maps.low_res_logits.sigmoid(), logits.softmax(dim=1)[:, 1:])
+    most_probable = torch.nn.functional.one_hot(logits.argmax(dim=1), 4).movedim(-1, 1)[:, 1:]
+    assert torch.equal(maps.logits((8, 8)) > 0, most_probable.bool())
+    assert maps.logits().shape == (2, 3, 16, 16)
+    assert ((maps.logits() > 0).sum(dim=1) <= 1).all()
+
+
+def test_an_image_of_any_size_is_resized_and_its_points_with_it():
+    sam = ak.build_sam(ECHO, seed=0)
+    images = 255 * torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    points, labels = torch.tensor([[[[40.0, 200.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
+    with torch.no_grad():
+        own = ak.Segmenter(sam)(images, points, labels)
+        same = AnySize(sam)(images, points, labels)
+        # Doubled pixels, of which the first of each pair has the lower half of the point.
+        doubled = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+        twice = AnySize(sam)(doubled, 2 * points + 0.5, labels)
+    assert torch.equal(same.logits(), own.logits())
+    assert twice.logits().shape[-2:] == (512, 512)
+    torch.testing.assert_close(twice.low_res_logits, own.low_res_logits, atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize("schedule", ["common", "published"])
+@pytest.mark.parametrize("checkpoint", [None, Path("sam.pth")])
+def test_every_system_has_a_schedule(schedule: schedules.ScheduleName, checkpoint: Path | None):
+    found = {
+        name: schedules.settings_of(
+            name,
+            schedule,
+            Base(checkpoint, 512),
+            epochs=3,
+            batch_size=8,
+            learning_rate=None,
+            activation_checkpointing=True,
+            seed=1,
+        )
+        for name in SYSTEMS
+    }
+    for name, settings in found.items():
+        assert (settings.epochs, settings.seed) == (3, 1)
+        assert settings.points == SYSTEMS[name].points
+        assert settings.activation_checkpointing != isinstance(SYSTEMS[name], Network)
+    if schedule == "common":
+        for kind in (True, False):
+            of_kind = [n for n in SYSTEMS if isinstance(SYSTEMS[n], Network) == kind]
+            plain = {replace(found[n], points="1").learning_rate for n in of_kind}
+            assert len(plain) == 1
+    else:
+        assert found["samed"].optimizer == "adamw"
+        assert found["transunet"].schedule == "polynomial"
+        assert found["samus-branch"].learning_rate == 1e-4
+
+
+def test_the_ablations_are_samus_with_parts_left_out():
+    base = Base(None, 512)
+    kinds = {
+        name: [type(part).__name__ for part in SYSTEMS[name].parts(base)]  # pyright: ignore
+        for name in ("samus", "samus-branch", "samus-adapters")
+    }
+    assert kinds["samus-branch"] == ["Resize", "Normalise", "CNNBranch", "Train"]
+    assert kinds["samus-adapters"] == [each for each in kinds["samus"] if each != "CNNBranch"]
+
+
+def test_the_paper_s_tables_are_of_known_systems():
+    named = {name for table in PAPER_TABLES for name in table.systems}
+    assert named == set(SYSTEMS)
+    assert set(PAPER) == set(SYSTEMS) - {"samus-plus"}
+
+
+def test_entropy_is_highest_where_nothing_is_known():
+    entropy = binary_entropy(np.array([[0.0, 0.5, 1.0, 0.25]]))
+    assert entropy[0, 1] == 1
+    assert entropy[0, ::2] == pytest.approx([0, 0], abs=1e-9)
+    assert entropy[0, 3] == pytest.approx(2 - 0.75 * math.log2(3))
+
+
+def test_comparison_json_is_read_as_it_was_written(tmp_path: Path):
+    (tmp_path / "comparison.json").write_text(json.dumps({"data": "x"}))
+    with pytest.raises(ValueError, match=r"comparison.json is not of a comparison"):
+        runs.read_setting(tmp_path)
+
+
+def test_samus_plus_starts_as_the_base_at_its_smaller_input():
+    images = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    points, labels = torch.tensor([[[[40.0, 20.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
+
+    def segment(parts: list) -> torch.Tensor:
+        sam = ak.inject(ak.build_sam(ECHO, seed=0), parts)
+        return ak.Segmenter(sam)(images, points, labels).low_res_logits
+
+    base = segment([ak.parts.Resize(64, patch_stride=8)])
+    plus = segment(ak.methods.samus_plus(64))
+    torch.testing.assert_close(plus, base, atol=1e-5, rtol=1e-5)
+    assert (segment(ak.methods.samus(64)) - base).abs().max() > 0.01

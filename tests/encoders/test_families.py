@@ -1,0 +1,459 @@
+"""The parts work on every family of encoders, and ejecting leaves each as it was."""
+
+import copy
+import inspect
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import beit, eva, vision_transformer, vision_transformer_sam
+from torch import Tensor, nn
+
+import adapterkit as ak
+from adapterkit.encoders.views import BLOCK_SITES, ViT
+from adapterkit.parts import (
+    CNNBranch,
+    FeatureAdapter,
+    LoRA,
+    Normalise,
+    PositionAdapter,
+    Resize,
+    Train,
+)
+from tests.models import snapshot
+
+CLASSES = (
+    vision_transformer.VisionTransformer,
+    vision_transformer_sam.VisionTransformerSAM,
+    eva.Eva,
+    beit.Beit,
+)
+FILES = {"beit", "deit", "eva", "vision_transformer", "vision_transformer_sam"}
+FILES |= {"vision_transformer_hybrid"}
+
+ALL = "take every part"
+PARALLEL = (
+    "take no LoRA, and FeatureAdapter at tokens, attn_in, block_out and output only: attention and "
+    "MLP are one module, or there are several of both side by side"
+)
+NO_VIEW = (
+    "are refused: batch norms in their patch embedding, whose statistics training would change"
+)
+
+BY_ABSENT_SITES = {
+    frozenset[str](): ALL,
+    frozenset({"qkv", "attn_out", "mlp"}): PARALLEL,
+}
+EXCEPTIONS = {
+    PARALLEL: {
+        "vit_small_patch16_18x2_224",
+        "vit_base_patch16_18x2_224",
+        "vit_base_patch16_xp_224",
+        "vit_large_patch14_xp_224",
+        "vit_huge_patch14_xp_224",
+        "vit_pwee_patch16_reg1_gap_256",
+        "vit_dpwee_patch16_reg1_gap_256",
+    },
+    NO_VIEW: {
+        "vit_base_mci_224",
+        "vit_base_resnet26d_224",
+        "vit_base_resnet50d_224",
+        "vit_small_resnet26d_224",
+        "vit_small_resnet50d_s16_224",
+    },
+}
+"""The models of timm that lack something, by what and why."""
+
+
+@dataclass
+class Variant:
+    """timm's models that are alike but for their size, and how to build a small one."""
+
+    cls: type[nn.Module]
+    arguments: dict[str, Any]
+    names: list[str] = field(default_factory=list)
+
+
+def timm_variants() -> list[Variant]:
+    """timm's models of the families, those that are alike once."""
+    found: dict[tuple[Any, ...], Variant] = {}
+    for name in timm.list_models():
+        build = timm.model_entrypoint(name)
+        module = inspect.getmodule(build)
+        if module is None or module.__name__.rpartition(".")[2] not in FILES:
+            continue
+        cls, arguments = _recorded(build, module)
+        if not issubclass(cls, CLASSES):
+            continue
+        arguments = _shrunken(arguments)
+        key = (cls, *sorted((k, re.sub(" at 0x.*", "", repr(v))) for k, v in arguments.items()))
+        found.setdefault(key, Variant(cls, arguments)).names.append(name)
+    return list(found.values())
+
+
+def _recorded(build: Any, module: Any) -> tuple[type[nn.Module], dict[str, Any]]:
+    found: list[Any] = []
+
+    def record(cls: type[nn.Module], variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
+        found.extend((cls, arguments))
+        return nn.Identity()
+
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        patch.setattr(module, "build_model_with_cfg", record)
+        build()
+    cls, arguments = found
+    return cls, {k: v for k, v in arguments.items() if k in _accepted(cls)}
+
+
+@cache
+def _accepted(cls: type[nn.Module]) -> set[str]:
+    bases = [each for each in cls.__mro__ if each in CLASSES]
+    return set(inspect.signature(bases[0].__init__).parameters)
+
+
+def _shrunken(arguments: dict[str, Any]) -> dict[str, Any]:
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
+    small |= {"img_size": 4 * arguments.get("patch_size", 16), "drop_path_rate": 0.0}
+    embedding = getattr(arguments.get("embed_layer"), "keywords", {})
+    if "backbone" in embedding:
+        small["img_size"] = 64
+    if not embedding.get("proj", True):
+        small.pop("embed_dim")
+    optional = {"attn_pool_num_heads": 2, "num_kv_heads": 1, "global_attn_indexes": (1,)}
+    optional |= {"window_size": 3, "neck_chans": 16, "ref_feat_shape": (4, 4)}
+    optional = {k: v for k, v in optional.items() if arguments.get(k)}
+    if isinstance((arguments.get("ref_feat_shape") or (0,))[0], tuple):
+        optional["ref_feat_shape"] = ((4, 4), (3, 3))
+    return {**arguments, **small, **optional}
+
+
+def built(variant: Variant) -> Any:
+    """The small model, its patch embedding's CNN, if it has one, with random weights too."""
+    backbone = getattr(variant.arguments.get("embed_layer"), "keywords", {}).get("backbone")
+    if backbone is not None:
+        for stage in getattr(backbone, "stages", ()):
+            stage.blocks = stage.blocks[:1]
+        for each in [*backbone.to_empty(device="cpu").parameters(), *backbone.buffers()]:
+            each.data.normal_(std=0.05) if each.is_floating_point() else each.zero_()
+    return variant.cls(**variant.arguments)
+
+
+ADDED = "adapterkit.default.added"
+
+
+def images(size: int) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def output(model: nn.Module, image: Tensor) -> Tensor:
+    found = model(image)
+    return found if isinstance(found, Tensor) else found.last_hidden_state
+
+
+def sites(base: ViT) -> list[Any]:
+    own = [at for at in base.blocks[0].sites if at not in ("qkv", "q", "k", "v")]
+    return ["tokens", *own, "output"]
+
+
+def check(model: nn.Module) -> str:
+    """Inject, run forward and backward, eject, and compare with what was there.
+
+    Returns:
+        Which parts it takes.
+    """
+    model = model.eval()
+    base, before = ak.view(model), snapshot(model)
+    image = images(base.image_size)
+    plain = output(model, image)
+
+    parts: list[Any] = [FeatureAdapter(at=at) for at in sites(base)]
+    parts.append(Train("image_encoder"))
+    has_lora = not {"qkv", "q"}.isdisjoint(base.blocks[0].sites)
+    if has_lora:
+        parts.append(LoRA())
+    ak.inject(model, parts)
+    assert torch.equal(output(model, image), plain), "identities change the output"
+    assert snapshot(ak.eject(model)) == before, "ejecting identities leaves something"
+
+    overlaps = base.patch_projection.kernel_size[0] == base.patch_size
+    parts = [Resize(3 * base.patch_size, base.patch_size // 2 if overlaps else None), Normalise()]
+    if base.pos_embed is not None:
+        parts.append(PositionAdapter())
+    parts += [FeatureAdapter(at=at, zero_init=False) for at in sites(base)]
+    parts.append(CNNBranch(stem_channels=4))
+    ak.inject(model, parts)
+    output(model.train(), images(3 * base.patch_size)).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == ("adapterkit" in name), name
+    assert snapshot(ak.eject(model.eval())) == before, "ejecting leaves something"
+    assert torch.equal(output(model, image), plain)
+    absent = set(BLOCK_SITES) - set(base.blocks[0].sites) - ({"qkv"} if has_lora else set())
+    return BY_ABSENT_SITES[frozenset(absent)]
+
+
+def test_parts_work_on_every_model_of_timm():
+    failed: dict[str, str] = {}
+    taken: dict[str, set[str]] = {}
+    variants = timm_variants()
+    for variant in variants:
+        model = built(variant)
+        try:
+            if any(isinstance(each, nn.BatchNorm2d) for each in model.modules()):
+                with pytest.raises(ValueError, match="has batch norms"):
+                    ak.view(model)
+                what = NO_VIEW
+            else:
+                what = check(model)
+            taken.setdefault(what, set()).update(variant.names)
+        except Exception as error:
+            failed[", ".join(variant.names)] = f"{type(error).__name__}: {error}"[:300]
+    names = [name for variant in variants for name in variant.names]
+    print(f"Of {len(names)} models of timm {timm.__version__}, in {len(variants)} variants,")
+    print(f"  {len(taken.pop(ALL))} {ALL}")
+    for what, which in taken.items():
+        print(f"  {len(which)} {what}: {', '.join(sorted(which))}")
+    assert not failed, "\n".join(f"{names}: {error}" for names, error in failed.items())
+    assert taken == EXCEPTIONS
+    assert len(names) > 250
+
+
+def small(name: str, **arguments: Any) -> Any:
+    """A small model of timm with random weights, positions too."""
+    sizes = {"depth": 4, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, **{**sizes, **arguments}).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "pos" in key:
+                parameter.normal_()
+    return model
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_small_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_base_patch16_siglip_224",
+        "eva02_tiny_patch14_224",
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_mixed_224",
+    ],
+)
+def test_resize_is_timm_at_that_size(name: str, dynamic: bool):
+    patch = 14 if "patch14" in name else 16
+    model = small(name, img_size=6 * patch, dynamic_img_size=dynamic)
+    resized = copy.deepcopy(model)
+    resized.set_input_size((4 * patch, 4 * patch))
+    image = images(4 * patch)
+    ak.inject(model, [Resize(4 * patch)])
+    torch.testing.assert_close(model(image), resized(image))
+    features = model.forward_intermediates(image, intermediates_only=True)
+    assert features[-1].shape == (2, 48, 4, 4)
+
+
+def test_resize_is_timm_samvit_at_that_size():
+    model = small("samvit_base_patch16", img_size=96, global_attn_indexes=(1, 3), neck_chans=16)
+    image = images(64)
+    expected = model(image)
+    torch.testing.assert_close(ak.inject(model, [Resize(64)])(image), expected)
+
+
+def test_overlapping_patches_give_a_finer_grid_in_every_output_of_timm():
+    model = ak.inject(small("vit_small_patch16_224", img_size=64), [Resize(48, 8), CNNBranch()])
+    features = model.forward_intermediates(images(48), intermediates_only=True)
+    assert features[-1].shape == (2, 48, 6, 6)
+    with pytest.raises(ValueError, match=r"64x64 pixels, but .* adapted to 48x48"):
+        model.forward_features(images(64))
+
+
+def test_checkpointing_activations_gives_the_same_gradients():
+    model = ak.inject(small("vit_small_patch16_224", img_size=64), [CNNBranch(stem_channels=4)])
+    gradients = []
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)
+        model.zero_grad()
+        model(images(64)).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("size", [64, 160])
+def test_resize_is_a_beit_of_timm_made_for_that_size(size: int, shared: bool):
+    arguments = {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
+    model = small("beit_base_patch16_224", img_size=96, use_abs_pos_emb=True, **arguments)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                parameter.normal_()
+    made = small("beit_base_patch16_224", img_size=size, use_abs_pos_emb=True, **arguments)
+    made.load_state_dict(beit.checkpoint_filter_fn(model.state_dict(), made))
+    ak.inject(model, [Resize(size), Train("image_encoder")])
+    torch.testing.assert_close(model(images(size)), made(images(size)))
+    model(images(size)).square().sum().backward()
+    tables = [n for n, _ in model.named_parameters() if "relative_position_bias_table.value" in n]
+    assert len(tables) == (1 if shared else 4)
+    gradients = [model.get_parameter(name).grad for name in tables]
+    assert all(each is not None and each.any() for each in gradients)
+
+
+def test_resize_is_a_hybrid_of_timm_made_for_that_size():
+    model = small("vit_tiny_r_s16_p8_224", img_size=96)
+    grid = ak.view(model).grid
+    resized = copy.deepcopy(model)
+    resized.set_input_size((64, 64))
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="with several convolutions, which cannot overlap"):
+        ak.inject(model, [Resize(64, patch_stride=8)])
+    assert snapshot(model) == before
+    ak.inject(model, [Resize(64)])
+    torch.testing.assert_close(model(images(64)), resized(images(64)))
+    assert (grid, ak.view(model).grid) == ((3, 3), (2, 2))
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_18x2_224", "vit_base_patch16_rpn_224"])
+def test_what_attention_reads_is_a_site_where_no_module_gives_it(name: str):
+    model = small(name, img_size=64)
+    ak.inject(model, [FeatureAdapter(at="attn_in", blocks=[0, 1], zero_init=False)])
+    replica = copy.deepcopy(model)
+    block, adapter = model.blocks[1], model.get_submodule(f"{ADDED}.feature_adapter.attn_in.1")
+    attentions = [each.attn for each in block.attns] if hasattr(block, "attns") else [block.attn]
+    given: list[Tensor] = []
+    read: list[Tensor] = []
+    adapter.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    for attention in attentions:
+        attention.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    adapted = model(images(64))
+    assert len(given) == len(attentions)
+    for x, y in zip(tuple(given), read, strict=True):
+        assert torch.equal(y, x + adapter(x))
+    ak.eject(model)
+    assert torch.equal(replica(images(64)), adapted)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_branch_on_an_encoder_that_drops_tokens_is_refused(name: str):
+    model = small(name, img_size=56 if "14" in name else 64, patch_drop_rate=0.5)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"drops patch tokens in training.*patch_drop_rate=0"):
+        ak.inject(model, [CNNBranch()])
+    assert snapshot(model) == before
+    ak.inject(model.train(), [FeatureAdapter(zero_init=False), LoRA()])
+    assert output(model, images(56 if "14" in name else 64)).isfinite().all()
+
+
+def test_prefix_rows_and_prefix_tokens_stay_as_they_are():
+    model = small("vit_base_patch16_clip_224", img_size=64)
+    prefix = model.pos_embed[:, :1].clone()
+    ak.inject(model, [Resize(32), PositionAdapter()])
+    assert model.pos_embed.shape == (1, 1 + 4, 48)
+    assert torch.equal(model.pos_embed[:, :1], prefix)
+
+    layout = ak.view(ak.eject(model)).layout
+    grid = torch.rand(2, 3, 3, 48)
+    assert torch.equal(layout.grid(layout.of_grid(grid)), grid)
+    assert not layout.of_grid(grid)[:, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(1, [0]), (2, [0, 1]), (4, [0, 1, 2, 3]), (12, [2, 5, 8, 11])]
+)
+def test_four_of_many_global_blocks_are_selected(depth: int, expected: list[int]):
+    base = ak.view(small("vit_small_patch16_224", depth=depth, img_size=32))
+    assert [block.index for block in base.select("global")] == expected
+    assert len(base.select("all")) == depth
+    with pytest.raises(ValueError, match="selects none"):
+        base.select("windowed")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "message"),
+    [
+        ("vit_small_patch16_224", [Train("rel_pos")], "no relative-position tables"),
+        ("vit_small_patch16_dinov3", [PositionAdapter()], "no absolute position embedding"),
+        (
+            "vit_base_patch16_xp_224",
+            [FeatureAdapter()],
+            "no site 'mlp' in block 0; there is block_out",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_a_family_say_so(name: str, parts: list[Any], message: str):
+    model = small(name, img_size=64)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        ak.inject(model, parts)
+    assert snapshot(model) == before
+
+
+def test_images_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match="64x32 pixels"):
+        ak.view(small("vit_small_patch16_224", img_size=(64, 32)))
+
+
+@pytest.fixture
+def transformers_sam() -> Any:
+    transformers = pytest.importorskip("transformers")
+    vision = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_dim": 64}
+    vision |= {"image_size": 64, "patch_size": 16, "window_size": 3, "output_channels": 32}
+    vision |= {"global_attn_indexes": [1, 3], "num_pos_feats": 16}
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16}
+    decoder = {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2}
+    decoder |= {"iou_head_hidden_dim": 32}
+    config = transformers.SamConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
+    return transformers.SamModel(config).eval()
+
+
+def test_parts_work_on_the_sam_of_transformers(transformers_sam: Any):
+    check(transformers_sam.vision_encoder)
+
+
+def test_the_sam_of_transformers_segments_at_another_size(transformers_sam: Any):
+    model, before = transformers_sam, snapshot(transformers_sam)
+    prompt = {"input_points": torch.tensor([[[[20.0, 20.0]]]]), "input_labels": torch.ones(1, 1, 1)}
+    plain = model(pixel_values=images(64)[:1], **prompt).pred_masks
+    ak.inject(model, ak.methods.samus(32))
+    assert model(pixel_values=images(32)[:1], **prompt).pred_masks.shape[-2:] == (16, 16)
+    assert model.vision_encoder(pixel_values=images(32)).last_hidden_state.shape == (2, 32, 4, 4)
+    assert snapshot(ak.eject(model)) == before
+    assert torch.equal(model(pixel_values=images(64)[:1], **prompt).pred_masks, plain)
+
+
+def test_samus_attaches_to_timm_samvit():
+    model = small("samvit_base_patch16", img_size=64, global_attn_indexes=(1, 3), neck_chans=16)
+    before = snapshot(model)
+    ak.inject_samus(model, image_size=32, patch_stride=8)
+    assert model.forward_features(images(32)).shape == (2, 16, 4, 4)
+    assert snapshot(ak.eject(model)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("vit_small_patch16_224", {"Train"}),
+        ("vit_small_patch14_reg4_dinov2", {"Train"}),
+        ("eva02_tiny_patch14_224", {"Train"}),
+        ("vit_small_patch16_dinov3", {"PositionAdapter", "Train"}),
+    ],
+)
+def test_inject_samus_leaves_out_what_an_encoder_has_no_place_for(name: str, left_out: set[str]):
+    model = small(name, img_size=64 if "14" not in name else 56)
+    before = snapshot(model)
+    ak.inject_samus(model, image_size=64)
+    parts = {row.part.split("(")[0] for row in ak.summary(model).parts}
+    assert {type(part).__name__ for part in ak.methods.samus()} - parts == left_out
+    output(model, images(64)).square().mean().backward()
+    trained = [each for each in model.parameters() if each.requires_grad]
+    assert trained
+    assert all(each.grad is not None for each in trained)
+    assert snapshot(ak.eject(model)) == before

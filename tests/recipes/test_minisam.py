@@ -1,0 +1,145 @@
+"""The recipe that pretrains the small Sam, in miniature, as a user runs it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adapterkit.promptable.stock_sam import MINI, load_sam
+from recipes import minisam
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recipes.minisam", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    stages = (minisam.Stage(3, 64, 4), minisam.Stage(1, 512, 1))
+    monkeypatch.setattr(minisam, "STAGES", stages)
+    monkeypatch.setattr(minisam, "SAVE_EVERY", 1)
+
+
+def test_leaves_weights_of_the_mini_sam(short, tmp_path):
+    minisam.main(minisam.Config(out=tmp_path / "run", prompts=2, device="cpu"))
+    sam = load_sam(tmp_path / "run/mini_sam.safetensors")
+    assert sam.image_encoder.img_size == MINI.image_size
+    tensors = load_file(tmp_path / "run/mini_sam.safetensors").values()
+    assert {each.dtype for each in tensors} == {torch.float16}
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeypatch, step):
+    whole = minisam.Config(out=tmp_path / "whole", prompts=2, device="cpu")
+    minisam.main(whole)
+
+    cut = minisam.Config(out=tmp_path / "cut", prompts=2, device="cpu")
+    step_loss, calls = minisam.step_loss, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return step_loss(*arguments)
+
+    monkeypatch.setattr(minisam, "step_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        minisam.main(cut)
+    monkeypatch.setattr(minisam, "step_loss", step_loss)
+    minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, device="cpu", resume=True))
+
+    expected, found = (
+        load_file(tmp_path / name / "mini_sam.safetensors") for name in ("whole", "cut")
+    )
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_a_finished_folder_is_not_overwritten(short, tmp_path):
+    config = minisam.Config(out=tmp_path, prompts=2, device="cpu")
+    minisam.main(config)
+    with pytest.raises(ValueError, match="this pretraining is finished"):
+        minisam.main(config)
+    (tmp_path / "mini_sam.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds a pretraining: give --resume"):
+        minisam.main(config)
+    with pytest.raises(ValueError, match="a run with prompts 2, and this one has 3"):
+        minisam.main(replace(config, prompts=3, resume=True))
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    done = run("--resume", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"error: --resume, but there is no {tmp_path / 'stage_1.safetensors'}\n"
+
+
+def test_clicks_lie_in_the_region_and_know_their_side():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(1, 3, 16, 16, dtype=torch.bool)
+    target[0, :2, 2:7, 3:9] = True
+    region = torch.stack([target[0, 0], ~target[0, 1], torch.zeros(16, 16, dtype=torch.bool)])[None]
+    for _ in range(20):
+        points, labels = minisam.clicks(region, target, 64, generator)
+        assert labels.flatten().tolist() == [1, 0, -1]
+        x, y = ((points[0, :, 0] + 0.5) / 4 - 0.5).long().unbind(-1)
+        assert region[0, 0, y[0], x[0]]
+        assert region[0, 1, y[1], x[1]]
+
+
+def test_losses_of_planted_masks():
+    target = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    target[..., :4] = True
+    right = torch.where(target, 20.0, -20.0)
+    logits = torch.stack([right, -right, torch.full_like(right, 20.0)], dim=2)
+    losses = minisam.mask_losses(logits, target)[0, 0]
+    assert losses[0] == pytest.approx(0, abs=1e-6)
+    assert losses[1] > losses[2] > 1
+    assert minisam.mask_iou(logits, target)[0, 0].tolist() == [1, 0, 0.5]
+
+
+def test_the_schedule_rises_and_falls_to_zero():
+    rates = [minisam.schedule(progress) for progress in np.linspace(0.001, 1, 1000)]
+    peak = int(np.argmax(rates))
+    assert 0.01 < peak / 1000 < 0.03
+    assert rates[peak] > 0.99
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert all(np.diff(rates[peak:]) <= 0)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches_and_resume(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "recipes.minisam", "--length", "0.0001", "--prompts", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("weights in") == 1
+    expected = load_file(tmp_path / "mini_sam.safetensors")
+    for name in ("mini_sam", "stage_3", "stage_2"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    again = subprocess.run(
+        [*command, "--device", "cpu", "--resume"], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    found = load_file(tmp_path / "mini_sam.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_gradients_of_two_processes_are_averaged(monkeypatch):
+    monkeypatch.setattr(minisam, "this_process", lambda: (0, 2))
+    # The other process has these gradients: one of ones, and none.
+    other = torch.cat([torch.ones(6), torch.zeros(2)]) / 2
+    monkeypatch.setattr(minisam.dist, "all_reduce", lambda together: together.add_(other))
+    first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    first.grad = torch.full((2, 3), 3.0)
+    minisam.average_gradients([first, second])
+    assert first.grad is not None
+    assert torch.equal(first.grad, torch.full((2, 3), 2.0))
+    assert second.grad is not None
+    assert torch.equal(second.grad, torch.zeros(2))
