@@ -1,7 +1,7 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -63,6 +63,34 @@ class Adapters(nn.Module):
         for name, adapter in zip(names, wanted, strict=True):
             adapter.activate()
             self.active = (*self.active, name)
+
+    def handed_on(self) -> dict[str, Tensor]:
+        """What active adapters' parts in the decoder read of the image that was encoded last.
+
+        It is empty for most adapters. Keep it with the image's embedding for `given`; see
+        `attach.context`.
+
+        Returns:
+            By the adapter's name, a dot and the value's: tensors with one entry per image.
+        """
+        return {
+            f"{name}.{key}": value
+            for name in self.active
+            for key, value in self[name].context.handed_on().items()
+        }
+
+    @contextmanager
+    def given(self, handed_on: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, parts in the decoder read what `handed_on` gave."""
+        with ExitStack() as stack:
+            for name in self.active:
+                values = {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in handed_on.items()
+                    if key.startswith(f"{name}.")
+                }
+                stack.enter_context(self[name].context.given(values))
+            yield
 
     def freeze(self, model: nn.Module) -> None:
         """Stop training every parameter of the base, and remember which were trained."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterkit.attach.context import BeginPass, Context, EndPass
 from adapterkit.attach.overlay import Override, Transform, overlays, set_overlay
 from adapterkit.encoders.views import PARALLEL_SITES, Block, ViT
 
@@ -221,6 +222,7 @@ class Attachment:
         grid: rows and columns of its tokens.
         modules: what the parts add.
         paths: where under `modules` the present part added something, in order.
+        context: what the parts compute from an image and read in a pass.
         actions: what connects it, in order of application.
         last_actions: its actions that are applied after all parts' others.
     """
@@ -230,6 +232,7 @@ class Attachment:
     grid: tuple[int, int] = field(init=False)
     modules: Namespace = field(default_factory=Namespace)
     paths: list[str] = field(default_factory=list)
+    context: Context = field(default_factory=Context)
     actions: list[Action] = field(default_factory=list)
     last_actions: list[Action] = field(default_factory=list)
 
@@ -302,6 +305,7 @@ class Adapter(nn.Module):
         attached: the parts, in order, and what came of each.
         added: what the parts added; its state dict is what an adapter file holds.
         image_size: side of the square input that the adapted encoder takes, in pixels.
+        context: what its parts compute from an image and read in a pass.
     """
 
     def __init__(self, view: ViT, parts: Sequence[Part]):
@@ -315,6 +319,14 @@ class Adapter(nn.Module):
             to.paths, to.actions, to.last_actions = [], [], []
         self.added = to.modules
         self.image_size = to.image_size
+        self.context = to.context
+        self._pass_actions: list[Action] = []
+        if to.context.is_used:
+            # After the parts' own hooks, which may check or change the image.
+            self._pass_actions = [
+                ForwardPreHook(view.patch_embed, BeginPass(to.context)),
+                ForwardHook(view.encoder, EndPass(to.context)),
+            ]
         found = set_twice(self.actions) or overlaid_below_a_layer(self.actions)
         if found:
             raise ValueError(f"these parts cannot be combined: {found}")
@@ -327,7 +339,8 @@ class Adapter(nn.Module):
     def actions(self) -> list[Action]:
         """All actions, in order of application."""
         first = [action for each in self.attached for action in each.actions]
-        return first + [action for each in self.attached for action in each.last_actions]
+        last = [action for each in self.attached for action in each.last_actions]
+        return first + last + self._pass_actions
 
     def remove(self, attached: AttachedPart) -> None:
         """Forget a part and what it added, while the adapter is not active."""

@@ -1,9 +1,9 @@
 """The CNN branch: local detail beside the transformer, read by cross-branch attention."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
+from adapterkit.attach.context import Read
 from adapterkit.encoders.views import Blocks, TokenLayout
 from adapterkit.parts.conv import ConvBlock
 
@@ -44,23 +45,31 @@ class ConvBranch(nn.Module):
     ):
         super().__init__()
         self.grid = grid
-        channels = [stem_channels * 2**i for i in range(halvings)] + [width]
-        self.stem = ConvBlock(3, channels[0])
+        self.widths = [stem_channels * 2**i for i in range(halvings)] + [width]
+        self.stem = ConvBlock(3, self.widths[0])
         self.pools = nn.Sequential(
-            *(ConvBlock(narrow, wide, pool=True) for narrow, wide in pairwise(channels))
+            *(ConvBlock(narrow, wide, pool=True) for narrow, wide in pairwise(self.widths))
         )
         self.refine = nn.ModuleList(ConvBlock(width, width) for _ in range(refinements))
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
         """The maps that the attending blocks read, in order, and the refined map after the last."""
+        return list(self.levels(image))[len(self.pools) + 1 :]
+
+    def levels(self, image: Float[Tensor, "b 3 H W"]) -> Iterator[Float[Tensor, "b c h w"]]:
+        """The map at each stride, 1, 2, 4 ..., and then what `forward` gives."""
         # In this layout norms and tokens, channels last too, are views of the convolutions' maps.
-        first = self.pools(self.stem(image.contiguous(memory_format=torch.channels_last)))
-        if self.grid is not None and tuple(first.shape[-2:]) != self.grid:
-            first = F.interpolate(first, self.grid, mode="bilinear", align_corners=False)
-        maps = [first]
+        level = self.stem(image.contiguous(memory_format=torch.channels_last))
+        yield level
+        for pool in self.pools:
+            level = pool(level)
+            yield level
+        if self.grid is not None and tuple(level.shape[-2:]) != self.grid:
+            level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
+        yield level
         for refine in self.refine:
-            maps.append(refine(maps[-1]))
-        return maps
+            level = refine(level)
+            yield level
 
 
 class CrossBranchAttention(nn.Module):
@@ -104,65 +113,26 @@ class CrossBranchAttention(nn.Module):
         return rearrange(x, "b n (heads d) -> b heads n d", heads=self.num_heads)
 
 
-class FeatureMaps:
-    """The branch's maps of the image that the encoder is at, for its blocks to read.
-
-    A copy starts empty: the maps belong to one forward pass, and may be part of its graph.
-    """
-
-    def __init__(self) -> None:
-        self.maps: list[Tensor] = []
-
-    def __reduce__(self) -> tuple[type["FeatureMaps"], tuple[()]]:
-        return FeatureMaps, ()
-
-
-class ComputeMaps:
-    """A forward pre-hook on the patch embedding that runs the branch once, on the image.
-
-    The blocks only read the maps, so re-running a block for activation checkpointing is safe.
-    """
-
-    def __init__(self, branch: ConvBranch, features: FeatureMaps):
-        self.branch = branch
-        self.features = features
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.features.maps = self.branch(args[0])
-
-
-class ForgetMaps:
-    """A forward hook on the encoder that frees the maps where no backward pass can need them."""
-
-    def __init__(self, features: FeatureMaps):
-        self.features = features
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not torch.is_grad_enabled():
-            self.features.maps = []
-
-
 class AttendToMap:
     """What a block adds to its attention's input: cross-branch attention to its map."""
 
-    def __init__(self, attention: CrossBranchAttention, features: FeatureMaps, index: int):
+    def __init__(self, attention: CrossBranchAttention, read: Read):
         self.attention = attention
-        self.features = features
-        self.index = index
+        self.read = read
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        return self.attention(tokens, self.features.maps[self.index])
+        return self.attention(tokens, self.read())
 
 
 class LastMap:
     """What is added to the last block's output: the branch's last map, at the patch tokens."""
 
-    def __init__(self, features: FeatureMaps, layout: TokenLayout):
-        self.features = features
+    def __init__(self, read: Read, layout: TokenLayout):
+        self.read = read
         self.layout = layout
 
     def __call__(self, tokens: Float[Tensor, "b *n width"]) -> Float[Tensor, "b *n width"]:
-        return self.layout.of_grid(rearrange(self.features.maps[-1], "b c h w -> b h w c"))
+        return self.layout.of_grid(rearrange(self.read(), "b c h w -> b h w c"))
 
 
 @dataclass(frozen=True)
@@ -198,14 +168,16 @@ class CNNBranch:
             last_norm = [each for each in branch.modules() if isinstance(each, LayerNorm2d)][-1]
             nn.init.zeros_(last_norm.weight)
         to.add("cnn_branch.convolutions", branch)
-        features = FeatureMaps()
-        to.before(to.view.patch_embed, ComputeMaps(branch, features))
-        for index, block in enumerate(blocks):
+        maps = [f"cnn_branch.map_{i}" for i in range(len(blocks) + 1)]
+        widths = {f"cnn_branch.stride_{2**i}": width for i, width in enumerate(branch.widths)}
+        to.context.computes(widths | dict.fromkeys(maps, to.view.width), branch.levels)
+        for name, block in zip(maps, blocks, strict=False):
             attention = CrossBranchAttention(to.view.width, block.num_heads)
             if self.zero_init:
                 nn.init.zeros_(attention.proj.weight)
                 nn.init.zeros_(attention.proj.bias)
             to.add(f"cnn_branch.attention.{block.index}", attention)
-            to.add_residual("attn_in", AttendToMap(attention, features, index), block=block)
-        to.add_residual("output", LastMap(features, to.view.layout), self.output_scale)
-        to.after(to.view.encoder, ForgetMaps(features))
+            attend = AttendToMap(attention, to.context.reads(name))
+            to.add_residual("attn_in", attend, block=block)
+        last = LastMap(to.context.reads(maps[-1]), to.view.layout)
+        to.add_residual("output", last, self.output_scale)

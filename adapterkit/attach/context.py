@@ -1,0 +1,164 @@
+"""What belongs to one forward pass of an adapted model, in one object for each adapter.
+
+A part that computes something from the image (the CNN branch's maps, say) declares it, and parts
+that need it declare that they read it, while the adapter is built:
+
+    to.context.computes({"cnn_branch.stride_1": 64, "cnn_branch.stride_2": 128}, compute)
+    read = to.context.reads("cnn_branch.stride_2")
+
+At each pass, `compute(image)` runs once, when the image reaches the patch embedding, and yields
+those values, of so many channels each, in that order; `read()` gives one later in the pass, and
+`read.width` is its number of channels. What nobody reads is dropped as it
+comes. A block that only reads can be run again for activation checkpointing. The values are freed
+at the end of the encoder's forward where no gradients are recorded, and else at the next pass, so
+they belong to one pass at a time: run one model from several threads only behind a lock.
+
+A decoder runs after the encoder, and perhaps several times, or with an embedding of long ago. What
+is read there is declared by `reads(name, in_decoder=True)`, outlives the encoder, and travels with
+the embedding:
+
+    embedding = Embedding(sam.image_encoder(images), adapters.handed_on())     # encode
+    with adapters.given(embedding.handed_on):                                  # each decode
+        sam.mask_decoder(...)
+
+where `adapters` is `ak.adapters_of(model)`. Each value is a tensor with one entry per image, first
+axis first; a part that reads it for several prompts of each image repeats it
+(`value.repeat_interleave(prompts // len(value), dim=0)`). Without `given`, as where `SamPredictor`
+calls encoder and decoder, `read()` gives the values of the last encoded image.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Compute = Callable[[Tensor], Iterable[Tensor]]
+"""Values of a pass, of the image that the patch embedding sees, (B, C, H, W)."""
+
+
+class Context:
+    """The values of the present pass, by name, and how they are computed.
+
+    A copy starts without values: they belong to one pass, and may be part of its graph.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+        self._computes: list[tuple[dict[str, int], Compute]] = []
+        self._read: set[str] = set()
+        self._read_in_decoder: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "values": {}}
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._computes)
+
+    def computes(self, widths: Mapping[str, int], compute: Compute) -> None:
+        """Let `compute(image)` yield the values of these names, in order, at each pass.
+
+        Args:
+            widths: the channels of each value, by its name.
+            compute: an object rather than a closure, so that a deep copy has one of its own.
+        """
+        self._computes.append((dict(widths), compute))
+
+    def reads(self, name: str, in_decoder: bool = False) -> "Read":
+        """What gives the value of this name, in a pass.
+
+        Args:
+            name: one that an earlier part computes.
+            in_decoder: it is read after the encoder's forward.
+
+        Raises:
+            ValueError: no earlier part computes it.
+        """
+        computed = {each: width for widths, _ in self._computes for each, width in widths.items()}
+        if name not in computed:
+            raise ValueError(
+                f"a part reads {name!r}, which no part before it computes; there is "
+                f"{', '.join(computed) or 'nothing'}. Put the part that computes it first"
+            )
+        (self._read_in_decoder if in_decoder else self._read).add(name)
+        return Read(self, name, computed[name])
+
+    def begin(self, image: Tensor) -> None:
+        """Start a pass: compute what is read in it."""
+        read = self._read | self._read_in_decoder
+        values: dict[str, Tensor] = {}
+        for widths, compute in self._computes:
+            for name, value in zip(widths, compute(image), strict=True):
+                if name in read:
+                    values[name] = value
+        self.values = values
+
+    def end(self) -> None:
+        """End the encoder's part of a pass: free what nobody can read any more."""
+        if not torch.is_grad_enabled():
+            self.values = self.handed_on()
+
+    def handed_on(self) -> dict[str, Tensor]:
+        """What is read in the decoder."""
+        return {name: self.values[name] for name in self.values if name in self._read_in_decoder}
+
+    @contextmanager
+    def given(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, these values are those of the pass."""
+        before = self.values
+        self.values = {**before, **values}
+        try:
+            yield
+        finally:
+            self.values = before
+
+
+@dataclass(frozen=True)
+class Read:
+    """What gives a value of the present pass.
+
+    Attributes:
+        context: of the adapter.
+        name: of the value.
+        width: its channels.
+    """
+
+    context: Context
+    name: str
+    width: int
+
+    def __call__(self) -> Tensor:
+        """The value.
+
+        Raises:
+            RuntimeError: there is none, since no image has been encoded.
+        """
+        if self.name not in self.context.values:
+            raise RuntimeError(
+                f"{self.name} belongs to an image that has not been encoded; encode it first, and "
+                "decode what `encode` gave"
+            )
+        return self.context.values[self.name]
+
+
+@dataclass(frozen=True)
+class BeginPass:
+    """A forward pre-hook on the patch embedding."""
+
+    context: Context
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.context.begin(args[0])
+
+
+@dataclass(frozen=True)
+class EndPass:
+    """A forward hook on the encoder."""
+
+    context: Context
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.context.end()
