@@ -10,6 +10,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_an_adapter_file(expected: dict[str, Tensor]):
         embedding = sam.image_encoder(images(2))
         result = ak.Segmenter(sam)(images(2), points, labels)
     # Other machines and versions of PyTorch add in another order.
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(embedding[:, :, ::2, ::2], expected["adapter.embedding"], **close)
     logits = result.low_res_logits[..., ::2, ::2]
     torch.testing.assert_close(logits, expected["adapter.low_res_logits"], **close)
