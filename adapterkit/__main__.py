@@ -24,15 +24,12 @@ COMMANDS = {
 }
 """Each is the function of its name in `commands/`, which begins its docstring with this line."""
 
-EXTRAS = {"export": "export", "serve": "web"}
-"""Whose packages a command needs, where these are others than those of the recipes."""
-
 
 def main() -> None:
     """Run the command line's command."""
     app = SubcommandApp()
     for name, summary in COMMANDS.items():
-        # Only the command that is run is imported: others may need packages that are not there.
+        # Only the command that is run is imported, and has its options worked out.
         if sys.argv[1:2] == [name]:
             app.command(name=name)(command(name))
         else:
@@ -43,18 +40,8 @@ def main() -> None:
 
 
 def command(name: str) -> Callable[..., Any]:
-    """The function of a command.
-
-    Raises:
-        SystemExit: a package that it needs is not installed.
-    """
-    try:
-        return getattr(import_module(f"adapterkit.commands.{name}"), name)
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"error: adapterkit {name} needs the package {error.name}: install adapterkit with "
-            f'its optional packages, pip install "adapterkit[{EXTRAS.get(name, "recipes")}]"'
-        )
+    """The function of a command."""
+    return getattr(import_module(f"adapterkit.commands.{name}"), name)
 
 
 def _other() -> None:

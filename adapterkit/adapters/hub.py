@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -21,6 +20,9 @@ from huggingface_hub.errors import (
 
 from adapterkit.adapters.file import AdapterFileError, AdapterHeader, inspect_adapter
 from adapterkit.system.files import atomic_write
+
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+"""Of the HTTP client that the installed huggingface_hub uses: requests, httpx or httpx2."""
 
 FILE = "adapter.safetensors"
 """What an adapter file is called in its repository."""
@@ -175,5 +177,5 @@ def _clear_errors(repo: str) -> Iterator[None]:
                 f"{hub} does not let you do this with {repo} ({status}): {log_in}, of one who may"
             ) from error
         raise OSError(f"{hub} refuses ({status}): {error.server_message or error}") from error
-    except httpx2.HTTPError as error:
+    except _HTTP_ERROR as error:
         raise ConnectionError(f"{hub} cannot be reached: {error}") from error

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Literal
 
 import adapterkit as ak
-from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.command_line import check_free, console
 
 
@@ -30,6 +29,8 @@ def convert(
             the adapter then fits only that base, which is written as OUT's .base.safetensors.
         force: replace OUT if it exists.
     """
+    from adapterkit.promptable.stock_sam import save_sam
+
     beside = out.with_name(f"{out.stem}.base.safetensors")
     for path in (out, beside) if load_base else (out,):
         check_free(path, force)

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from adapterkit.evaluation.mask_pairs import evaluate_masks, find_mask_pairs
-from adapterkit.evaluation.tables import markdown_table
 from adapterkit.system.command_line import check_free, console
 
 
@@ -34,6 +32,9 @@ def evaluate(
         csv: a file for every metric of every image and structure.
         force: replace the CSV file if it exists.
     """
+    from adapterkit.evaluation.mask_pairs import evaluate_masks, find_mask_pairs
+    from adapterkit.evaluation.tables import markdown_table
+
     if csv is not None:
         check_free(csv, force)
     if binary and structures:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.table import Table
-from safetensors import safe_open
 from tyro.conf import Positional
 
 import adapterkit as ak
@@ -20,6 +19,8 @@ def inspect(file: Positional[Path]) -> None:
     Args:
         file: what `save_adapter` or a recipe wrote.
     """
+    from safetensors import safe_open
+
     header = ak.inspect_adapter(file)
     with safe_open(file, framework="pt") as tensors:
         counts = [math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()]  # noqa: SIM118

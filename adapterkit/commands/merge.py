@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import adapterkit as ak
-from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.command_line import check_free, console
 
 
@@ -21,6 +20,8 @@ def merge(checkpoint: Path, adapter: Path, out: Path, force: bool = False) -> No
         out: the merged base, safetensors.
         force: replace OUT if it exists.
     """
+    from adapterkit.promptable.stock_sam import save_sam
+
     check_free(out, force)
     header = ak.inspect_adapter(adapter)
     sam = ak.merge(ak.load_adapter(ak.load_sam(checkpoint), adapter))

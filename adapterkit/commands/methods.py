@@ -7,7 +7,6 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 import adapterkit as ak
-from adapterkit import methods as published
 from adapterkit.system.command_line import console
 
 
@@ -28,7 +27,8 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
         table.add_column(heading, justify="right")
     options = {} if image_size is None else {"image_size": image_size}
     for name in ("samus", "samus_plus", "samed", "msa", "medsam"):
-        trained = ak.summary(ak.inject(sam, getattr(published, name)(**options))).trained_parameters
+        parts = getattr(ak.methods, name)(**options)
+        trained = ak.summary(ak.inject(sam, parts)).trained_parameters
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.safetensors"
             ak.save_adapter(sam, file)

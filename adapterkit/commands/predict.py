@@ -2,25 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional, UseAppendAction, arg
 
-from adapterkit.adapters.file import inspect_adapter
-from adapterkit.inference.archive import (
-    Model,
-    Outcome,
-    Task,
-    digest,
-    find_tasks,
-    prepare_folder,
-    segment_files,
-    segment_files_on_ray,
-)
-from adapterkit.inference.prompt_files import ImagePrompts, parse_prompts, read_prompts
+import adapterkit as ak
 from adapterkit.system.command_line import console
+
+if TYPE_CHECKING:
+    from adapterkit.inference.archive import Outcome, Task
+    from adapterkit.inference.prompt_files import ImagePrompts
 
 _ENDINGS = {"nifti": ".nii.gz", "png": ".png", "dicom-seg": ".dcm"}
 _errors = Console(stderr=True)
@@ -61,17 +54,20 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         ray: run on a Ray cluster, by default one in this machine.
         workers: of Ray; without, one per GPU or CPU.
     """
-    _check_options(paths, point, box, prompts, ray, workers)
-    model = Model(checkpoint, adapter, {"min_score": min_score, "min_stability": min_stability})
-    settings = {**model.settings(), "format": format, "prompts": _made_of(point, box, prompts)}
-    structures = inspect_adapter(adapter).classes if adapter else ()
-    by_image = None if prompts is None else read_prompts(prompts, structures)
-    for_all = parse_prompts(point, box) or None
+    from adapterkit.inference import archive, prompt_files
 
-    def prompts_of(name: str) -> ImagePrompts | None:
+    _check_options(paths, point, box, prompts, ray, workers)
+    automatic = {"min_score": min_score, "min_stability": min_stability}
+    model = archive.Model(checkpoint, adapter, automatic)
+    settings = {**model.settings(), "format": format, "prompts": _made_of(point, box, prompts)}
+    structures = ak.inspect_adapter(adapter).classes if adapter else ()
+    by_image = None if prompts is None else prompt_files.read_prompts(prompts, structures)
+    for_all = prompt_files.parse_prompts(point, box) or None
+
+    def prompts_of(name: str) -> "ImagePrompts | None":
         return for_all if by_image is None else by_image.get(name, {})
 
-    tasks = find_tasks(paths, out, _ENDINGS[format], prompts_of)
+    tasks = archive.find_tasks(paths, out, _ENDINGS[format], prompts_of)
     unknown = sorted({*(by_image or ())} - {task.name for task in tasks})
     if unknown:
         raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
@@ -80,11 +76,11 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     if to_do:
         predictor = model.predictor()  # What does not fit is told before anything is written.
         if ray is None:
-            results = segment_files(to_do, predictor, model.automatic)
+            results = archive.segment_files(to_do, predictor, model.automatic)
         else:
             del predictor
-            results = segment_files_on_ray(to_do, model, *ray, workers=workers)
-    prepare_folder(out, settings)
+            results = archive.segment_files_on_ray(to_do, model, *ray, workers=workers)
+    archive.prepare_folder(out, settings)
     quiet = not _errors.is_terminal
     shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
     outcomes = [outcome for _, outcome in shown]
@@ -127,6 +123,8 @@ def _check_options(
 def _made_of(point: Sequence[Sequence[str]], box: Sequence[str], prompts: Path | None) -> str:
     """What tells the prompts from others."""
     if prompts is not None:
+        from adapterkit.inference.archive import digest
+
         return digest(prompts)
     options = [f"--point {' '.join(each)}" for each in point] + [f"--box {each}" for each in box]
     return " ".join(options) or "automatic"

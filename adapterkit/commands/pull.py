@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from adapterkit.adapters.hub import pull_adapter
 from adapterkit.system.command_line import check_free, console
 
 
@@ -21,6 +20,8 @@ def pull(
         revision: a branch, tag or commit. By default the newest.
         force: replace OUT if it exists.
     """
+    from adapterkit.adapters.hub import pull_adapter
+
     check_free(out, force)
     header = pull_adapter(repo, out, revision)
     parts = ", ".join(type(part).__name__ for part in header.parts)

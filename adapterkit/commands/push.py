@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from adapterkit.adapters.hub import push_adapter
 from adapterkit.system.command_line import console
 
 
@@ -29,5 +28,7 @@ apache-2.0
         licence: of the adapter, as the Hub calls it.
         public: make a repository that anybody can see. By default it is private.
     """
+    from adapterkit.adapters.hub import push_adapter
+
     url = push_adapter(file, repo, base, licence, public)
     console.print(f"the adapter is at {url}", soft_wrap=True)

@@ -36,12 +36,8 @@ def serve(
     if max_upload < 1:
         raise ValueError(f"--max-upload {max_upload}: expected a size in MiB, at least 1")
     _check_free(host, port)
-    try:
-        from adapterkit.web.page import serving
-    except ImportError as error:
-        raise ValueError(
-            f'the page needs gradio and others ({error}): pip install "adapterkit[web]"'
-        ) from error
+    from adapterkit.web.page import serving
+
     base = ak.mini_sam() if checkpoint is None else ak.load_sam(checkpoint)
     predictor = ak.Predictor(base)
     for file in adapter:

@@ -23,6 +23,7 @@ from adapterkit.data.files.masks import write_masks
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import ImagePrompts, predict_arguments
 from adapterkit.promptable.stock_sam import mini_sam
+from adapterkit.system.extras import require
 from adapterkit.system.files import atomic_write
 
 SETTINGS = "adapterkit-predict.json"
@@ -262,16 +263,14 @@ def segment_files_on_ray(
         workers: each with a model. None: one for each GPU, or without any, for each CPU.
 
     Raises:
-        OSError: Ray is not installed, the cluster cannot be reached, or a worker died.
+        MissingExtraError: Ray is not installed.
+        OSError: the cluster cannot be reached, or a worker died.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers otherwise.
-    try:
-        import ray.data
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise OSError(
-            f'Ray Data is not installed ({error}): pip install "adapterkit[cluster]"'
-        ) from error
+    require("cluster", "ray", "pyarrow")
+    import ray.data
+    from ray.exceptions import RayError
+
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises just that where its own processes do not start in time.

@@ -31,7 +31,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +45,7 @@ from adapterkit.attach.attachment import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
 from adapterkit.promptable.segmenter import predict_masks
+from adapterkit.system.extras import require
 
 OPSET = 20
 """ONNX's operator set: the first with GELU, which onnxruntime fuses."""
@@ -86,7 +86,7 @@ def export(
     if int8 and format != "onnx":
         raise ValueError(f"int8 is for the format onnx, and the format is {format}")
     if format == "onnx":
-        _check_installed()
+        require("export", "onnx", "onnxscript", "onnxruntime")
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []
     about: dict[str, Any] = {
@@ -310,12 +310,6 @@ def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) 
             per_channel=True,
             reduce_range=True,
         )
-
-
-def _check_installed() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(name) is None:
-            raise ValueError(f'export needs {name}: pip install "adapterkit[export]"')
 
 
 @contextmanager

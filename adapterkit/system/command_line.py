@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from adapterkit.system.extras import MissingExtraError
+
 Config = TypeVar("Config")
 
 console = Console()
@@ -26,12 +28,12 @@ def one_line_errors() -> Iterator[None]:
     """What a command line's main program runs within.
 
     A `ValueError`, `OSError` or `FloatingPointError`, which is what adapterkit raises for bad input
-    and what becomes of it, is printed as one line and ends the process with status 1; an
-    interruption ends it with status 130.
+    and what becomes of it, or a `MissingExtraError` is printed as one line and ends the process
+    with status 1; an interruption ends it with status 130.
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interruption:
         if str(interruption):

@@ -1,0 +1,3 @@
+from adapterkit.system.extras import require
+
+require("train", "accelerate", "monai")

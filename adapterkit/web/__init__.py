@@ -1,5 +1,9 @@
 """The web page of `adapterkit serve`: one's own images, clicked on in a browser.
 
 `session` is what a user does, without a browser; `drawing` turns it into SVG and HTML; `page` is
-the page itself. Needs `adapterkit[web]`.
+the page itself.
 """
+
+from adapterkit.system.extras import require
+
+require("web", "contourpy", "gradio")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapterkit.system.extras import require
 from benchmarks.compare.runs import perform
 
 Run = tuple[Path, str, int]
@@ -54,13 +55,12 @@ def on_ray(runs: Sequence[Run], address: str | None) -> Iterator[tuple[Run, str]
         Each run when it has ended, with what its process died of, or "".
 
     Raises:
-        ValueError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
     """
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ImportError:
-        raise ValueError("--ray: Ray is not installed: pip install 'adapterkit[cluster]'") from None
+    require("cluster", "ray")
+    import ray
+    from ray.exceptions import RayError
+
     started = not ray.is_initialized()
     if started:
         ray.init(address)

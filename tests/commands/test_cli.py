@@ -156,12 +156,16 @@ def test_each_file_of_commands_is_a_command():
 
 
 def test_a_package_that_is_not_there_is_named(
-    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "adapterkit.commands.inspect", None)
-    status = run("inspect", "echo.safetensors").status
-    assert isinstance(status, str)
-    assert status.startswith("error: adapterkit inspect needs the package ")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    base = folder / "base.safetensors"
+    status = run("export", "--checkpoint", base, "--out", tmp_path / "onnx").status
+    assert status == (
+        "error: this needs onnxscript, which adapterkit installs on request: "
+        'pip install "adapterkit[export]"'
+    )
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_the_installed_command_helps():

@@ -26,6 +26,7 @@ from adapterkit.data.files.dicom_seg import read_labels
 from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import read_image, read_picture
 from adapterkit.inference.predictor import Predictor
+from adapterkit.system.extras import MissingExtraError
 from adapterkit.web import drawing
 from adapterkit.web.page import example, serving
 from adapterkit.web.session import Answer, Session
@@ -392,8 +393,10 @@ def test_a_port_in_use_is_one_line(address: str):
 
 
 def test_without_gradio_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "adapterkit.web.page", None)
-    with pytest.raises(ValueError, match=r"pip install \"adapterkit\[web\]\""):
+    for name in [name for name in sys.modules if name.startswith("adapterkit.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(MissingExtraError, match=r"gradio.*: pip install \"adapterkit\[web\]\""):
         serve.serve(port=free_port())
 
 

@@ -1,0 +1,115 @@
+"""What is imported, and when: in fresh processes, without a clock."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from adapterkit import __main__ as cli
+
+PROJECT = Path(__file__).parents[1]
+
+EXTRAS = {
+    "accelerate", "contourpy", "gradio", "highdicom", "matplotlib", "monai", "nibabel", "onnx",
+    "onnxruntime", "onnxscript", "pandas", "pyarrow", "pydicom", "ray", "scipy",
+    "SimpleITK", "sklearn", "statsmodels",
+}  # fmt: skip
+"""Packages that come with extras alone, as they are imported."""
+
+BESIDE_TORCH = {
+    "adapterkit", "einops", "jaxtyping", "lazy_loader", "markdown_it", "mdurl", "pygments", "rich",
+    "safetensors", "wadler_lindig",
+}  # fmt: skip
+"""What the core imports of its own accord, with what these import."""
+
+
+def in_a_new_process(code: str) -> list[str]:
+    """The lines that Python prints when it runs `code` on its own."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+TOP_LEVEL = "sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+CORE = f"""
+import sys
+for name in {sorted(EXTRAS)}:
+    sys.modules[name] = None
+import adapterkit as ak
+from adapterkit.system.extras import MissingExtraError
+for name in ak.__all__:
+    try:
+        getattr(ak, name)
+    except MissingExtraError as error:
+        print(name, error, sep=": ")
+print(*{TOP_LEVEL}, sep="\\n")
+"""
+
+
+def test_importing_adapterkit_imports_nothing_else():
+    before = in_a_new_process(f"import sys; print(*{TOP_LEVEL}, sep='\\n')")
+    after = in_a_new_process(f"import adapterkit, sys; print(*{TOP_LEVEL}, sep='\\n')")
+    assert {*after} - {*before} == {"adapterkit", "lazy_loader"}
+
+
+def test_the_core_imports_little_more_than_its_base_and_other_names_say_their_extra():
+    base = in_a_new_process(
+        f"import sys, torch, timm, segment_anything; print(*{TOP_LEVEL}, sep='\\n')"
+    )
+    lines = in_a_new_process(CORE)
+    missing = dict(line.split(": ", 1) for line in lines if ": " in line)
+    assert {*lines} - {*base} - EXTRAS - {f"{k}: {v}" for k, v in missing.items()} <= BESIDE_TORCH
+    assert {"Predictor", "read_image", "write_masks"} <= missing.keys()
+    assert not {"inject", "load_adapter", "Segmenter", "summary"} & missing.keys()
+    for message in missing.values():
+        assert message.startswith("this needs ")
+        assert 'pip install "adapterkit[' in message
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_imports_no_torch(command: str):
+    code = f"""
+import sys
+from adapterkit.__main__ import main
+sys.argv = ["adapterkit", *"{command}".split(), "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print("\\n", *{TOP_LEVEL}, sep="\\n")
+"""
+    imported = {*in_a_new_process(code)}
+    assert "tyro" in imported
+    assert not imported & {"torch", "numpy", "huggingface_hub", *EXTRAS}
+
+
+def test_all_that_the_extras_are_asked_for_is_in_them():
+    """What `require` names is what pyproject.toml installs."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+
+    def packages(extra: str) -> set[str]:
+        found = set()
+        for each in extras[extra]:
+            name, _, rest = each.partition("[")
+            if name == "adapterkit":
+                found |= {p for part in rest.rstrip("]").split(",") for p in packages(part)}
+            else:
+                found.add(each.partition(">")[0].partition("[")[0].lower())
+        return found
+
+    distributions = {"PIL": "pillow", "sklearn": "scikit-learn", "pyarrow": "ray"}
+    calls = in_a_new_process(
+        "import ast, pathlib\n"
+        "for path in pathlib.Path('adapterkit').rglob('*.py'):\n"
+        "    for node in ast.walk(ast.parse(path.read_text())):\n"
+        "        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'require':\n"
+        "            print(*(argument.value for argument in node.args))"
+    )
+    assert len(calls) >= 7
+    for call in calls:
+        extra, *names = call.split()
+        assert {distributions.get(name, name.lower()) for name in names} <= packages(extra), call
