@@ -28,7 +28,8 @@ from adapterkit.data.files.images import read_image, read_picture
 from adapterkit.inference.predictor import Predictor
 from adapterkit.system.extras import MissingExtraError
 from adapterkit.web import drawing
-from adapterkit.web.page import example, serving
+from adapterkit.web.events import example
+from adapterkit.web.page import serving
 from adapterkit.web.session import Answer, Session
 from tests.data.test_images import write_dicom
 from tests.models import ECHO
