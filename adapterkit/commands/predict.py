@@ -84,22 +84,28 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     quiet = not _errors.is_terminal
     shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
     outcomes = [outcome for _, outcome in shown]
+    hint = "" if for_all or by_image else "; lower --min-score and --min-stability find more"
+    _report(outcomes, len(tasks), out, hint)
+
+
+def _report(outcomes: "Sequence[Outcome]", images: int, out: Path, hint: str) -> None:
+    """Says what became of the images; raises ValueError where some failed."""
     failed = [each.failure for each in outcomes if each.failure is not None]
     empty = sum(each.failure is None and not each.found for each in outcomes)
-    there = f", {len(tasks) - len(to_do)} of them from before" if len(to_do) < len(tasks) else ""
-    if len(failed) < len(tasks):
-        done = len(tasks) - len(failed)
-        images = "1 image" if done == 1 else f"{done} images"
-        console.print(f"the masks of {images} are in {out}{there}", soft_wrap=True)
+    before = images - len(outcomes)
+    there = f", {before} of them from before" if before else ""
+    done = images - len(failed)
+    if done:
+        count = "1 image" if done == 1 else f"{done} images"
+        console.print(f"the masks of {count} are in {out}{there}", soft_wrap=True)
     if empty:
-        hint = "" if for_all or by_image else "; lower --min-score and --min-stability find more"
         console.print(f"nothing was found in {empty} of them{hint}", soft_wrap=True)
-    if len(tasks) == 1 and failed:
+    if images == 1 and failed:
         raise ValueError(failed[0])
     for reason in failed:
         _errors.print(f"failed: {reason}", soft_wrap=True, markup=False, highlight=False)
     if failed:
-        raise ValueError(f"{len(failed)} of {len(tasks)} images failed, for the reasons above")
+        raise ValueError(f"{len(failed)} of {images} images failed, for the reasons above")
 
 
 def _check_options(
