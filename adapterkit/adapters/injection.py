@@ -1,5 +1,6 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
+import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -7,7 +8,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from adapterkit import methods
-from adapterkit.attach.attachment import CONTAINER, Adapter, Part, overlaid_below_a_layer, set_twice
+from adapterkit.attach.actions import clash
+from adapterkit.attach.attachment import CONTAINER, Adapter, Part
 from adapterkit.attach.probe import check_reached
 from adapterkit.encoders.views import ViT, view
 from adapterkit.kernels.fast_forward import keep_fast
@@ -47,14 +49,14 @@ class Adapters(nn.Module):
 
         Raises:
             ValueError: a name is unknown or given twice, or two of the adapters set the
-                same (input size, normalisation) or change one module that peft adapts; nothing has
-                changed then.
+                same (input size, normalisation), are made for images of other sizes, or change one
+                module that peft adapts; nothing has changed then.
         """
         wanted = [self[name] for name in names]
         if len(set(names)) < len(names):
             raise ValueError(f"adapters {tuple(names)}: each can be active once")
         actions = [action for adapter in wanted for action in adapter.actions]
-        found = set_twice(actions) or overlaid_below_a_layer(actions)
+        found = clash(actions)
         if found:
             raise ValueError(f"adapters {tuple(names)} cannot be stacked: {found}")
         for name in reversed(self.active):
@@ -222,8 +224,8 @@ def activate(model: Model, *names: str) -> Model:
 
     Raises:
         ValueError: a name is unknown or given twice, or the adapters cannot be stacked because two
-            of them set the same (input size, normalisation) or change one module that peft adapts;
-            the model is as before.
+            of them set the same (input size, normalisation), are made for images of other sizes,
+            or change one module that peft adapts; the model is as before.
     """
     _adapters_or_raise(model).activate(names)
     return model
@@ -245,7 +247,8 @@ def disabled(model: Model) -> Iterator[Model]:
 def deactivated(model: nn.Module) -> Iterator[ViT]:
     """The view of the base: within the context, no adapter of `model` is active.
 
-    On leaving, those that were active are so again, unless others were activated meanwhile.
+    On leaving, those that were active and are still there are so again, unless others were
+    activated meanwhile.
     """
     found = adapters_of(model)
     was_active = found.active if found else ()
@@ -254,8 +257,8 @@ def deactivated(model: nn.Module) -> Iterator[ViT]:
     try:
         yield view(model)
     finally:
-        if found and not found.active:
-            found.activate(was_active)
+        if found and adapters_of(model) is found and not found.active:
+            found.activate([name for name in was_active if name in found.names])
 
 
 def attach(base: ViT, adapter: Adapter, name: str) -> None:
@@ -270,7 +273,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
         raise ValueError(
             f"an adapter named {name!r} is on this model; eject it first, or give another name"
         )
-    if not name.isidentifier() or hasattr(found, name):
+    if not name.isidentifier() or keyword.iskeyword(name) or hasattr(found, name):
         raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
     check_reached(base, adapter)
     adapter.train(base.encoder.training)
@@ -295,6 +298,8 @@ def _checked(parts: Sequence[Any]) -> list[Part]:
         raise ValueError(f"parts={parts!r}: expected a list of parts, such as methods.samus()")
     checked = [as_part(part) for part in parts]
     for part in checked:
+        if isinstance(part, type):
+            raise ValueError(f"parts holds the class {part.__name__}; write {part.__name__}()")
         if not hasattr(part, "attach"):
             raise ValueError(f"parts holds {part!r}, which is not a part; see adapterkit.parts")
     return checked

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.adapters.injection import Model, adapters_of, deactivated, eject
-from adapterkit.attach.attachment import Action, AttachedPart, Forward, Overlay
+from adapterkit.attach.actions import Action, Forward, Overlay
+from adapterkit.attach.attachment import AttachedPart
 from adapterkit.attach.overlay import Override, raw_parameter
 from adapterkit.parts import Adapted, LowRankUpdate
 

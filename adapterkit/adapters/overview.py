@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from adapterkit.adapters.injection import CONTAINER, adapters_of, deactivated
+from adapterkit.adapters.injection import CONTAINER, adapters_of
 from adapterkit.attach.attachment import Adapter, AttachedPart
-from adapterkit.encoders.views import ViT
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,12 @@ def summary(model: nn.Module) -> Summary:
     A model without adapters gives a summary without parts.
     """
     found = adapters_of(model)
-    with deactivated(model) as base:
-        rows = tuple(
-            _part_summary(name, adapter, each, base)
+    return Summary(
+        parts=tuple(
+            _part_summary(name, adapter, each)
             for name, adapter in (found.items() if found else ())
             for each in adapter.attached
-        )
-    return Summary(
-        parts=rows,
+        ),
         active=found.active if found else (),
         base_parameters=sum(
             parameter.numel()
@@ -108,18 +105,16 @@ def summary(model: nn.Module) -> Summary:
     )
 
 
-def _part_summary(name: str, adapter: Adapter, attached: AttachedPart, base: ViT) -> PartSummary:
+def _part_summary(name: str, adapter: Adapter, attached: AttachedPart) -> PartSummary:
     part: Any = attached.part
     modules = [adapter.added.get_submodule(path) for path in attached.paths]
-    site = getattr(part, "at", "")
-    has_blocks = hasattr(part, "blocks") and site not in ("tokens", "output")
     saved = [each for module in modules for each in module.state_dict().values()]
     parameters = [each for module in modules for each in module.parameters()]
     return PartSummary(
         adapter=name,
         part=_short(part),
-        site=site,
-        blocks=tuple(b.index for b in base.select(part.blocks)) if has_blocks else (),
+        site=getattr(part, "at", ""),
+        blocks=attached.blocks,
         parameters=sum(each.numel() for each in parameters if each.requires_grad),
         bytes=sum(each.numel() * each.element_size() for each in saved),
     )

@@ -6,18 +6,27 @@ then switched on and off by applying and undoing those actions, which is all tha
 ejecting, disabling and switching between adapters amount to.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from adapterkit.attach.actions import (
+    Action,
+    AddToInput,
+    AddToOutput,
+    Attribute,
+    CheckImageSize,
+    Forward,
+    ForwardHook,
+    ForwardPreHook,
+    Overlay,
+    clash,
+)
 from adapterkit.attach.context import BeginPass, Context, EndPass
-from adapterkit.attach.overlay import Override, Transform, overlays, set_overlay
-from adapterkit.encoders.views import PARALLEL_SITES, Block, ViT
+from adapterkit.attach.overlay import Transform
+from adapterkit.encoders.views import Block, Blocks, Site, ViT
 
 CONTAINER = "adapterkit"
 """The encoder's attribute, and so the state-dict prefix, under which adapters live."""
@@ -32,161 +41,6 @@ class Part(Protocol):
         Raises:
             ValueError: the encoder lacks what this part needs.
         """
-
-
-class Action(Protocol):
-    def apply(self) -> None: ...
-    def undo(self) -> None: ...
-
-
-@dataclass
-class ForwardHook:
-    """`hook(module, args, output)` after a module's forward; its result replaces the output."""
-
-    module: nn.Module
-    hook: Callable[[nn.Module, Any, Any], Any]
-    handle: RemovableHandle | None = None
-
-    def apply(self) -> None:
-        self.handle = self.module.register_forward_hook(self.hook)
-
-    def undo(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-        self.handle = None
-
-
-@dataclass
-class ForwardPreHook:
-    """`hook(module, args)` before a module's forward; its result replaces the arguments."""
-
-    module: nn.Module
-    hook: Callable[[nn.Module, Any], Any]
-    handle: RemovableHandle | None = None
-
-    def apply(self) -> None:
-        self.handle = self.module.register_forward_pre_hook(self.hook)
-
-    def undo(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-        self.handle = None
-
-
-@dataclass
-class Forward:
-    """`module` computes `layer.forward` instead of its own forward."""
-
-    module: nn.Module
-    layer: nn.Module
-    original: Callable[..., Any] | None = None
-    """The forward that the module had of its own, rather than of its class."""
-
-    def apply(self) -> None:
-        self.original = vars(self.module).get("forward")
-        self.module.forward = self.layer.forward
-
-    def undo(self) -> None:
-        del self.module.forward
-        if self.original is not None:
-            self.module.forward = self.original
-        self.original = None
-
-
-@dataclass
-class Overlay:
-    """`module` reads its parameter `name` through `transform`, after the overlays it has.
-
-    A trained copy stands for the parameter itself, so it comes before them.
-    """
-
-    module: nn.Module
-    name: str
-    transform: Transform
-
-    def apply(self) -> None:
-        below = overlays(self.module).get(self.name, ())
-        replaces = isinstance(self.transform, Override)
-        transforms = (self.transform, *below) if replaces else (*below, self.transform)
-        set_overlay(self.module, self.name, transforms)
-
-    def undo(self) -> None:
-        below = overlays(self.module).get(self.name, ())
-        kept = tuple(each for each in below if each is not self.transform)
-        set_overlay(self.module, self.name, kept)
-
-
-@dataclass
-class Attribute:
-    """`owner.name` is `value`. A tensor follows the device and dtype of the one it replaces."""
-
-    owner: nn.Module
-    name: str
-    value: Any
-    original: Any = None
-
-    def apply(self) -> None:
-        self.original = getattr(self.owner, self.name)
-        self._set(self.value)
-
-    def undo(self) -> None:
-        self._set(self.original)
-        self.original = None
-
-    def _set(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            value = value.to(getattr(self.owner, self.name))
-        setattr(self.owner, self.name, value)
-
-
-def set_twice(actions: Iterable[Action]) -> str | None:
-    """What two of these actions set, or None: only the later would count."""
-    settings: Counter[tuple[nn.Module, str]] = Counter()
-    for action in actions:
-        if isinstance(action, Attribute):
-            settings[action.owner, action.name] += 1
-        elif isinstance(action, Forward):
-            settings[action.module, "forward"] += 1
-        elif isinstance(action, Overlay) and isinstance(action.transform, Override):
-            settings[action.module, action.name] += 1
-    for (owner, name), count in settings.items():
-        if count > 1:
-            return f"{count} of them set the {type(owner).__name__}'s {name}"
-    return None
-
-
-def overlaid_below_a_layer(actions: Sequence[Action]) -> str | None:
-    """Which module has both another forward and an overlay, or None.
-
-    Some of peft's layers read the weight without its gradient, so that the overlay would not train.
-    """
-    replaced = {action.module for action in actions if isinstance(action, Forward)}
-    for action in actions:
-        if isinstance(action, Overlay) and action.module in replaced:
-            return (
-                f"one adapts a {type(action.module).__name__} with peft, and another (LoRA, Train) "
-                f"changes its {action.name}"
-            )
-    return None
-
-
-class Residual:
-    """A forward hook that adds `scale * branch(x)` to a module's output.
-
-    Args:
-        branch: the added computation, shape-preserving.
-        scale: its factor.
-        parallel: x is the module's input rather than its output.
-    """
-
-    def __init__(self, branch: Callable[[Tensor], Tensor], scale: float, parallel: bool):
-        self.branch = branch
-        self.scale = scale
-        self.parallel = parallel
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        added = self.branch(args[0] if self.parallel else output)
-        return torch.add(output, added, alpha=self.scale)
 
 
 class Namespace(nn.Module):
@@ -219,26 +73,53 @@ class Attachment:
     Attributes:
         view: the untouched encoder.
         image_size: side of the square input that the patched encoder takes, in pixels.
-        grid: rows and columns of its tokens.
+        grid: rows and columns of tokens that it embeds the image as.
+        requires_image_size: whether images of another size are refused.
         modules: what the parts add.
         paths: where under `modules` the present part added something, in order.
         context: what the parts compute from an image and read in a pass.
         actions: what connects it, in order of application.
         last_actions: its actions that are applied after all parts' others.
+        blocks: indices of the blocks that it selected.
     """
 
     view: ViT
     image_size: int = field(init=False)
     grid: tuple[int, int] = field(init=False)
+    requires_image_size: bool = False
     modules: Namespace = field(default_factory=Namespace)
     paths: list[str] = field(default_factory=list)
     context: Context = field(default_factory=Context)
     actions: list[Action] = field(default_factory=list)
     last_actions: list[Action] = field(default_factory=list)
+    blocks: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.image_size = self.view.image_size
         self.grid = self.view.grid
+
+    def site(self, at: str, block: Block | None = None) -> Site:
+        """A site as the parts so far make it: on the grid that a `Resize` asks for.
+
+        Raises:
+            ValueError: there is no such site here.
+        """
+        site = self.view.site(at, block)
+        rows, columns = (
+            there * asked // first
+            for there, asked, first in zip(site.grid, self.grid, self.view.grid, strict=True)
+        )
+        return replace(site, grid=(rows, columns))
+
+    def select(self, blocks: Blocks) -> tuple[Block, ...]:
+        """The blocks that a part's selection names, in order; a summary shows them.
+
+        Raises:
+            ValueError: as `ViT.select`.
+        """
+        chosen = self.view.select(blocks)
+        self.blocks |= {block.index for block in chosen}
+        return chosen
 
     def add(self, path: str, module: nn.Module) -> None:
         """Add a module to the adapter under a dotted path: the part, then the site, the block."""
@@ -254,9 +135,21 @@ class Attachment:
         scale: float = 1.0,
         block: Block | None = None,
     ) -> None:
-        """Add `scale * branch(x)` at a site, x being its output, or its input at parallel sites."""
-        hook = Residual(branch, scale, parallel=at in PARALLEL_SITES)
-        self.actions.append(ForwardHook(self.view.site(at, block), hook))
+        """Add `scale * branch(x)` at a site, x being the tokens there."""
+        site = self.view.site(at, block)
+        for module in site.modules:
+            if site.kind == "input":
+                self.before(module, AddToInput(branch, scale))
+            else:
+                self.after(module, AddToOutput(branch, scale, site.kind == "parallel"))
+
+    def require_image_size(self) -> None:
+        """Refuse images of another size than the parts so far ask for, at each pass."""
+        check = CheckImageSize(self.image_size)
+        if not any(
+            isinstance(each, ForwardPreHook) and each.hook == check for each in self.actions
+        ):
+            self.before(self.view.patch_embed, check)
 
     def before(self, module: nn.Module, hook: Callable[[nn.Module, Any], Any]) -> None:
         """Run `hook(module, args)` before `module`; what it returns replaces the arguments."""
@@ -287,15 +180,21 @@ class Attachment:
 
 @dataclass
 class AttachedPart:
-    """A part, the paths of the modules that it added, and its actions, those applied last apart.
+    """A part and what came of it.
 
-    Its callable selection of blocks, if it had one, is replaced by the indices that it selected.
+    Attributes:
+        part: a callable selection of blocks is replaced by the indices that it selected.
+        paths: of the modules that it added.
+        actions: what connects them.
+        last_actions: those applied after all parts' others.
+        blocks: indices of the blocks that it selected.
     """
 
     part: Part
     paths: list[str]
     actions: list[Action]
     last_actions: list[Action]
+    blocks: tuple[int, ...]
 
 
 class Adapter(nn.Module):
@@ -315,8 +214,9 @@ class Adapter(nn.Module):
         for part in parts:
             part = _with_block_indices(part, view)
             part.attach(to)
-            self.attached.append(AttachedPart(part, to.paths, to.actions, to.last_actions))
-            to.paths, to.actions, to.last_actions = [], [], []
+            blocks = tuple(sorted(to.blocks))
+            self.attached.append(AttachedPart(part, to.paths, to.actions, to.last_actions, blocks))
+            to.paths, to.actions, to.last_actions, to.blocks = [], [], [], set()
         self.added = to.modules
         self.image_size = to.image_size
         self.context = to.context
@@ -327,7 +227,7 @@ class Adapter(nn.Module):
                 ForwardPreHook(view.patch_embed, BeginPass(to.context)),
                 ForwardHook(view.encoder, EndPass(to.context)),
             ]
-        found = set_twice(self.actions) or overlaid_below_a_layer(self.actions)
+        found = clash(self.actions)
         if found:
             raise ValueError(f"these parts cannot be combined: {found}")
 

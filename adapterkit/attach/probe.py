@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adapterkit.attach.attachment import Adapter, Forward, ForwardHook, ForwardPreHook
+from adapterkit.attach.actions import Forward, ForwardHook, ForwardPreHook
+from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT
 
 
@@ -110,9 +111,8 @@ def _called_on_a_black_image(base: ViT) -> set[nn.Module]:
 
 
 def _black_image(base: ViT, device: torch.device) -> Float[Tensor, "1 channels size size"]:
-    first = next(each for each in base.patch_embed.modules() if isinstance(each, nn.Conv2d))
-    size = (1, first.in_channels, base.image_size, base.image_size)
-    return torch.zeros(size, dtype=first.weight.dtype, device=device)
+    size = (1, base.in_channels, base.image_size, base.image_size)
+    return torch.zeros(size, dtype=base.patch_projection.weight.dtype, device=device)
 
 
 @torch.no_grad()

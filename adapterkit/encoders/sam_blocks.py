@@ -1,24 +1,45 @@
 """The blocks of SAM's image encoder, which three libraries have under names of their own."""
 
+from functools import partial
 from typing import Any
 
-from adapterkit.encoders.views import Block
+from torch import nn
+
+from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.encoders.views import Block, Site, Stage
+
+GRID = TokenLayout()
+"""SAM's tokens lie in grids, everywhere."""
 
 
-def sam_block(
-    index: int, block: Any, norm: str = "norm1", attn_out: str = "attn", heads: str = "num_heads"
-) -> Block:
-    """A block of SAM, under a library's names."""
+def sam_stage(
+    blocks: nn.Module,
+    width: int,
+    grid: tuple[int, int],
+    norm: str = "norm1",
+    attn_out: str = "attn",
+    heads: str = "num_heads",
+) -> Stage:
+    """The one stage of SAM's image encoder, under a library's names for the modules of a block."""
+    site = partial(Site, width=width, grid=grid, layout=GRID)
+    found = tuple(
+        _block(index, block, site, norm, attn_out, heads)
+        for index, block in enumerate(blocks.children())
+    )
+    return Stage(found, width, grid)
+
+
+def _block(index: int, block: Any, site: partial[Site], norm: str, out: str, heads: str) -> Block:
     attention = block.attn
     return Block(
         index=index,
         module=block,
         sites={
-            "attn_in": block.get_submodule(norm),
-            "qkv": attention.qkv,
-            "attn_out": block.get_submodule(attn_out),
-            "mlp": block.mlp,
-            "block_out": block,
+            "attn_in": site((block.get_submodule(norm),)),
+            "qkv": site((attention.qkv,), kind="parallel"),
+            "attn_out": site((block.get_submodule(out),)),
+            "mlp": site((block.mlp,), kind="parallel"),
+            "block_out": site((block,)),
         },
         num_heads=getattr(attention, heads),
         attends_globally=block.window_size == 0,

@@ -2,8 +2,15 @@
 
 from torch import nn
 
-from adapterkit.encoders.sam_blocks import sam_block
-from adapterkit.encoders.views import Changes, Geometry, ViT, family, position_embedding
+from adapterkit.encoders.sam_blocks import GRID, sam_stage
+from adapterkit.encoders.views import (
+    Changes,
+    Geometry,
+    Site,
+    ViT,
+    family,
+    position_embedding,
+)
 
 
 @family
@@ -28,7 +35,9 @@ def segment_anything(model: nn.Module) -> ViT | None:
             changes.set(prompts, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))
 
     projection = encoder.patch_embed.proj
-    side = encoder.img_size // projection.stride[0]
+    width, side = projection.out_channels, encoder.img_size // projection.stride[0]
+    grid = (side, side)
+    stage = sam_stage(encoder.blocks, width, grid)
     return ViT(
         family="segment_anything",
         model=model,
@@ -36,11 +45,11 @@ def segment_anything(model: nn.Module) -> ViT | None:
         components=components,
         patch_embed=encoder.patch_embed,
         patch_projection=projection,
-        pos_embed=position_embedding(encoder),
-        blocks=tuple(sam_block(i, block) for i, block in enumerate(encoder.blocks)),
-        width=projection.out_channels,
+        tokens=Site((encoder.patch_embed,), width, grid, GRID),
+        pos_embed=position_embedding(encoder, width, grid, GRID),
+        stages=(stage,),
+        output=Site((stage.blocks[-1].module,), width, grid, GRID),
         image_size=encoder.img_size,
         patch_size=projection.stride[0],
-        grid=(side, side),
         resizer=resize,
     )

@@ -6,6 +6,7 @@ timm is imported inside a family's function, so that it is not needed for other 
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapterkit.encoders.sam_blocks import sam_block
+from adapterkit.encoders.sam_blocks import GRID, sam_stage
+from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import (
     Block,
     Changes,
     Geometry,
-    InputOf,
-    TokenLayout,
+    Site,
+    Stage,
     ViT,
     family,
     position_embedding,
@@ -34,8 +36,8 @@ def timm_samvit(model: nn.Module) -> ViT | None:
     if not isinstance(model, VisionTransformerSAM):
         return None
     encoder: Any = model
-    blocks = tuple(sam_block(i, block) for i, block in enumerate(encoder.blocks))
-    return _timm("timm_samvit", encoder, blocks, TokenLayout(), TokenLayout(), rope="rope_global")
+    stage = sam_stage(encoder.blocks, encoder.embed_dim, encoder.patch_embed.grid_size)
+    return _timm("timm_samvit", encoder, stage, GRID, GRID, rope="rope_global")
 
 
 @family
@@ -51,11 +53,15 @@ def timm_vit(model: nn.Module) -> ViT | None:
         return None
     encoder: Any = model
     in_pos_embed = not getattr(encoder, "no_embed_class", False)
+    layout = TokenLayout(in_a_row=True, num_prefix_tokens=encoder.num_prefix_tokens)
+    width, grid = encoder.embed_dim, encoder.patch_embed.grid_size
+    site = partial(Site, width=width, grid=grid, layout=layout)
+    blocks = tuple(_timm_block(i, block, site) for i, block in enumerate(encoder.blocks))
     return _timm(
         kind,
         encoder,
-        tuple(_timm_block(i, block) for i, block in enumerate(encoder.blocks)),
-        TokenLayout(in_a_row=True, num_prefix_tokens=encoder.num_prefix_tokens),
+        Stage(blocks, width, grid),
+        layout,
         TokenLayout(in_a_row=True, num_prefix_tokens=in_pos_embed * encoder.num_prefix_tokens),
         rope="rope",
     )
@@ -64,7 +70,7 @@ def timm_vit(model: nn.Module) -> ViT | None:
 def _timm(
     family: str,
     encoder: Any,
-    blocks: tuple[Block, ...],
+    stage: Stage,
     layout: TokenLayout,
     pos_embed_layout: TokenLayout,
     rope: str,
@@ -113,11 +119,14 @@ def _timm(
         if getattr(rotary, "feat_shape", None) is not None:
             _resize_rope(changes, rotary, to.grid)
         biased = [getattr(encoder, "rel_pos_bias", None)]
-        biased += [getattr(block.module, "attn", None) for block in blocks]
+        biased += [getattr(block.module, "attn", None) for block in stage.blocks]
         biased = [m for m in biased if getattr(m, "relative_position_bias_table", None) is not None]
         if biased:
             _resize_biases(changes, biased, to.grid)
 
+    width, grid = stage.width, stage.grid
+    # Prefix tokens come after the embedding of the patches.
+    embedded = TokenLayout(in_a_row=patch_embed.flatten)
     return ViT(
         family=family,
         model=encoder,
@@ -125,20 +134,18 @@ def _timm(
         components={"image_encoder": encoder, **trainable},
         patch_embed=patch_embed,
         patch_projection=[m for m in patch_embed.modules() if isinstance(m, nn.Conv2d)][-1],
-        pos_embed=position_embedding(encoder),
-        blocks=blocks,
-        width=encoder.embed_dim,
+        tokens=Site((patch_embed,), width, grid, embedded),
+        pos_embed=position_embedding(encoder, width, grid, pos_embed_layout),
+        stages=(stage,),
+        output=Site((stage.blocks[-1].module,), width, grid, layout),
         image_size=height,
         patch_size=cast("int", patch_embed.feat_ratio()),
-        grid=cast("tuple[int, int]", patch_embed.grid_size),
         resizer=resize,
-        layout=layout,
-        pos_embed_layout=pos_embed_layout,
         drops_patches=getattr(getattr(encoder, "patch_drop", None), "prob", 0) > 0,
     )
 
 
-def _timm_block(index: int, block: Any) -> Block:
+def _timm_block(index: int, block: Any, site: partial[Site]) -> Block:
     from timm.models.eva import EvaBlockPostNorm
     from timm.models.vision_transformer import (
         DiffParallelScalingBlock,
@@ -147,24 +154,25 @@ def _timm_block(index: int, block: Any) -> Block:
         ResPostBlock,
     )
 
-    sites: dict[str, nn.Module] = {"block_out": block}
+    sites = {"block_out": site((block,))}
     if isinstance(block, ParallelThingsBlock):
         # Several attentions and MLPs side by side, each after a norm of its own.
         attention: Any = block.attns[0].attn  # pyright: ignore[reportAttributeAccessIssue]
-        sites["attn_in"] = InputOf(*(each.attn for each in block.attns))  # pyright: ignore[reportArgumentType]
+        sites["attn_in"] = site(tuple(each.attn for each in block.attns), kind="input")  # pyright: ignore[reportAttributeAccessIssue]
     elif isinstance(block, ParallelScalingBlock | DiffParallelScalingBlock):
         # The block is its attention and its MLP at once; both read the one norm.
         attention = block
-        sites["attn_in"] = block.in_norm
+        sites["attn_in"] = site((block.in_norm,))
     else:
         attention = block.attn
         norms_after = isinstance(block, ResPostBlock | EvaBlockPostNorm)
-        sites["attn_in"] = InputOf(attention) if norms_after else block.norm1
+        # Where the norms come after, no module gives what the attention reads.
+        sites["attn_in"] = site((attention,), kind="input") if norms_after else site((block.norm1,))
         projections = {"qkv": "qkv", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
-        for site, name in projections.items():
+        for at, name in projections.items():
             if isinstance(getattr(attention, name, None), nn.Linear):
-                sites[site] = getattr(attention, name)
-        sites |= {"attn_out": attention, "mlp": block.mlp}
+                sites[at] = site((getattr(attention, name),), kind="parallel")
+        sites |= {"attn_out": site((attention,)), "mlp": site((block.mlp,), kind="parallel")}
     return Block(
         index=index,
         module=block,

@@ -6,8 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from adapterkit.encoders.sam_blocks import sam_block
-from adapterkit.encoders.views import Changes, Geometry, ViT, family, position_embedding
+from adapterkit.encoders.sam_blocks import GRID, sam_stage
+from adapterkit.encoders.views import (
+    Changes,
+    Geometry,
+    Site,
+    ViT,
+    family,
+    position_embedding,
+)
 
 
 @family
@@ -40,7 +47,11 @@ def transformers_sam(model: nn.Module) -> ViT | None:
             changes.set(model, "config", config)
 
     projection = encoder.patch_embed.projection
-    side = encoder.image_size // projection.stride[0]
+    width, side = projection.out_channels, encoder.image_size // projection.stride[0]
+    grid = (side, side)
+    # The attention returns a tuple; the output of its last layer is the tensor in it.
+    names = {"norm": "layer_norm1", "attn_out": "attn.proj", "heads": "num_attention_heads"}
+    stage = sam_stage(encoder.layers, width, grid, **names)
     return ViT(
         family="transformers_sam",
         model=model,
@@ -48,15 +59,11 @@ def transformers_sam(model: nn.Module) -> ViT | None:
         components=components,
         patch_embed=encoder.patch_embed,
         patch_projection=projection,
-        pos_embed=position_embedding(encoder),
-        blocks=tuple(
-            # The attention returns a tuple; the output of its last layer is the tensor in it.
-            sam_block(i, layer, "layer_norm1", "attn.proj", "num_attention_heads")
-            for i, layer in enumerate(encoder.layers)
-        ),
-        width=projection.out_channels,
+        tokens=Site((encoder.patch_embed,), width, grid, GRID),
+        pos_embed=position_embedding(encoder, width, grid, GRID),
+        stages=(stage,),
+        output=Site((stage.blocks[-1].module,), width, grid, GRID),
         image_size=encoder.image_size,
         patch_size=projection.stride[0],
-        grid=(side, side),
         resizer=resize,
     )

@@ -12,78 +12,23 @@ A site is a named place of any ViT to which a part can be attached:
     block_out   in each block, its output
     output      the last block's output, before the neck or the final norm
 
-Parts know these names and never a family. A family registers itself with `family` beside its code,
-in the file of its library.
+A site knows the width, the grid and the layout of its tokens. Parts know sites and never a family.
+A family registers itself with `family` beside its code, in the file of its library.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+
+from adapterkit.encoders.tokens import TokenLayout
 
 Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
 
 BLOCK_SITES: tuple[str, ...] = ("attn_in", "qkv", "attn_out", "mlp", "block_out")
 ENCODER_SITES: tuple[str, ...] = ("tokens", "output")
-PARALLEL_SITES: frozenset[str] = frozenset({"qkv", "mlp"})
-"""Sites where a part sees the input of the module that it is added to, rather than its output."""
-
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """How tokens lie in a tensor: as a grid, (B, H, W, C), or in a row, (B, P + H * W, C).
-
-    Attributes:
-        in_a_row: row by row, after the prefix tokens, rather than as a grid.
-        num_prefix_tokens: P, class, distillation and register tokens; 0 for a grid.
-    """
-
-    in_a_row: bool = False
-    num_prefix_tokens: int = 0
-
-    def grid(self, tokens: Float[Tensor, "b *n c"]) -> Float[Tensor, "b h w c"]:
-        """The patch tokens, of a square grid, as a grid."""
-        if not self.in_a_row:
-            return tokens
-        side = math.isqrt(tokens.shape[1] - self.num_prefix_tokens)
-        return tokens[:, self.num_prefix_tokens :].unflatten(1, (side, side))
-
-    def with_grid(
-        self, tokens: Float[Tensor, "b *n c"], grid: Float[Tensor, "b h w c"]
-    ) -> Float[Tensor, "b *m c"]:
-        """`tokens` with other patch tokens, of any number, and the prefix tokens that it has."""
-        if not self.in_a_row:
-            return grid
-        return torch.cat((tokens[:, : self.num_prefix_tokens], grid.flatten(1, 2)), dim=1)
-
-    def of_grid(self, grid: Float[Tensor, "b h w c"]) -> Float[Tensor, "b *m c"]:
-        """Patch tokens in this layout, with zeros for the prefix tokens."""
-        if not self.in_a_row:
-            return grid
-        return F.pad(grid.flatten(1, 2), (0, 0, self.num_prefix_tokens, 0))
-
-
-@dataclass(frozen=True)
-class OnGrid:
-    """An overlay that applies another to the grid of a position embedding, and not to its prefix.
-
-    Args:
-        layout: of the position embedding.
-        transform: of a grid, (1, H, W, C) to (1, h, w, C).
-    """
-
-    layout: TokenLayout
-    transform: Callable[[Tensor], Tensor]
-
-    def __call__(self, pos_embed: Float[Tensor, "1 *n c"]) -> Float[Tensor, "1 *m c"]:
-        return self.layout.with_grid(pos_embed, self.transform(self.layout.grid(pos_embed)))
 
 
 @dataclass(frozen=True)
@@ -118,37 +63,44 @@ class Changes(Protocol):
 Resizer = Callable[[Changes, Geometry], None]
 
 
-class InputOf(nn.Module):
-    """What some modules are given, as a site where no module has it as its output.
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A named place of an encoder, to which parts can be attached.
 
-    A forward hook on it runs before each of the modules, sees the module's first argument as it
-    would see an output, and replaces it.
+    Attributes:
+        modules: where it is: one module; for an input, those that read it.
+        width: channels of a token there, as a part sees it.
+        grid: rows and columns of tokens.
+        layout: how the tokens lie.
+        kind: "output": what the module gives. "parallel": a part sees the module's input, and what
+            it computes is added to the module's output. "input": the first argument that the
+            modules are called with, where no module has it as its output.
     """
 
-    def __init__(self, *modules: nn.Module):
-        super().__init__()
-        self.readers = modules
-
-    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
-        before = _BeforeModule(hook)
-        return _Handles([each.register_forward_pre_hook(before) for each in self.readers])
+    modules: tuple[nn.Module, ...]
+    width: int
+    grid: tuple[int, int]
+    layout: TokenLayout
+    kind: Literal["output", "parallel", "input"] = "output"
 
 
-@dataclass(frozen=True)
-class _BeforeModule:
-    hook: Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+@dataclass(frozen=True, eq=False)
+class PositionEmbedding:
+    """The site that is a parameter: an encoder's absolute position embedding.
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.hook(module, args, args[0]), *args[1:]
+    Attributes:
+        module: that has it.
+        name: of the parameter in it.
+        width: channels of a token.
+        grid: rows and columns of the tokens that it is for.
+        layout: how they lie.
+    """
 
-
-@dataclass
-class _Handles:
-    handles: list[RemovableHandle]
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+    module: nn.Module
+    name: str
+    width: int
+    grid: tuple[int, int]
+    layout: TokenLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +110,9 @@ class Block:
     Attributes:
         index: its position in the encoder, from 0.
         module: the block itself.
-        sites: the module whose output each site of the block names, or an `InputOf`; a block may
-            lack some. Where queries, keys and values are projected apart, "q", "k" and "v" stand
-            for "qkv". The forward of "qkv" may be bypassed (EVA02, BEiT), its weight is always
-            read.
+        sites: by name; a block may lack some. Where queries, keys and values are projected apart,
+            "q", "k" and "v" stand for "qkv". The forward of "qkv" may be bypassed (EVA02, BEiT),
+            its weight is always read.
         num_heads: attention heads.
         attends_globally: whether it attends over all tokens rather than within windows.
         rel_pos: (module, parameter name) of its relative-position tables, each (2 * size - 1, d).
@@ -169,10 +120,27 @@ class Block:
 
     index: int
     module: nn.Module
-    sites: Mapping[str, nn.Module]
+    sites: Mapping[str, Site]
     num_heads: int
     attends_globally: bool
     rel_pos: tuple[tuple[nn.Module, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Consecutive blocks whose tokens have one width and lie on one grid.
+
+    A plain ViT has one stage; a hierarchical one has several, each with fewer, wider tokens.
+
+    Attributes:
+        blocks: in order; their indices go on from stage to stage.
+        width: channels of a token.
+        grid: rows and columns of tokens.
+    """
+
+    blocks: tuple[Block, ...]
+    width: int
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,18 +152,16 @@ class ViT:
         model: what the view was taken of, an encoder or a model around one.
         encoder: the vision transformer.
         components: the model's named modules that a `Train` part can name.
-        patch_embed: its output is the `tokens` site.
+        patch_embed: reads the image.
         patch_projection: the last convolution inside `patch_embed`; in most encoders the only one.
-        pos_embed: (module, parameter name) of the absolute position embedding, or None.
-        blocks: in order.
-        width: channels of a token.
+        tokens: the site of that name.
+        pos_embed: the absolute position embedding, or None.
+        stages: the blocks, in order.
+        output: the site of that name.
         image_size: side of the square input image, in pixels.
-        patch_size: pixels of the image from one token to the next.
-        grid: rows and columns of tokens, equal.
+        patch_size: pixels of the image from one token of the first stage to the next.
         resizer: changes what the family itself has to know of another geometry: its attributes and
             its rotary or relative positions, but not `pos_embed` and the stride.
-        layout: of the tokens between blocks.
-        pos_embed_layout: of the position embedding.
         drops_patches: whether it leaves out patch tokens at random in training.
     """
 
@@ -205,16 +171,29 @@ class ViT:
     components: Mapping[str, nn.Module]
     patch_embed: nn.Module
     patch_projection: nn.Conv2d
-    pos_embed: tuple[nn.Module, str] | None
-    blocks: tuple[Block, ...]
-    width: int
+    tokens: Site
+    pos_embed: PositionEmbedding | None
+    stages: tuple[Stage, ...]
+    output: Site
     image_size: int
     patch_size: int
-    grid: tuple[int, int]
     resizer: Resizer
-    layout: TokenLayout = TokenLayout()
-    pos_embed_layout: TokenLayout = TokenLayout()
     drops_patches: bool = False
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Of all stages."""
+        return tuple(block for stage in self.stages for block in stage.blocks)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens that the image is embedded as, equal."""
+        return self.tokens.grid
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image."""
+        return next(m for m in self.patch_embed.modules() if isinstance(m, nn.Conv2d)).in_channels
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
         """The blocks that `blocks` names, in order.
@@ -258,13 +237,13 @@ class ViT:
             )
         return (block for block in self.blocks if block.index in blocks)
 
-    def site(self, at: str, block: Block | None = None) -> nn.Module:
-        """The module whose output is site `at` (of `block`, for a site that blocks have).
+    def site(self, at: str, block: Block | None = None) -> Site:
+        """Site `at` (of `block`, for a site that blocks have).
 
         Raises:
             ValueError: there is no such site here.
         """
-        encoder_sites = {"tokens": self.patch_embed, "output": self.blocks[-1].module}
+        encoder_sites = {"tokens": self.tokens, "output": self.output}
         sites = encoder_sites if block is None else block.sites
         if at not in sites:
             where = "" if block is None else f" in block {block.index}"
@@ -286,9 +265,13 @@ def family(view_of: Family) -> Family:
     return view_of
 
 
-def position_embedding(encoder: nn.Module) -> tuple[nn.Module, str] | None:
-    """(module, parameter name) of the encoder's `pos_embed`, or None where it has none."""
-    return None if encoder._parameters.get("pos_embed") is None else (encoder, "pos_embed")
+def position_embedding(
+    encoder: nn.Module, width: int, grid: tuple[int, int], layout: TokenLayout
+) -> PositionEmbedding | None:
+    """The encoder's parameter `pos_embed`, or None where it has none."""
+    if encoder._parameters.get("pos_embed") is None:
+        return None
+    return PositionEmbedding(encoder, "pos_embed", width, grid, layout)
 
 
 def view(model: nn.Module) -> ViT:

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from adapterkit.adapters.injection import adapters_of
-from adapterkit.attach.attachment import Overlay
+from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
 from adapterkit.promptable.segmenter import predict_masks

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
 from adapterkit.attach.context import Read
-from adapterkit.encoders.views import Blocks, TokenLayout
+from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.encoders.views import Block, Blocks
 from adapterkit.parts.conv import ConvBlock
 
 
 class ConvBranch(nn.Module):
     """A convolutional pyramid that reaches the token grid, then one refinement per attending block.
 
-    A single-conv block (3 -> c), then conv-pool blocks (c -> 2c -> 4c ... -> d), one for each
+    A single-conv block (image -> c), then conv-pool blocks (c -> 2c -> 4c ... -> d), one for each
     halving from the image to the token grid, then `refinements` single-conv blocks (d -> d).
 
     Source: SAMUS (Lin et al. 2023), CNN branch.
@@ -31,6 +32,7 @@ class ConvBranch(nn.Module):
         halvings: log2 of pixels per token, rounded down.
         refinements: how many blocks read the branch.
         stem_channels: c.
+        channels_in: of the image.
         grid: rows and columns of tokens, to which the first map is interpolated bilinearly where
             halving does not reach it (patches of 14 pixels); None: what halving gives.
     """
@@ -42,21 +44,22 @@ class ConvBranch(nn.Module):
         refinements: int,
         stem_channels: int = 64,
         grid: tuple[int, int] | None = None,
+        channels_in: int = 3,
     ):
         super().__init__()
         self.grid = grid
         self.widths = [stem_channels * 2**i for i in range(halvings)] + [width]
-        self.stem = ConvBlock(3, self.widths[0])
+        self.stem = ConvBlock(channels_in, self.widths[0])
         self.pools = nn.Sequential(
             *(ConvBlock(narrow, wide, pool=True) for narrow, wide in pairwise(self.widths))
         )
         self.refine = nn.ModuleList(ConvBlock(width, width) for _ in range(refinements))
 
-    def forward(self, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b width h w"]]:
+    def forward(self, image: Float[Tensor, "b channels H W"]) -> list[Float[Tensor, "b width h w"]]:
         """The maps that the attending blocks read, in order, and the refined map after the last."""
         return list(self.levels(image))[len(self.pools) + 1 :]
 
-    def levels(self, image: Float[Tensor, "b 3 H W"]) -> Iterator[Float[Tensor, "b c h w"]]:
+    def levels(self, image: Float[Tensor, "b channels H W"]) -> Iterator[Float[Tensor, "b c h w"]]:
         """The map at each stride, 1, 2, 4 ..., and then what `forward` gives."""
         # In this layout norms and tokens, channels last too, are views of the convolutions' maps.
         level = self.stem(image.contiguous(memory_format=torch.channels_last))
@@ -145,7 +148,7 @@ class CNNBranch:
     Args:
         blocks: which blocks attend to the branch.
         stem_channels: channels at full resolution; doubled at each pooling, up to the token width.
-        output_scale: factor of the last map, added to the last block's output.
+        output_scale: factor of the last map, added to the last block's output; 0: there is none.
         zero_init: start as the identity: the attention's projection, and the scale of the last
             map's normalisation, are zero. SAMUS starts from random weights instead.
     """
@@ -161,23 +164,50 @@ class CNNBranch:
                 f"CNNBranch: this {to.view.family} encoder drops patch tokens in training, so that "
                 "the branch's map does not fit them; build it with patch_drop_rate=0"
             )
-        halvings = int(math.log2(to.image_size / to.grid[0]))
-        blocks = to.view.select(self.blocks)
-        branch = ConvBranch(to.view.width, halvings, len(blocks), self.stem_channels, to.grid)
-        if self.zero_init:
-            last_norm = [each for each in branch.modules() if isinstance(each, LayerNorm2d)][-1]
-            nn.init.zeros_(last_norm.weight)
+        to.require_image_size()
+        blocks = to.select(self.blocks)
+        width, grid = self._tokens(to, blocks)
+        adds_last = self.output_scale != 0
+        branch = ConvBranch(
+            width,
+            halvings=int(math.log2(to.image_size / grid[0])),
+            refinements=len(blocks) - (not adds_last),
+            stem_channels=self.stem_channels,
+            grid=grid,
+            channels_in=to.view.in_channels,
+        )
         to.add("cnn_branch.convolutions", branch)
-        maps = [f"cnn_branch.map_{i}" for i in range(len(blocks) + 1)]
-        widths = {f"cnn_branch.stride_{2**i}": width for i, width in enumerate(branch.widths)}
-        to.context.computes(widths | dict.fromkeys(maps, to.view.width), branch.levels)
+        maps = [f"cnn_branch.map_{i}" for i in range(len(branch.refine) + 1)]
+        strides = {f"cnn_branch.stride_{2**i}": width for i, width in enumerate(branch.widths)}
+        to.context.computes(strides | dict.fromkeys(maps, width), branch.levels)
         for name, block in zip(maps, blocks, strict=False):
-            attention = CrossBranchAttention(to.view.width, block.num_heads)
+            attention = CrossBranchAttention(width, block.num_heads)
             if self.zero_init:
                 nn.init.zeros_(attention.proj.weight)
                 nn.init.zeros_(attention.proj.bias)
             to.add(f"cnn_branch.attention.{block.index}", attention)
             attend = AttendToMap(attention, to.context.reads(name))
             to.add_residual("attn_in", attend, block=block)
-        last = LastMap(to.context.reads(maps[-1]), to.view.layout)
-        to.add_residual("output", last, self.output_scale)
+        if adds_last:
+            if self.zero_init:
+                last_norm = [each for each in branch.modules() if isinstance(each, LayerNorm2d)][-1]
+                nn.init.zeros_(last_norm.weight)
+            last = LastMap(to.context.reads(maps[-1]), to.site("output").layout)
+            to.add_residual("output", last, self.output_scale)
+
+    def _tokens(self, to: Attachment, blocks: tuple[Block, ...]) -> tuple[int, tuple[int, int]]:
+        """Width and grid of the tokens that meet the branch, which has one of each.
+
+        Raises:
+            ValueError: they lie in stages of several.
+        """
+        sites = [to.site("attn_in", block) for block in blocks]
+        sites += [to.site("output")] if self.output_scale else []
+        sizes = {(site.width, site.grid) for site in sites}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"CNNBranch(blocks={self.blocks!r}): these blocks and the output have tokens of "
+                f"{len(sizes)} sizes, {sorted(sizes)} (width, grid), and the branch reaches one; "
+                "choose blocks of the last stage, or of another with output_scale=0"
+            )
+        return sizes.pop()

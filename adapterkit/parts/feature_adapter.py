@@ -64,12 +64,10 @@ class FeatureAdapter:
             raise ValueError(f"FeatureAdapter(at={self.at!r}): expected one of {sites}")
 
     def attach(self, to: Attachment) -> None:
-        if self.at in ENCODER_SITES:
-            adapter = Bottleneck(to.view.width, self.reduction, self.zero_init)
-            to.add(f"feature_adapter.{self.at}", adapter)
-            to.add_residual(self.at, adapter, self.scale)
-            return
-        for block in to.view.select(self.blocks):
-            adapter = Bottleneck(to.view.width, self.reduction, self.zero_init)
-            to.add(f"feature_adapter.{self.at}.{block.index}", adapter)
+        in_blocks = self.at not in ENCODER_SITES
+        for block in to.select(self.blocks) if in_blocks else (None,):
+            width = to.site(self.at, block).width
+            adapter = Bottleneck(width, self.reduction, self.zero_init)
+            path = f"feature_adapter.{self.at}"
+            to.add(path if block is None else f"{path}.{block.index}", adapter)
             to.add_residual(self.at, adapter, self.scale, block)

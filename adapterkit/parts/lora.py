@@ -78,7 +78,7 @@ class LoRA:
 
     def attach(self, to: Attachment) -> None:
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        for block in to.view.select(self.blocks):
+        for block in to.select(self.blocks):
             for target in self.targets:
                 linear, rows = _projection(block, target, to.view.family)
                 highest = min(rows[1] - rows[0], linear.in_features)
@@ -96,7 +96,9 @@ class LoRA:
 
 def _projection(block: Block, target: str, family: str) -> tuple[nn.Linear, tuple[int, int]]:
     """The layer that projects queries, keys or values, and the rows of its weight that do."""
-    alone, fused = block.sites.get(target), block.sites.get("qkv")
+    alone, fused = (
+        block.sites[at].modules[0] if at in block.sites else None for at in (target, "qkv")
+    )
     if isinstance(alone, nn.Linear):
         return alone, (0, alone.out_features)
     if isinstance(fused, nn.Linear) and fused.out_features % len(SLICES) == 0:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
 from adapterkit.attach.last_result import LastResult
-from adapterkit.encoders.views import OnGrid
+from adapterkit.encoders.tokens import OnGrid
 from adapterkit.parts.conv import ConvBlock
 
 
@@ -47,11 +47,12 @@ class PositionAdapter:
     """
 
     def attach(self, to: Attachment) -> None:
-        if to.view.pos_embed is None:
+        positions = to.view.pos_embed
+        if positions is None:
             raise ValueError(
                 "PositionAdapter: this encoder has no absolute position embedding; leave it out"
             )
-        halvings = max(0, int(math.log2(to.view.grid[0] / to.grid[0])))
-        adapter = PooledPosition(to.view.width, halvings)
+        halvings = max(0, int(math.log2(positions.grid[0] / to.grid[0])))
+        adapter = PooledPosition(positions.width, halvings)
         to.add("position_adapter", adapter)
-        to.overlay(*to.view.pos_embed, OnGrid(to.view.pos_embed_layout, adapter))
+        to.overlay(positions.module, positions.name, OnGrid(positions.layout, adapter))

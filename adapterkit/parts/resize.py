@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
-from adapterkit.encoders.views import Geometry, OnGrid
+from adapterkit.encoders.tokens import OnGrid
+from adapterkit.encoders.views import Geometry
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,17 @@ class Resize:
             )
         to.image_size = self.image_size
         to.grid = (self.image_size // stride, self.image_size // stride)
-        to.before(view.patch_embed, CheckImageSize(self.image_size))
+        to.require_image_size()
         if stride < patch_size:
             # At the convolution rather than at the patch embedding, whose checks of the input size
             # are to see the image that other parts see.
             to.before(view.patch_projection, ResizeImage(self.image_size + patch_size - stride))
             to.set(view.patch_projection, "stride", (stride, stride))
         view.resizer(to, Geometry(self.image_size, stride, to.grid))
-        if view.pos_embed is not None:
-            fit = OnGrid(view.pos_embed_layout, FitGrid(to.grid, self.antialias))
-            to.overlay(*view.pos_embed, fit, last=True)
-
-
-@dataclass(frozen=True)
-class CheckImageSize:
-    """A forward pre-hook that refuses images of another size than the encoder was adapted to."""
-
-    image_size: int
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        height, width = args[0].shape[-2:]
-        if (height, width) != (self.image_size, self.image_size):
-            raise ValueError(
-                f"the image is {height}x{width} pixels, but this encoder was adapted to "
-                f"{self.image_size}x{self.image_size}; resize the image first"
-            )
+        positions = view.pos_embed
+        if positions is not None:
+            fit = OnGrid(positions.layout, FitGrid(to.grid, self.antialias))
+            to.overlay(positions.module, positions.name, fit, last=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Train:
     def _attach_rel_pos(self, to: Attachment) -> None:
         tables = [
             (block, owner, name)
-            for block in to.view.select(self.blocks)
+            for block in to.select(self.blocks)
             for owner, name in block.rel_pos
         ]
         if not tables:

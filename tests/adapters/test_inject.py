@@ -13,6 +13,7 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.parts import (
+    CNNBranch,
     FeatureAdapter,
     LoRA,
     Normalise,
@@ -106,6 +107,37 @@ def test_disabled_ends_with_an_error_inside_it(sam: Sam):
     with pytest.raises(KeyError), ak.disabled(sam):
         raise KeyError
     assert sam.image_encoder.img_size == 256
+
+
+@pytest.mark.parametrize("take_off", [ak.eject, lambda sam: ak.remove(sam, "default")])
+def test_what_is_taken_off_within_disabled_stays_off(take_off: Any):
+    sam = ak.build_sam(TINY, seed=0)
+    before = snapshot(sam)
+    ak.inject(sam, [FeatureAdapter(zero_init=False), LoRA(), Train("neck")])
+    with ak.disabled(sam):
+        take_off(sam)
+    assert snapshot(sam) == before
+    assert ak.adapters_of(sam) is None
+
+
+def test_what_remains_after_disabled_is_active_again(sam: Sam):
+    ak.inject(sam, [FeatureAdapter()], name="one")
+    ak.inject(sam, [LoRA()], name="other")
+    ak.activate(sam, "one", "other")
+    with ak.disabled(sam):
+        ak.remove(sam, "one")
+    assert ak.summary(sam).active == ("other",)
+    with pytest.raises(ValueError, match=r"nothing in the active adapters \(\)"), ak.disabled(sam):
+        ak.merge(sam)
+    assert ak.summary(sam).active == ("other",)
+
+
+def test_adapters_for_images_of_other_sizes_are_not_stacked(sam: Sam):
+    ak.inject(sam, [CNNBranch(stem_channels=4)], name="branch")
+    ak.inject(sam, [Resize(256)], name="small")
+    with pytest.raises(ValueError, match="made for images of 256 and of 1024 pixels a side"):
+        ak.activate(sam, "small", "branch")
+    assert ak.summary(sam).active == ("small",)
 
 
 def test_adapters_switch_and_stack(sam: Sam, image: Tensor):
@@ -241,6 +273,7 @@ class Failing:
         ([], "expected a list of parts"),
         (Resize(256), "expected a list of parts"),
         (["samus"], "not a part"),
+        ([FeatureAdapter], r"the class FeatureAdapter; write FeatureAdapter\(\)"),
         ([Resize(100)], "multiple of the patch stride, 16; the nearest is 96"),
         ([Resize(256, patch_stride=17)], "expected 1 to the encoder's patch size, 16"),
         ([FeatureAdapter(blocks=[6])], r"names \[6\], but this encoder has blocks 0 to 5"),
@@ -271,6 +304,7 @@ def test_bad_parts_leave_an_earlier_adapter_active(sam: Sam, image: Tensor):
         ([Resize(100)], "other"),
         ([Resize(256)], "default"),
         ([Resize(256)], "a b"),
+        ([Resize(256)], "class"),
     ):
         with pytest.raises(ValueError, match=r"Resize|named|identifier"):
             ak.inject(sam, parts, name)

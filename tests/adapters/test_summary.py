@@ -57,6 +57,17 @@ def test_a_model_without_adapters_has_an_empty_summary(sam: Sam):
     assert "0 trained" in str(found)
 
 
+def test_blocks_are_those_that_a_part_is_in(sam: Sam):
+    parts = [
+        ak.parts.FeatureAdapter(at="output"),
+        ak.parts.Train("rel_pos", blocks="global"),
+        ak.parts.Train("mask_decoder"),
+        ak.parts.LoRA(blocks=lambda block: block.index < 2),
+    ]
+    rows = ak.summary(ak.inject(sam, parts)).parts
+    assert [row.blocks for row in rows] == [(), (2, 5), (), (0, 1)]
+
+
 def test_inactive_adapters_are_marked_and_stay_inactive(sam: Sam):
     ak.inject_samus(sam, name="heart")
     ak.inject(sam, [ak.parts.FeatureAdapter()], name="features")

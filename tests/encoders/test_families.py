@@ -357,7 +357,7 @@ def test_prefix_rows_and_prefix_tokens_stay_as_they_are():
     assert model.pos_embed.shape == (1, 1 + 4, 48)
     assert torch.equal(model.pos_embed[:, :1], prefix)
 
-    layout = ak.view(ak.eject(model)).layout
+    layout = ak.view(ak.eject(model)).output.layout
     grid = torch.rand(2, 3, 3, 48)
     assert torch.equal(layout.grid(layout.of_grid(grid)), grid)
     assert not layout.of_grid(grid)[:, 0].any()

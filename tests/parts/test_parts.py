@@ -85,11 +85,18 @@ def test_relative_positions_are_resized_as_sam_resizes_them(old: int, new: int):
 def test_a_view_names_the_sites(sam: Sam):
     found = ak.view(sam)
     assert found.family == "segment_anything"
-    assert (found.width, found.image_size, found.grid) == (48, 1024, (64, 64))
+    assert (found.image_size, found.grid, found.in_channels) == (1024, (64, 64), 3)
     assert [block.index for block in found.blocks if block.attends_globally] == [2, 5]
-    assert found.site("tokens") is sam.image_encoder.patch_embed
-    assert found.site("attn_in", found.blocks[3]) is sam.image_encoder.blocks[3].norm1
-    assert found.site("output") is sam.image_encoder.blocks[5]
+    [stage] = found.stages
+    assert (stage.width, stage.grid, stage.blocks) == (48, (64, 64), found.blocks)
+    for site, module in (
+        (found.site("tokens"), sam.image_encoder.patch_embed),
+        (found.site("attn_in", found.blocks[3]), sam.image_encoder.blocks[3].norm1),
+        (found.site("output"), sam.image_encoder.blocks[5]),
+    ):
+        assert site.modules == (module,)
+        assert (site.width, site.grid, site.kind) == (48, (64, 64), "output")
+    assert found.site("mlp", found.blocks[0]).kind == "parallel"
     assert set(found.components) >= {"mask_decoder", "prompt_encoder", "neck"}
 
 
