@@ -10,9 +10,6 @@ from .adapters.injection import adapters_of as adapters_of
 from .adapters.injection import disabled as disabled
 from .adapters.injection import eject as eject
 from .adapters.injection import inject as inject
-from .adapters.injection import inject_medsam as inject_medsam
-from .adapters.injection import inject_msa as inject_msa
-from .adapters.injection import inject_samed as inject_samed
 from .adapters.injection import inject_samus as inject_samus
 from .adapters.injection import remove as remove
 from .adapters.merging import merge as merge
@@ -29,6 +26,8 @@ from .inference.predictor import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
 from .kernels.fast_forward import fast as fast
 from .kernels.fast_forward import stock as stock
+from .methods import register_method as register_method
+from .parts import register_part as register_part
 from .promptable.segmenter import Segmenter as Segmenter
 from .promptable.stock_sam import SamConfig as SamConfig
 from .promptable.stock_sam import build_sam as build_sam

@@ -27,11 +27,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
-from segment_anything.modeling import Sam
 from torch.utils.flop_counter import FlopCounterMode
 
 import adapterkit as ak
 from adapterkit.evaluation.tables import markdown
+from adapterkit.methods import find_method, method_names
 from adapterkit.promptable.stock_sam import MINI
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import check_positive, run
@@ -43,13 +43,9 @@ from adapterkit.training.run_folder import new_folder, write_text
 from benchmarks.contestant import peak_bytes
 
 BASES = {"ViT-B": ak.SamConfig(), "small Sam": MINI}
-METHODS: dict[str, Callable[[Sam, int], Sam]] = {
-    "SAM": lambda sam, image_size: sam,
-    "SAMUS": lambda sam, image_size: ak.inject_samus(sam, image_size),
-    "SAMed": lambda sam, image_size: ak.inject_samed(sam, image_size=image_size),
-    "MSA": lambda sam, image_size: ak.inject_msa(sam, image_size),
-    "MedSAM": lambda sam, image_size: ak.inject_medsam(sam, image_size),
-}
+METHODS = {"SAM": None, **{find_method(name).title: name for name in method_names()}}
+"""The titles of methods, and their names; SAM is the base as it comes."""
+
 CEILING_SIDE = 2048
 """Of the square matrices whose product is taken for all that a machine can do."""
 
@@ -362,7 +358,10 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
     config = BASES[work.base]
     if work.method == "SAM":
         config = replace(config, image_size=work.image_size)
-    sam = METHODS[work.method](ak.build_sam(config, seed=0), work.image_size).to(device)
+    sam, method = ak.build_sam(config, seed=0), METHODS[work.method]
+    if method is not None:
+        ak.inject(sam, method, image_size=work.image_size)
+    sam.to(device)
     with torch.device(device):
         images = 255 * torch.rand(work.batch, 3, work.image_size, work.image_size)
         points = work.image_size * torch.rand(work.batch, work.structures, 1, 2)

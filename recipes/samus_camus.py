@@ -145,7 +145,7 @@ def main(config: Config) -> None:
         patience=config.patience,
         seed=config.seed,
     )
-    parts = ak.methods.samus(image_size)
+    parts = ak.methods.parts_of("samus", image_size=image_size)
     method = "SAMUS"
     if config.train_decoder:
         parts.append(ak.parts.Train("mask_decoder"))

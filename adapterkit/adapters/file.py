@@ -265,5 +265,8 @@ def _part_from_json(fields: Mapping[str, Any]) -> Part:
     }
     name = values.pop("part")
     if name not in PARTS:
-        raise ValueError(f"it has a part {name!r}, and this adapterkit knows {sorted(PARTS)}")
+        raise ValueError(
+            f"it has a part {name!r}, and known are {', '.join(sorted(PARTS))}; import the module "
+            "that registers it, or upgrade adapterkit"
+        )
     return PARTS[name](**values)

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from adapterkit import methods
 from adapterkit.attach.actions import clash
 from adapterkit.attach.attachment import CONTAINER, Adapter, Part
 from adapterkit.attach.probe import check_reached
 from adapterkit.encoders.views import ViT, view
 from adapterkit.kernels.fast_forward import keep_fast
-from adapterkit.parts import PositionAdapter, Train, as_part
+from adapterkit.methods import parts_of
+from adapterkit.parts import as_part
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -126,27 +126,35 @@ def adapters_of(model: nn.Module) -> Adapters | None:
     return found if isinstance(found, Adapters) else None
 
 
-def inject(model: Model, parts: Sequence[Any], name: str = "default") -> Model:
-    """Attach `parts` to `model`, in place, and freeze everything else.
+def inject(
+    model: Model, method: str | Sequence[Any], name: str = "default", **options: Any
+) -> Model:
+    """Attach a method to `model`, in place, and freeze everything else.
 
     Afterwards `model.parameters()` that require gradients are the adapter's. Earlier adapters stay
     loaded but inactive; `activate` switches or stacks them.
 
     Args:
         model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`.
-        parts: attached in order; `methods` has the published lists. A configuration of peft is a
-            part too, see `parts.Peft`.
+        method: the name of a method, such as "samus", whose parts fit this encoder; or a list of
+            parts, attached in order. A configuration of peft is a part too, see `parts.Peft`.
         name: of this adapter, unique on this model.
+        **options: of the named method, such as `image_size=256`.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
-        ValueError: a part does not fit this encoder or would do nothing there, or the name is
-            taken; the model is as before.
+        ValueError: there is no such method or option, a part does not fit this encoder or would do
+            nothing there, or the name is taken; the model is as before.
     """
     with deactivated(model) as base:
+        parts = parts_of(method, base, **options) if isinstance(method, str) else method
+        if options and not isinstance(method, str):
+            raise ValueError(
+                f"options {', '.join(options)} are for a named method; a list of parts has none"
+            )
         attach(base, Adapter(base, _checked(parts)), name)
     return model
 
@@ -154,44 +162,24 @@ def inject(model: Model, parts: Sequence[Any], name: str = "default") -> Model:
 def inject_samus(
     model: Model, image_size: int = 256, patch_stride: int = 8, name: str = "default"
 ) -> Model:
-    """Attach SAMUS to `model`: `inject(model, methods.samus(image_size, patch_stride), name)`.
+    """Attach SAMUS to `model`, in place, and freeze everything else.
 
-    Without the parts that an encoder other than SAM's has no place for: the position adapter where
-    there is no absolute position embedding, relative positions where there are none.
+    The same as `inject(model, "samus", name, image_size=image_size, patch_stride=patch_stride)`.
+
+    Args:
+        model: one that `view` knows.
+        image_size: side of the square input, in pixels.
+        patch_stride: pixels between patches, which keep SAM's 16x16 kernel and so overlap.
+        name: of this adapter, unique on this model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `model` is of no family that adapterkit knows.
+        ValueError: it has no place for SAMUS, or the name is taken; the model is as before.
     """
-    base = view(model)
-    parts = methods.samus(image_size, patch_stride)
-    if base.pos_embed is None:
-        parts = [part for part in parts if not isinstance(part, PositionAdapter)]
-    if not any(block.rel_pos for block in base.blocks):
-        parts = [part for part in parts if not isinstance(part, Train)]
-    return inject(model, parts, name)
-
-
-def inject_samed(
-    model: Model, rank: int = 4, image_size: int = 512, name: str = "default"
-) -> Model:
-    """Attach SAMed: `inject(model, methods.samed(rank, image_size), name)`.
-
-    To an image encoder alone, which has neither prompt encoder nor mask decoder, without those.
-    """
-    components = view(model).components
-    parts = [
-        part
-        for part in methods.samed(rank, image_size)
-        if not isinstance(part, Train) or part.what in components
-    ]
-    return inject(model, parts, name)
-
-
-def inject_msa(model: Model, image_size: int | None = None, name: str = "default") -> Model:
-    """Attach Medical SAM Adapter: `inject(model, methods.msa(image_size), name)`."""
-    return inject(model, methods.msa(image_size), name)
-
-
-def inject_medsam(model: Model, image_size: int | None = None, name: str = "default") -> Model:
-    """Attach MedSAM: `inject(model, methods.medsam(image_size), name)`."""
-    return inject(model, methods.medsam(image_size), name)
+    return inject(model, "samus", name, image_size=image_size, patch_stride=patch_stride)
 
 
 def eject(model: Model) -> Model:
@@ -295,7 +283,7 @@ def base_state_dict(base: ViT) -> dict[str, Tensor]:
 
 def _checked(parts: Sequence[Any]) -> list[Part]:
     if not isinstance(parts, Sequence) or not parts:
-        raise ValueError(f"parts={parts!r}: expected a list of parts, such as methods.samus()")
+        raise ValueError(f"parts={parts!r}: expected a list of parts, or the name of a method")
     checked = [as_part(part) for part in parts]
     for part in checked:
         if isinstance(part, type):

@@ -1,22 +1,18 @@
 """Checkpoints of the published implementations, loaded as adapters."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from adapterkit import methods
 from adapterkit.adapters.injection import Model, attach, base_state_dict, deactivated
-from adapterkit.attach.attachment import Adapter, Part
+from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT
-from adapterkit.parts import LoRA, Normalise, Train
+from adapterkit.methods import find_method, method_names
+from adapterkit.methods.checkpoints import ENCODER
 from adapterkit.system.files import load_state_dict, tensors_only
-
-_ENCODER = "image_encoder."
-Mapped = tuple[list[Part], dict[str, str]]
-"""A method's parts and, for each published key that it trains, the adapter's key."""
 
 
 def load_published(
@@ -54,8 +50,13 @@ def load_published(
             the model's, or it predicts another number of masks; the message names the tensor, and
             the model is as before.
     """
-    if method not in _METHODS:
-        raise ValueError(f"method={method!r}: expected one of {sorted(_METHODS)}")
+    read_checkpoint = find_method(method).read_checkpoint
+    if read_checkpoint is None:
+        published = [each for each in method_names() if find_method(each).read_checkpoint]
+        raise ValueError(
+            f"no checkpoints of method {method!r} are published; expected one of "
+            f"{', '.join(published)}"
+        )
     if isinstance(checkpoint, str | Path):
         source, tensors = str(checkpoint), load_state_dict(checkpoint)
     else:
@@ -65,7 +66,7 @@ def load_published(
         try:
             tensors = _of_components(base, _named_as_in_a_sam(tensors))
             _check_number_of_masks(base, tensors, source)
-            parts, names = _METHODS[method](base, tensors)
+            parts, names = read_checkpoint(base, tensors)
             trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
             raise ValueError(
@@ -102,7 +103,7 @@ def _named_as_in_a_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An encoder's checkpoint with the encoder's prefix, and MSA's relative positions as SAM's."""
     is_encoder = "pos_embed" in tensors
     return {
-        (_ENCODER if is_encoder else "") + re.sub(r"\.rel_([hw])$", r".rel_pos_\1", key): value
+        (ENCODER if is_encoder else "") + re.sub(r"\.rel_([hw])$", r".rel_pos_\1", key): value
         for key, value in tensors.items()
     }
 
@@ -145,120 +146,3 @@ def _check_base(
                 f"{source} was trained from another base: {key} differs from this model's. Load "
                 "that base, or pass load_base=True to take it from the checkpoint"
             )
-
-
-_SAMUS_NAMES = (
-    (r"input_Adapter\.D_fc1\.(.+)", r"feature_adapter.tokens.down.\1"),
-    (r"input_Adapter\.D_fc2\.(.+)", r"feature_adapter.tokens.up.\1"),
-    (r"blocks\.(\d+)\.MLP_Adapter\.D_fc1\.(.+)", r"feature_adapter.mlp.\1.down.\2"),
-    (r"blocks\.(\d+)\.MLP_Adapter\.D_fc2\.(.+)", r"feature_adapter.mlp.\1.up.\2"),
-    (r"blocks\.(\d+)\.Space_Adapter\.(.+)", r"cnn_branch.attention.\1.\2"),
-    (r"post_pos_embed\.downs\.(\d+)\.maxpool_conv\.(.+)", r"position_adapter.stages.\1.\2"),
-    (r"cnn_embed\.inc\.conv\.(.+)", r"cnn_branch.convolutions.stem.\1"),
-    (r"cnn_embed\.downs\.(\d+)\.maxpool_conv\.(.+)", r"cnn_branch.convolutions.pools.\1.\2"),
-)
-
-
-def samus_names(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each key of a published SAMUS that the method trains, the adapter's key."""
-    names: dict[str, str] = {}
-    for key in tensors:
-        for theirs, ours in _SAMUS_NAMES:
-            if re.fullmatch(re.escape(_ENCODER) + theirs, key):
-                names[key] = re.sub(re.escape(_ENCODER) + theirs, ours, key)
-    for order, block in enumerate(base.select("global")):
-        refine = f"{_ENCODER}blocks.{block.index}.refine_Adapter.conv."
-        for key in (key for key in tensors if key.startswith(refine)):
-            names[key] = f"cnn_branch.convolutions.refine.{order}.{key.removeprefix(refine)}"
-        for _, table in block.rel_pos:
-            key = f"{_ENCODER}blocks.{block.index}.attn.{table}"
-            names[key] = f"trained.blocks.{block.index}.{table}.value"
-    return names
-
-
-def _samus(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
-    first = base.select("global")[0].index
-    rows = len(tensors[f"{_ENCODER}blocks.{first}.attn.rel_pos_h"])
-    # The published implementation fixes the patch stride at 8 pixels.
-    parts = methods.samus(image_size=(rows + 1) // 2 * 8, patch_stride=8)
-    return parts, samus_names(base, tensors)
-
-
-def _samed(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
-    names: dict[str, str] = {}
-    for block in base.blocks:
-        for offset, target in enumerate("qv"):
-            number = f"{2 * block.index + offset:03d}"
-            names[f"w_a_{number}"] = f"lora.{block.index}.{target}.a"
-            names[f"w_b_{number}"] = f"lora.{block.index}.{target}.b"
-    rank = len(tensors["w_a_000"])
-    trained, trained_names = _trained_components(base, tensors, "prompt_encoder", "mask_decoder")
-    # The checkpoint does not tell its image size; SAMed's is 512 unless it was told otherwise.
-    parts = [Normalise(), LoRA(rank, targets=("q", "v")), *trained]
-    return parts, names | trained_names
-
-
-def _msa(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
-    names: dict[str, str] = {}
-    for key in tensors:
-        match = re.fullmatch(
-            re.escape(_ENCODER) + r"blocks\.(\d+)\.(Space|MLP)_Adapter\.D_fc([12])\.(.+)", key
-        )
-        if match:
-            block, adapter, layer, parameter = match.groups()
-            site = {"Space": "attn_out", "MLP": "mlp"}[adapter]
-            linear = {"1": "down", "2": "up"}[layer]
-            names[key] = f"feature_adapter.{site}.{block}.{linear}.{parameter}"
-    resized: list[int] = []
-    rows = 0
-    for block in base.blocks:
-        for owner, table in block.rel_pos:
-            key = f"{_ENCODER}blocks.{block.index}.attn.{table}"
-            if block.attends_globally:
-                rows = len(tensors[key])
-            if tensors[key].shape != owner._parameters[table].shape:  # pyright: ignore[reportOptionalMemberAccess]
-                resized = [*resized, *([] if block.index in resized else [block.index])]
-                names[key] = f"trained.blocks.{block.index}.{table}.value"
-    image_size = (rows + 1) // 2 * base.patch_projection.kernel_size[0]
-    trained, trained_names = _trained_components(base, tensors, "mask_decoder")
-    parts = [
-        *methods.msa(image_size),
-        *([Train("rel_pos", blocks=tuple(resized))] if resized else []),
-        *trained,
-    ]
-    return parts, names | trained_names
-
-
-def _medsam(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
-    if "mask_decoder" not in base.components:
-        raise ValueError(
-            "medsam trains the mask decoder, which an image encoder alone does not have"
-        )
-    trained, names = _trained_components(base, tensors, "mask_decoder")
-    if not trained:
-        raise KeyError("mask_decoder")
-    return methods.medsam(), names
-
-
-def _trained_components(
-    base: ViT, tensors: Mapping[str, Tensor], *components: str
-) -> tuple[list[Part], dict[str, str]]:
-    """`Train` parts for the components that checkpoint and model have, and their tensors' names."""
-    parts: list[Part] = []
-    names: dict[str, str] = {}
-    for what in components:
-        module = base.components.get(what)
-        if module is None or not any(key.startswith(f"{what}.") for key in tensors):
-            continue
-        parts.append(Train(what))
-        for name, _ in module.named_parameters():
-            names[f"{what}.{name}"] = f"trained.{what}.{name}.value"
-    return parts, names
-
-
-_METHODS: dict[str, Callable[[ViT, Mapping[str, Tensor]], Mapped]] = {
-    "samus": _samus,
-    "samed": _samed,
-    "msa": _msa,
-    "medsam": _medsam,
-}

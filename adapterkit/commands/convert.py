@@ -1,7 +1,6 @@
 """The command `adapterkit convert`."""
 
 from pathlib import Path
-from typing import Literal
 
 import adapterkit as ak
 from adapterkit.system.command_line import check_free, console
@@ -10,7 +9,7 @@ from adapterkit.system.command_line import check_free, console
 def convert(
     checkpoint: Path,
     published: Path,
-    method: Literal["samus", "samed", "msa", "medsam"],
+    method: str,
     out: Path,
     load_base: bool = False,
     force: bool = False,
@@ -23,7 +22,7 @@ def convert(
     Args:
         checkpoint: the Segment Anything model that it was trained from.
         published: the published checkpoint.
-        method: whose it is.
+        method: whose it is, by its name in `adapterkit methods`.
         out: the adapter file.
         load_base: take the base's tensors from the published checkpoint too, where it has them;
             the adapter then fits only that base, which is written as OUT's .base.safetensors.

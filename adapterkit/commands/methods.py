@@ -26,9 +26,8 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
     for heading in ("trained parameters", "of the base's", "adapter file"):
         table.add_column(heading, justify="right")
     options = {} if image_size is None else {"image_size": image_size}
-    for name in ("samus", "samus_plus", "samed", "msa", "medsam"):
-        parts = getattr(ak.methods, name)(**options)
-        trained = ak.summary(ak.inject(sam, parts)).trained_parameters
+    for name in ak.methods.method_names():
+        trained = ak.summary(ak.inject(sam, name, **options)).trained_parameters
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.safetensors"
             ak.save_adapter(sam, file)

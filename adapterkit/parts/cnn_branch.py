@@ -17,6 +17,7 @@ from adapterkit.attach.context import Read
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Blocks
 from adapterkit.parts.conv import ConvBlock
+from adapterkit.parts.registry import register_part
 
 
 class ConvBranch(nn.Module):
@@ -138,6 +139,7 @@ class LastMap:
         return self.layout.of_grid(rearrange(self.read(), "b c h w -> b h w c"))
 
 
+@register_part
 @dataclass(frozen=True)
 class CNNBranch:
     """A CNN on the image, read by cross-branch attention in some blocks and added at the end.

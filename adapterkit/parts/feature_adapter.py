@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.views import BLOCK_SITES, ENCODER_SITES, Blocks
+from adapterkit.parts.registry import register_part
 
 
 class Bottleneck(nn.Module):
@@ -37,6 +38,7 @@ class Bottleneck(nn.Module):
         return self.up(self.activation(self.down(x)))
 
 
+@register_part
 @dataclass(frozen=True)
 class FeatureAdapter:
     """Adds `scale * Bottleneck(x)` at a site.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.views import Block, Blocks
+from adapterkit.parts.registry import register_part
 
 SLICES = ("q", "k", "v")
 """Of a fused projection's output, in order; each takes a third of its rows."""
@@ -49,6 +50,7 @@ class LowRankUpdate(nn.Module):
         return F.pad(self.scale * self.b, (0, 0, first, rows - end))
 
 
+@register_part
 @dataclass(frozen=True)
 class LoRA:
     """Adds a `LowRankUpdate` to the weights that project queries, keys or values.

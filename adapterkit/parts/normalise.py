@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adapterkit.attach.attachment import Attachment
+from adapterkit.parts.registry import register_part
 
 
+@register_part
 @dataclass(frozen=True)
 class Normalise:
     """Sets how a `Sam` normalises its input: (image - mean) / std, per channel, image in [0, 255].

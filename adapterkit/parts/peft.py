@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import CONTAINER, Attachment, Namespace, Part
+from adapterkit.parts.registry import register_part
 
 METHODS = (
     "AdaLoraConfig",
@@ -60,6 +61,7 @@ _BOOKKEEPING = frozenset(
 _INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 
 
+@register_part
 @dataclass(frozen=True)
 class Peft:
     """Adapts modules of the image encoder with a method of peft: LoRA, DoRA, LoHa, OFT, IA3, ...

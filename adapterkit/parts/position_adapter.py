@@ -11,6 +11,7 @@ from adapterkit.attach.attachment import Attachment
 from adapterkit.attach.last_result import LastResult
 from adapterkit.encoders.tokens import OnGrid
 from adapterkit.parts.conv import ConvBlock
+from adapterkit.parts.registry import register_part
 
 
 class PooledPosition(nn.Module):
@@ -37,6 +38,7 @@ class PooledPosition(nn.Module):
         return rearrange(adapted, "b c h w -> b h w c")
 
 
+@register_part
 @dataclass(frozen=True)
 class PositionAdapter:
     """The encoder sees its frozen absolute position embedding through a `PooledPosition`.

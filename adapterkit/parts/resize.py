@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.tokens import OnGrid
 from adapterkit.encoders.views import Geometry
+from adapterkit.parts.registry import register_part
 
 
+@register_part
 @dataclass(frozen=True)
 class Resize:
     """Gives the encoder another square input size and, optionally, overlapping patches.

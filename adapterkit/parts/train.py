@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import CONTAINER, Attachment
 from adapterkit.attach.overlay import Override, raw_parameter
 from adapterkit.encoders.views import Blocks
+from adapterkit.parts.registry import register_part
 
 
+@register_part
 @dataclass(frozen=True)
 class Train:
     """Trains a component of the model: the model sees a trained copy, the base keeps its own.

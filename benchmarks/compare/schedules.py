@@ -5,8 +5,10 @@ of epochs, the images and their augmentation are the comparison's, and the same 
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
+from adapterkit.methods import find_method
 from adapterkit.training.loop import Settings
 from benchmarks.compare.systems import SYSTEMS, Base, Network
 
@@ -31,21 +33,6 @@ _SGD: dict[str, Any] = {
 }
 
 PUBLISHED: dict[str, dict[str, Any]] = {
-    # The reproduction study of SAMUS; the published code has 5e-4.
-    "samus": {"learning_rate": 1e-4, "batch_size": 8},
-    # bowang-lab/MedSAM, first version: fine-tuning of the mask decoder.
-    "medsam": {"learning_rate": 1e-5, "batch_size": 8},
-    # hitachinsk/SAMed, train.py and trainer.py, with --warmup --AdamW.
-    "samed": {
-        "optimizer": "adamw",
-        "learning_rate": 5e-3,
-        "weight_decay": 0.1,
-        "schedule": "polynomial",
-        "warmup_steps": 250,
-        "batch_size": 12,
-    },
-    # As SAMUS's code trains it.
-    "msa": {"learning_rate": 1e-4, "batch_size": 8},
     # Guzaiwang/CE-Net, main.py; its halving of the rate when the loss stagnates is left out.
     "ce-net": {"learning_rate": 2e-4, "batch_size": 8},
     # HuCaoFighting/Swin-Unet, README.md and trainer.py.
@@ -61,18 +48,22 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "batch_size": 20,
     },
 }
-"""Variants of SAMUS have its own. U-Net's paper gives no learning rate; it has the common one."""
+"""Of the networks; methods bring their own. U-Net's paper gives no learning rate; it has the common
+one."""
 
 
 def schedule_of(system: str, name: ScheduleName, base: Base) -> Mapping[str, Any]:
     """What `Settings` takes of the schedule of a system."""
     size = "small base" if base.is_small else "checkpoint"
-    kind = "networks" if isinstance(SYSTEMS[system], Network) else "adapters"
+    found = SYSTEMS[system]
+    kind = "networks" if isinstance(found, Network) else "adapters"
     common = COMMON[size, kind]
     if name == "common":
         return common
-    published = "samus" if system.startswith("samus") else system
-    return PUBLISHED.get(published, common)
+    if isinstance(found, Network):
+        return PUBLISHED.get(system, common)
+    schedule = None if found.method is None else find_method(found.method).schedule
+    return common if schedule is None else asdict(schedule)
 
 
 def settings_of(

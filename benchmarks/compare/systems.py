@@ -4,9 +4,7 @@ Every system sees the same square images and clicks, and resizes them to the inp
 for, so that augmentation, prompts and metrics are the same for all.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
-from adapterkit import methods
 from adapterkit.attach.attachment import Part
+from adapterkit.methods import find_method, parts_of
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
 from adapterkit.promptable.points import PointStrategy
 from adapterkit.promptable.segmenter import Masks
@@ -75,25 +73,40 @@ class Base:
 
 @dataclass(frozen=True)
 class Promptable:
-    """A Sam with a list of parts, asked for one structure at a time.
+    """A Sam with a method, asked for one structure at a time.
 
     Attributes:
-        title: in tables and figures.
-        parts: for a base; None: the base as it comes, not trained.
+        method: its name in adapterkit; None: the base as it comes, not trained.
+        variant: what its title says beside the method's.
+        without: parts of these kinds are left out.
         points: how its clicks are chosen, in training and in the test.
     """
 
-    title: str
-    parts: Callable[[Base], Sequence[Part]] | None
+    method: str | None
+    variant: str = ""
+    without: tuple[type, ...] = ()
     points: PointStrategy = "1"
 
     @property
+    def title(self) -> str:
+        """In tables and figures."""
+        return ("SAM" if self.method is None else find_method(self.method).title) + self.variant
+
+    @property
     def is_trained(self) -> bool:
-        return self.parts is not None
+        return self.method is not None
+
+    def parts(self, base: Base) -> list[Part]:
+        """What is attached, at the share of the base's input that the study compares it at."""
+        assert self.method is not None
+        size = base.size // _SHARES_OF_INPUT.get(self.method, 2 if base.is_small else 1)
+        options = {} if size == base.size else {"image_size": size}
+        found = parts_of(self.method, **options)
+        return [part for part in found if not isinstance(part, self.without)]
 
     def build(self, base: Base, structures: int) -> AnySize:
         sam = ak.fast(base.load())
-        if self.parts is not None:
+        if self.is_trained:
             ak.inject(sam, self.parts(base))
         return AnySize(sam)
 
@@ -134,47 +147,29 @@ class Network:
 System = Promptable | Network
 
 
-def samus(base: Base, without: tuple[type, ...] = ()) -> list[Part]:
-    """SAMUS at a quarter of the base's input size, without parts of some kinds."""
-    return [part for part in methods.samus(base.size // 4) if not isinstance(part, without)]
-
-
-def samus_plus(base: Base) -> list[Part]:
-    return methods.samus_plus(base.size // 4)
-
-
-def samed(base: Base) -> list[Part]:
-    return methods.samed(image_size=base.size // 2)
-
-
-def medsam(base: Base) -> list[Part]:
-    return methods.medsam()
-
-
-def msa(base: Base) -> list[Part]:
-    """MSA at the base's own input size; at half of it where a CPU has to train it."""
-    return methods.msa(base.size // 2 if base.is_small else None)
-
-
-branch_alone = partial(samus, without=(PositionAdapter, FeatureAdapter))
-adapters_alone = partial(samus, without=(CNNBranch,))
+_SHARES_OF_INPUT = {"samus": 4, "samus_plus": 4, "samed": 2, "medsam": 1}
+"""Other methods take the base's whole input; half of it where a CPU has to train them."""
 
 SYSTEMS: dict[str, System] = {
-    "sam": Promptable("SAM", None),
-    "samus": Promptable("SAMUS", samus),
-    "medsam": Promptable("MedSAM", medsam),
-    "samed": Promptable("SAMed", samed),
-    "msa": Promptable("MSA", msa),
+    "sam": Promptable(None),
+    "samus": Promptable("samus"),
+    "medsam": Promptable("medsam"),
+    "samed": Promptable("samed"),
+    "msa": Promptable("msa"),
     "unet": Network("U-Net"),
     "ce-net": Network("CE-Net"),
     "swin-unet": Network("Swin-Unet"),
     "transunet": Network("TransUNet"),
     "h2former": Network("H2Former"),
-    "samus-plus": Promptable("SAMUS+", samus_plus),
-    "samus-branch": Promptable("SAMUS, CNN branch only", branch_alone),
-    "samus-adapters": Promptable("SAMUS, adapters only", adapters_alone),
-    "samus-2-random": Promptable("SAMUS, 2 random points", samus, "2-random"),
-    "samus-2-entropy": Promptable("SAMUS, second point by entropy", samus, "2-entropy"),
-    "samus-2-distance": Promptable("SAMUS, second point by max distance", samus, "2-max-distance"),
+    "samus-plus": Promptable("samus_plus"),
+    "samus-branch": Promptable(
+        "samus", ", CNN branch only", without=(PositionAdapter, FeatureAdapter)
+    ),
+    "samus-adapters": Promptable("samus", ", adapters only", without=(CNNBranch,)),
+    "samus-2-random": Promptable("samus", ", 2 random points", points="2-random"),
+    "samus-2-entropy": Promptable("samus", ", second point by entropy", points="2-entropy"),
+    "samus-2-distance": Promptable(
+        "samus", ", second point by max distance", points="2-max-distance"
+    ),
 }
 """The names are those of `--methods` and of the runs' folders."""

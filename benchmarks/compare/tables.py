@@ -53,8 +53,7 @@ PAPER_TABLES = (
     PaperTable(
         "methods that adapt SAM",
         ("medsam", "samed", "msa", "samus", "samus-plus"),
-        "SAMUS+ is adapterkit's variation on SAMUS and not in the paper: "
-        "`adapterkit.methods.samus_plus`.",
+        "SAMUS+ is adapterkit's variation on SAMUS and not in the paper: the method `samus_plus`.",
     ),
     PaperTable("ablation of SAMUS", ("samus-branch", "samus-adapters", "samus")),
     PaperTable(

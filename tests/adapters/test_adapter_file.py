@@ -19,10 +19,10 @@ from adapterkit.parts import FeatureAdapter, Resize
 from tests.models import TINY, snapshot, train_one_step
 
 METHODS = {
-    "samus": ak.methods.samus(),
-    "samed": ak.methods.samed(rank=2, image_size=256),
-    "msa": ak.methods.msa(image_size=256),
-    "medsam": ak.methods.medsam(image_size=256),
+    "samus": ak.methods.parts_of("samus"),
+    "samed": ak.methods.parts_of("samed", rank=2, image_size=256),
+    "msa": ak.methods.parts_of("msa", image_size=256),
+    "medsam": ak.methods.parts_of("medsam", image_size=256),
     "callable blocks": [Resize(256), FeatureAdapter(blocks=lambda block: block.index > 3)],
 }
 
@@ -117,7 +117,7 @@ def test_loading_draws_no_random_number(file: Path):
 
 def test_the_header_says_what_the_file_is(file: Path):
     header = ak.inspect_adapter(file)
-    assert header.parts == tuple(ak.methods.samus())
+    assert header.parts == tuple(ak.methods.parts_of("samus"))
     assert header.image_size == 256
     assert header.mean == (0, 0, 0)
     assert header.std == (255, 255, 255)

@@ -85,7 +85,7 @@ def test_eject_restores_every_bit_key_flag_hook_and_attribute(sam: Sam, image: T
     sam.get_parameter("image_encoder.neck.0.weight").requires_grad_(False)
     sam.image_encoder.register_forward_hook(lambda module, args, output: None)
     before = snapshot(sam)
-    parts = [*ak.methods.samus(), Train("mask_decoder"), FeatureAdapter(at="attn_out")]
+    parts = [*ak.methods.parts_of("samus"), Train("mask_decoder"), FeatureAdapter(at="attn_out")]
     ak.inject(sam, parts)
     assert snapshot(sam) != before
     train_one_step(sam.image_encoder, image)

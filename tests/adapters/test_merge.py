@@ -35,7 +35,7 @@ def outputs(sam: Sam, image: Tensor) -> list[Tensor]:
         ([Train("mask_decoder"), LoRA()], []),
         ([LoRA(), Train("image_encoder")], []),
         ([Resize(256), LoRA(), FeatureAdapter(zero_init=False)], ["Resize", "FeatureAdapter"]),
-        (ak.methods.samed(image_size=256), ["Resize", "Normalise"]),
+        (ak.methods.parts_of("samed", image_size=256), ["Resize", "Normalise"]),
         ([Resize(256), Train("rel_pos"), LoRA()], ["Resize", "Train"]),
     ],
     ids=[

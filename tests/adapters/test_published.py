@@ -256,11 +256,11 @@ def test_training_leaves_the_caller_s_weights_alone(msa_base: ImageEncoderViT, m
 
 
 def test_samed_on_an_encoder_alone_is_its_lora(sam: Sam):
-    encoder = ak.inject_samed(sam.image_encoder)
+    encoder = ak.inject(sam.image_encoder, "samed")
     parts = ak.summary(encoder).parts
     assert [row.part.split("(")[0] for row in parts] == ["Resize", "Normalise", "LoRA"]
     with pytest.raises(ValueError, match=r"Train\('mask_decoder'\): expected"):
-        ak.inject_medsam(ak.eject(sam).image_encoder)
+        ak.inject(ak.eject(sam).image_encoder, "medsam")
 
 
 def test_a_rank_4_lora_of_vit_b_is_below_a_megabyte(tmp_path: Path):

@@ -89,9 +89,11 @@ def test_the_base_gives_the_same_image_embedding(sam: Sam, sam_model: Any):
 
 
 METHODS = {
-    "SAMUS": ak.methods.samus(64),
-    "SAMUS, patches that do not overlap": ak.methods.samus(64, patch_stride=16),
-    "MSA": ak.methods.msa(96),
+    "SAMUS": ak.methods.parts_of("samus", image_size=64),
+    "SAMUS, patches that do not overlap": ak.methods.parts_of(
+        "samus", image_size=64, patch_stride=16
+    ),
+    "MSA": ak.methods.parts_of("msa", image_size=96),
     "LoRA and relative positions": [LoRA(2), Train("rel_pos")],
 }
 

@@ -23,7 +23,7 @@ from adapterkit.system.command_line import run
 from benchmarks.compare import engines, results, runs, schedules
 from benchmarks.compare.__main__ import Config, main
 from benchmarks.compare.figures import binary_entropy
-from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network
+from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network, Promptable
 from benchmarks.compare.tables import PAPER, PAPER_TABLES
 from benchmarks.models.unprompted import ClassMaps
 from tests.models import ECHO
@@ -146,12 +146,13 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
 def test_a_failed_run_is_shown_and_tried_again(
     tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(base: Base) -> list:
-        raise ValueError("no such part")
+    class Broken(Promptable):
+        def parts(self, base: Base) -> list:
+            raise ValueError("no such part")
 
     chosen = "--data", echo, "--epochs", "1", "--methods", "medsam", "swin-unet"
     with monkeypatch.context() as patch:
-        patch.setitem(SYSTEMS, "medsam", replace(SYSTEMS["medsam"], parts=broken))
+        patch.setitem(SYSTEMS, "medsam", Broken("medsam"))
         done = compare(*chosen, "--out", "out")
     assert done.status == 0
     assert "MedSAM, seed 0, FAILED, see" in done.output
@@ -444,6 +445,6 @@ def test_samus_plus_starts_as_the_base_at_its_smaller_input():
         return ak.Segmenter(sam)(images, points, labels).low_res_logits
 
     base = segment([ak.parts.Resize(64, patch_stride=8)])
-    plus = segment(ak.methods.samus_plus(64))
+    plus = segment(ak.methods.parts_of("samus_plus", image_size=64))
     torch.testing.assert_close(plus, base, atol=1e-5, rtol=1e-5)
-    assert (segment(ak.methods.samus(64)) - base).abs().max() > 0.01
+    assert (segment(ak.methods.parts_of("samus", image_size=64)) - base).abs().max() > 0.01

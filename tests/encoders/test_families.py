@@ -294,7 +294,7 @@ def test_the_sam_of_transformers_segments_at_another_size(transformers_sam: Any)
     model, before = transformers_sam, snapshot(transformers_sam)
     prompt = {"input_points": torch.tensor([[[[20.0, 20.0]]]]), "input_labels": torch.ones(1, 1, 1)}
     plain = model(pixel_values=images(64)[:1], **prompt).pred_masks
-    ak.inject(model, ak.methods.samus(32))
+    ak.inject(model, ak.methods.parts_of("samus", image_size=32))
     assert model(pixel_values=images(32)[:1], **prompt).pred_masks.shape[-2:] == (16, 16)
     assert model.vision_encoder(pixel_values=images(32)).last_hidden_state.shape == (2, 32, 4, 4)
     assert snapshot(ak.eject(model)) == before
@@ -323,7 +323,7 @@ def test_inject_samus_leaves_out_what_an_encoder_has_no_place_for(name: str, lef
     before = snapshot(model)
     ak.inject_samus(model, image_size=64)
     parts = {row.part.split("(")[0] for row in ak.summary(model).parts}
-    assert {type(part).__name__ for part in ak.methods.samus()} - parts == left_out
+    assert {type(part).__name__ for part in ak.methods.parts_of("samus")} - parts == left_out
     output(model, images(64)).square().mean().backward()
     trained = [each for each in model.parameters() if each.requires_grad]
     assert trained

@@ -41,7 +41,7 @@ SMALL = SamConfig(
 """A block that attends within several windows, which it fills up, and one that attends globally."""
 
 PARTS = [
-    *ak.methods.samus(64),
+    *ak.methods.parts_of("samus", image_size=64),
     LoRA(2),
     FeatureAdapter(at="attn_out", zero_init=False),
     Train("mask_decoder"),
@@ -311,7 +311,7 @@ def test_only_a_sam_can_be_exported(exported: Exported, tmp_path: Path):
 
 def test_a_fast_model_is_exported_as_the_stock_one(tmp_path: Path):
     """Attention in pieces, as many as the batch asks for, is no graph."""
-    sam = ak.fast(adapted(TINY, ak.methods.samus(64)))
+    sam = ak.fast(adapted(TINY, ak.methods.parts_of("samus", image_size=64)))
     export(sam, tmp_path / "onnx")
     check(sam, onnx(tmp_path / "onnx", "encoder"), onnx(tmp_path / "onnx", "decoder"))
 

@@ -26,9 +26,9 @@ SIZE = 128
 METHODS: dict[str, Callable[[Sam], Sam]] = {
     "SAM": lambda sam: sam,
     "SAMUS": lambda sam: ak.inject_samus(sam, SIZE),
-    "SAMed": lambda sam: ak.inject_samed(sam, image_size=SIZE),
-    "MSA": lambda sam: ak.inject_msa(sam, SIZE),
-    "MedSAM": lambda sam: ak.inject_medsam(sam, SIZE),
+    "SAMed": lambda sam: ak.inject(sam, "samed", image_size=SIZE),
+    "MSA": lambda sam: ak.inject(sam, "msa", image_size=SIZE),
+    "MedSAM": lambda sam: ak.inject(sam, "medsam", image_size=SIZE),
 }
 
 
@@ -282,7 +282,7 @@ def test_sam_of_other_libraries(make: Callable[[], nn.Module]):
             if "rel_pos" in name:
                 parameter.normal_()
     before = snapshot(model)
-    ak.inject(model, ak.methods.samus(64))
+    ak.inject(model, ak.methods.parts_of("samus", image_size=64))
     faster = ak.fast(copy.deepcopy(model))
     assert list(faster.state_dict()) == list(model.state_dict())
     for block in ak.view(faster).blocks:

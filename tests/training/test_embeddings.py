@@ -23,7 +23,7 @@ def echo(phantom: Path) -> CamusDataset:
 
 def medsam() -> ak.Segmenter:
     torch.manual_seed(0)
-    return ak.Segmenter(ak.inject_medsam(ak.build_sam(ECHO, seed=0), image_size=64))
+    return ak.Segmenter(ak.inject(ak.build_sam(ECHO, seed=0), "medsam", image_size=64))
 
 
 def run(segmenter: ak.Segmenter, echo: CamusDataset, **options: Any) -> list[Epoch]:
@@ -90,7 +90,7 @@ def test_what_an_embedding_depends_on_is_told_apart(tmp_path: Path):
     other_normalisation = medsam()
     other_normalisation.sam.get_buffer("pixel_mean").add_(20)
     with_adapter = medsam()
-    ak.inject_msa(with_adapter.sam, 64, name="msa").requires_grad_(False)
+    ak.inject(with_adapter.sam, "msa", image_size=64, name="msa").requires_grad_(False)
     for segmenter in (one, other_weights, other_normalisation, with_adapter, one):
         for seed in (0, 1):
             expected = segmenter.encode(images(seed))

@@ -42,7 +42,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> CamusDataset:
 def adapted(seed: int = 0) -> ak.Segmenter:
     torch.manual_seed(seed)
     sam = ak.build_sam(ECHO, seed=0)
-    ak.inject(sam, [*ak.methods.samus(image_size=64), ak.parts.Train("mask_decoder")])
+    ak.inject(sam, [*ak.methods.parts_of("samus", image_size=64), ak.parts.Train("mask_decoder")])
     return ak.Segmenter(sam)
 
 
@@ -464,7 +464,8 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path, echo: CamusDatase
     with pytest.raises(ValueError, match=r"another model: .*mask_decoder"):
         run(without_decoder, two, two, state, epochs=1)
     other_base = ak.build_sam(ECHO, seed=1)
-    ak.inject(other_base, [*ak.methods.samus(image_size=64), ak.parts.Train("mask_decoder")])
+    samus = ak.methods.parts_of("samus", image_size=64)
+    ak.inject(other_base, [*samus, ak.parts.Train("mask_decoder")])
     with pytest.raises(ValueError, match="a run with base"):
         run(ak.Segmenter(other_base), two, two, state, epochs=1)
 

@@ -55,7 +55,7 @@ def process(folder: Path) -> None:
     # Different initial weights, which the processes have to agree upon.
     torch.manual_seed(rank)
     sam = ak.build_sam(ECHO, seed=0)
-    ak.inject(sam, [*ak.methods.samus(image_size=64), ak.parts.Train("mask_decoder")])
+    ak.inject(sam, [*ak.methods.parts_of("samus", image_size=64), ak.parts.Train("mask_decoder")])
     segmenter, noted = ak.Segmenter(sam), Noted(echo)
     history = train(
         segmenter,

@@ -1,0 +1,169 @@
+"""Methods by name: ours, and one that a user defines."""
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import adapterkit as ak
+from adapterkit.attach.attachment import Attachment
+from adapterkit.methods import find_method, method_names, parts_of, register_method
+from adapterkit.methods.registry import _METHODS
+from adapterkit.parts import PARTS, FeatureAdapter, register_part
+from tests.models import TINY
+
+MINE = '''
+"""A method and a part of a user's own."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+import adapterkit as ak
+
+
+@ak.register_part
+@dataclass(frozen=True)
+class Shift:
+    """Adds a trained vector to the tokens."""
+
+    at: str = "tokens"
+
+    def attach(self, to):
+        shift = nn.Linear(1, to.view.width, bias=False)
+        nn.init.zeros_(shift.weight)
+        to.add("shift", shift)
+        to.add_residual(self.at, AddVector(shift))
+
+
+class AddVector:
+    def __init__(self, shift):
+        self.shift = shift
+
+    def __call__(self, tokens):
+        return self.shift(tokens.new_ones(1)).expand_as(tokens)
+
+
+@ak.register_method("shifted", title="Shifted tokens")
+def shifted(view, at="tokens"):
+    return [Shift(at)]
+'''
+
+
+@pytest.fixture
+def forgets():
+    """Takes out what a test registers."""
+    methods, parts = dict(_METHODS), dict(PARTS)
+    yield
+    for registry, before in ((_METHODS, methods), (PARTS, parts)):
+        registry.clear()
+        registry.update(before)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_each_method_is_injected_by_its_name(name: str):
+    sam = ak.inject(ak.build_sam(TINY, seed=0), name, image_size=64)
+    found = ak.adapters_of(sam)
+    assert found is not None
+    assert list(found["default"].parts) == parts_of(name, image_size=64)
+
+
+def test_a_methods_options_reach_its_parts():
+    assert ak.parts.LoRA(8, targets=("q", "v")) in parts_of("samed", rank=8)
+
+
+def test_what_an_encoder_has_no_place_for_is_left_out():
+    sam = ak.build_sam(TINY, seed=0)
+    parts = parts_of("samed", ak.view(sam.image_encoder))
+    assert not any(isinstance(part, ak.parts.Train) for part in parts)
+
+
+def test_an_unknown_method_or_option_is_refused_with_those_that_there_are():
+    sam = ak.build_sam(TINY, seed=0)
+    with pytest.raises(
+        ValueError, match=r"method 'sames': expected one of medsam, msa, samed, samus"
+    ):
+        ak.inject(sam, "sames")
+    with pytest.raises(ValueError, match="method 'samed' has no option 'ranks'; it has rank, im"):
+        ak.inject(sam, "samed", ranks=8)
+    with pytest.raises(ValueError, match="options rank are for a named method"):
+        ak.inject(sam, [FeatureAdapter(at="mlp")], rank=8)
+    assert ak.adapters_of(sam) is None
+
+
+def test_a_published_checkpoint_needs_a_method_that_has_some():
+    with pytest.raises(ValueError, match="no checkpoints of method 'samus_plus' are published"):
+        ak.load_published(ak.build_sam(TINY, seed=0), {}, "samus_plus")
+
+
+@pytest.mark.usefixtures("forgets")
+def test_names_are_taken_once():
+    with pytest.raises(ValueError, match=r"a method named 'samus' is defined in adapterkit\."):
+        register_method("samus")(lambda view: [])
+    with pytest.raises(ValueError, match="method name 'a b': expected letters"):
+        register_method("a b")
+
+    @dataclass(frozen=True)
+    class Resize:
+        def attach(self, to: Attachment) -> None: ...
+
+    with pytest.raises(ValueError, match=r"a part named Resize is defined in adapterkit\."):
+        register_part(Resize)
+    with pytest.raises(TypeError, match="Linear: expected a dataclass with a method attach"):
+        register_part(nn.Linear)
+
+
+@pytest.mark.usefixtures("forgets")
+def test_a_method_of_ones_own_is_saved_and_loaded_in_a_fresh_process(plugin: Path, tmp_path: Path):
+    assert ak.methods.load_plugin(plugin) == ("shifted",)
+    assert find_method("shifted").title == "Shifted tokens"
+    sam = ak.inject(ak.build_sam(TINY, seed=0), "shifted")
+    image = torch.rand(1, 3, TINY.image_size, TINY.image_size)
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if parameter.requires_grad:
+                parameter.fill_(0.3)
+        expected = sam.image_encoder(image)
+    ak.save_adapter(sam, tmp_path / "mine.safetensors")
+    torch.save({"image": image, "expected": expected}, tmp_path / "tensors.pt")
+    script = f"""
+        import sys
+        import torch
+        import adapterkit as ak
+        from tests.models import TINY
+        sam = ak.build_sam(TINY, seed=0)
+        folder = {str(tmp_path)!r}
+        try:
+            ak.load_adapter(sam, folder + "/mine.safetensors")
+        except ak.AdapterFileError as error:
+            assert "a part 'Shift'" in str(error) and "import the module" in str(error), error
+        else:
+            sys.exit("loaded without its part")
+        ak.methods.load_plugin(folder + "/mine.py")
+        ak.load_adapter(sam, folder + "/mine.safetensors")
+        found = torch.load(folder + "/tensors.pt", weights_only=True)
+        with torch.no_grad():
+            assert torch.equal(sam.image_encoder(found["image"]), found["expected"])
+    """
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, check=True)
+
+
+def test_a_plugin_that_is_none_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"nothing\.py: no such file"):
+        ak.methods.load_plugin(tmp_path / "nothing.py")
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    with pytest.raises(ValueError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
+        ak.methods.load_plugin(tmp_path / "broken.py")
