@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.box import MARKDOWN
 from rich.table import Table
@@ -25,7 +26,7 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
     table.add_column("method")
     for heading in ("trained parameters", "of the base's", "adapter file"):
         table.add_column(heading, justify="right")
-    options = {} if image_size is None else {"image_size": image_size}
+    options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     for name in ak.methods.method_names():
         trained = ak.summary(ak.inject(sam, name, **options)).trained_parameters
         with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,9 @@
 """The registry of parts: an adapter file names them, and only those in it can be loaded."""
 
-from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from adapterkit.attach.attachment import Part
-
-PARTS: dict[str, Callable[..., Part]] = {}
+PARTS: dict[str, Any] = {}
 """The dataclasses by name, as an adapter file names them."""
 
 PartClass = TypeVar("PartClass", bound=type)
@@ -19,8 +16,8 @@ def register_part(part: PartClass) -> PartClass:
         TypeError: it is no dataclass, or has no method `attach`.
         ValueError: a part of another module has its name.
     """
-    name = part.__name__
-    if not is_dataclass(part) or not hasattr(part, "attach"):
+    name, is_a_dataclass = part.__name__, is_dataclass(part)
+    if not is_a_dataclass or not hasattr(part, "attach"):
         raise TypeError(f"{name}: expected a dataclass with a method attach(self, to: Attachment)")
     there = PARTS.get(name)
     if there is not None and there.__module__ != part.__module__:

@@ -100,7 +100,7 @@ class Promptable:
         """What is attached, at the share of the base's input that the study compares it at."""
         assert self.method is not None
         size = base.size // _SHARES_OF_INPUT.get(self.method, 2 if base.is_small else 1)
-        options = {} if size == base.size else {"image_size": size}
+        options: dict[str, Any] = {} if size == base.size else {"image_size": size}
         found = parts_of(self.method, **options)
         return [part for part in found if not isinstance(part, self.without)]
 

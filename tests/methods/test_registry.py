@@ -35,7 +35,7 @@ class Shift:
     at: str = "tokens"
 
     def attach(self, to):
-        shift = nn.Linear(1, to.view.width, bias=False)
+        shift = nn.Linear(1, to.site(self.at).width, bias=False)
         nn.init.zeros_(shift.weight)
         to.add("shift", shift)
         to.add_residual(self.at, AddVector(shift))
@@ -58,11 +58,12 @@ def shifted(view, at="tokens"):
 @pytest.fixture
 def forgets():
     """Takes out what a test registers."""
-    methods, parts = dict(_METHODS), dict(PARTS)
+    methods, parts = set(_METHODS), set(PARTS)
     yield
-    for registry, before in ((_METHODS, methods), (PARTS, parts)):
-        registry.clear()
-        registry.update(before)
+    for name in _METHODS.keys() - methods:
+        del _METHODS[name]
+    for name in PARTS.keys() - parts:
+        del PARTS[name]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 import adapterkit as ak
+from adapterkit.attach.attachment import Part
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import mean_dice
@@ -220,7 +221,7 @@ def test_checkpointed_blocks_give_equal_results(echo: CamusDataset):
 
 
 @pytest.mark.parametrize("part", [ak.parts.FeatureAdapter(at="tokens"), ak.parts.CNNBranch()])
-def test_checkpointed_blocks_keep_less(part: ak.parts.Part):
+def test_checkpointed_blocks_keep_less(part: Part):
     sam = ak.build_sam(ECHO, seed=0)
     segmenter = ak.Segmenter(ak.inject(sam, [ak.parts.Resize(64, patch_stride=8), part]))
 
