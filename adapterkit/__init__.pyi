@@ -1,10 +1,10 @@
 from . import methods as methods
 from . import parts as parts
-from .adapters.file import AdapterFileError as AdapterFileError
-from .adapters.file import AdapterHeader as AdapterHeader
 from .adapters.file import inspect_adapter as inspect_adapter
 from .adapters.file import load_adapter as load_adapter
 from .adapters.file import save_adapter as save_adapter
+from .adapters.header import AdapterFileError as AdapterFileError
+from .adapters.header import AdapterHeader as AdapterHeader
 from .adapters.injection import activate as activate
 from .adapters.injection import adapters_of as adapters_of
 from .adapters.injection import disabled as disabled

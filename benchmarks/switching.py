@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import adapterkit as ak
-from adapterkit.adapters.file import fingerprint
+from adapterkit.adapters.fingerprint import fingerprint
 
 VIT_H = ak.SamConfig(width=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31))
 

@@ -5,10 +5,8 @@ input's size and normalisation, the names of the classes, the base's family and 
 summary of the training. Tensors are named as under the adapter, `feature_adapter.mlp.2.up.weight`.
 """
 
-import json
-import zlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,63 +15,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adapterkit.adapters.injection import Model, adapters_of, attach, base_state_dict, deactivated
-from adapterkit.attach.attachment import Adapter, Part
-from adapterkit.encoders.views import view
-from adapterkit.parts import PARTS, Normalise
-from adapterkit.system.files import save_tensors
+from adapterkit.adapters.fingerprint import compare_base, fingerprint, replaced_tensors
+from adapterkit.adapters.header import AdapterFileError, AdapterHeader
+from adapterkit.adapters.injection import (
+    Model,
+    adapters_of,
+    attach,
+    check_name,
+    deactivated,
+    trained_tensors,
+)
+from adapterkit.attach.attachment import Adapter
+from adapterkit.encoders.views import ViT, view
+from adapterkit.parts import Normalise, Peft
+from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 
-FORMAT_VERSION = 1
 _KEY = "adapterkit"
-
-
-class AdapterFileError(ValueError):
-    """An adapter file that cannot be read, or does not fit the model; the model is as before."""
-
-
-@dataclass(frozen=True)
-class AdapterHeader:
-    """What an adapter file says about itself.
-
-    Attributes:
-        parts: the parts that `load_adapter` injects.
-        image_size: side of the square input, in pixels.
-        mean: red, green, blue subtracted from an image in [0, 255]; None: left to the caller.
-        std: what the difference is divided by.
-        classes: names of the structures that the adapter was trained to segment.
-        family: of the base, as `ViT.family`.
-        fingerprint: for each tensor of the base, its shape and checksum.
-        training: whatever its maker noted: data, epochs, scores.
-        format_version: of the file.
-    """
-
-    parts: tuple[Part, ...]
-    image_size: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    classes: tuple[str, ...]
-    family: str
-    fingerprint: Mapping[str, str]
-    training: Mapping[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> str:
-        fields = {**vars(self), "parts": [_part_to_json(part) for part in self.parts]}
-        return json.dumps(fields, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "AdapterHeader":
-        """Raises KeyError, TypeError or ValueError where the text is no header."""
-        fields = json.loads(text)
-        if fields["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"its format version is {fields['format_version']}, and this adapterkit reads up "
-                f"to {FORMAT_VERSION}; upgrade adapterkit"
-            )
-        fields["parts"] = tuple(_part_from_json(part) for part in fields["parts"])
-        for name in ("mean", "std", "classes"):
-            fields[name] = fields[name] and tuple(fields[name])
-        return cls(**fields)
+_MAX_HEADER_BYTES = 2**24
+_MAX_UNCOUNTED = 256
+"""Of a number among peft's options, where how much it would add cannot be counted."""
 
 
 def save_adapter(
@@ -85,7 +45,8 @@ def save_adapter(
 ) -> None:
     """Write an adapter of `model` to one safetensors file, atomically.
 
-    It holds every tensor that injection added or made trainable, and nothing of the base.
+    It holds every tensor that injection added or made trainable, and nothing of the base. Its
+    header has a digest of each, so that damage is found when it is loaded.
 
     Args:
         model: with an adapter on it.
@@ -95,7 +56,9 @@ def save_adapter(
         training: a summary of the training, of JSON values.
 
     Raises:
-        ValueError: there is no adapter, or `name` is None and not exactly one is active.
+        ValueError: there is no adapter; `name` is None and not exactly one is active; a parameter
+            of the base is trained, which no adapter holds; a value is not finite; or a class's name
+            is none that a file can hold.
         FileNotFoundError: the file's folder does not exist.
         OSError: it cannot be written; the disk is full, say.
     """
@@ -105,7 +68,19 @@ def save_adapter(
     if name is None and len(found.active) != 1:
         raise ValueError(f"{len(found.active)} adapters are active; name one of {found.names}")
     adapter = found[name or found.active[0]]
+    tensors = adapter.added.state_dict()
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{key} of the adapter is not finite everywhere; it is not saved")
     with deactivated(model) as base:
+        if outside := trained_tensors(base):
+            first = next(iter(outside))
+            how = f"a part {outside[first]} saves it" if outside[first] else "freeze it"
+            raise ValueError(
+                f"{first} is trained and not part of the adapter, so the file would lack it "
+                f"({len(outside)} such tensors). Freeze it before training; or {how}"
+            )
+        replaced = replaced_tensors(base, adapter)
         adapter.activate()
         try:
             mean, std = _normalisation(model, adapter)
@@ -118,10 +93,10 @@ def save_adapter(
             std=std,
             classes=tuple(classes),
             family=base.family,
-            fingerprint=fingerprint(model),
+            fingerprint={k: v for k, v in fingerprint(model).items() if k not in replaced},
             training=dict(training or {}),
         )
-    save_tensors(path, adapter.added.state_dict(), {_KEY: header.to_json()})
+    save_tensors(path, tensors, {_KEY: header.to_json()})
 
 
 def load_adapter(
@@ -144,16 +119,28 @@ def load_adapter(
             fit the parts; the message names what differs, and the model is as before.
         ValueError: the name is taken, or a part does not fit this encoder.
     """
-    header = inspect_adapter(path)
-    if check_base:
-        _check_base(header, model, path)
+    header, shapes = _read_header(path)
+    own = view(model).family
+    if check_base and own != header.family:
+        raise AdapterFileError(
+            f"{path} was trained on a {header.family} encoder, and this is a {own} one"
+        )
+    check_name(adapters_of(model), name)
     with deactivated(model) as base:
-        # Random initial values would be overwritten; building on the meta device draws none, and
-        # those that peft draws nevertheless leave the random state as it was.
-        with torch.random.fork_rng(devices=()), torch.device("meta"):
-            adapter = Adapter(base, header.parts)
+        try:
+            adapter = _build(base, header, sum(map(math.prod, shapes.values())))
+        except _UNFIT as error:
+            if check_base:
+                compare_base(header.fingerprint, base, (), path)
+            raise AdapterFileError(f"{path}: its parts do not fit this model: {error}") from error
+        if check_base:
+            compare_base(header.fingerprint, base, replaced_tensors(base, adapter), path)
+        _check_shapes(adapter, shapes, path)
         _load_tensors(adapter, path, base.patch_projection.weight)
-        attach(base, adapter, name)
+        try:
+            attach(base, adapter, name)
+        except ValueError as error:
+            raise AdapterFileError(f"{path}: its parts do not fit this model: {error}") from error
     return model
 
 
@@ -164,80 +151,102 @@ def inspect_adapter(path: str | Path) -> AdapterHeader:
         FileNotFoundError: there is no such file.
         AdapterFileError: it is damaged, or not an adapter file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise AdapterFileError(
-            f"{path} is not a whole safetensors file ({error}); copy or download it again"
-        ) from error
+    return _read_header(path)[0]
+
+
+_UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError)
+"""What parts raise, in any way, that were made for another model or by no one's hand."""
+
+
+def _read_header(path: str | Path) -> tuple[AdapterHeader, dict[str, tuple[int, ...]]]:
+    """What a file says of itself, and the shapes of its tensors."""
+    metadata, shapes = _read_layout(path)
     if _KEY not in metadata:
         raise AdapterFileError(
             f"{path} is a safetensors file without adapterkit's header, so not an adapter file; "
             "load_published reads checkpoints of other projects"
         )
     try:
-        return AdapterHeader.from_json(metadata[_KEY])
-    except (KeyError, TypeError, ValueError) as error:
+        check_metadata(metadata)
+        return AdapterHeader.from_json(metadata[_KEY]), shapes
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise AdapterFileError(f"{path} has a header that cannot be read: {error}") from error
 
 
-def fingerprint(model: nn.Module) -> dict[str, str]:
-    """The shape and a checksum of each tensor of `model`'s base.
-
-    The checksum is of the values rounded to bfloat16, so that a base and the same base cast to
-    bfloat16 agree. A bare encoder's tensors are named as within a `Sam`.
-    """
-    return {
-        key: f"{tuple(value.shape)}:{_checksum(value)}"
-        for key, value in base_state_dict(view(model)).items()
-    }
-
-
-def _checksum(value: Tensor) -> str:
-    if value.is_floating_point():
-        value = value.to(torch.bfloat16).view(torch.int16)
-    return f"{zlib.crc32(value.cpu().contiguous().numpy().data):08x}"
-
-
-def _check_base(header: AdapterHeader, model: nn.Module, path: str | Path) -> None:
-    def differs(tensor: str, found: str | None, expected: str | None) -> AdapterFileError:
-        return AdapterFileError(
-            f"{path} was trained on another base: {tensor} is {found or 'absent'} in this model "
-            f"and {expected or 'absent'} in its base (shape:checksum). Load the adapter onto the "
-            "base it was trained on, or give load_adapter check_base=False if you mean to mix them"
-        )
-
-    family = view(model).family
-    if family != header.family:
+def _read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """The metadata of a safetensors file, and the shapes of its tensors."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
+    with Path(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER_BYTES:
         raise AdapterFileError(
-            f"{path} was trained on a {header.family} encoder, and this is a {family} one"
+            f"{path} is no adapter file: its header would have {length:,} bytes, and "
+            f"{_MAX_HEADER_BYTES:,} are the most"
         )
-    own = fingerprint(model)
-    # An encoder alone may carry a whole model's encoder adapter, and the other way round.
-    components = {key.split(".")[0] for key in own} & {
-        key.split(".")[0] for key in header.fingerprint
-    }
-    for key in {**header.fingerprint, **own}:
-        if key.split(".")[0] in components and own.get(key) != header.fingerprint.get(key):
-            raise differs(key, own.get(key), header.fingerprint.get(key))
+    try:
+        with safe_open(path, framework="pt") as opened:
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+            return opened.metadata() or {}, shapes
+    except SafetensorError as error:
+        raise AdapterFileError(
+            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+        ) from error
 
 
-def _load_tensors(adapter: Adapter, path: str | Path, like: Tensor) -> None:
-    expected = {key: value.shape for key, value in adapter.added.state_dict().items()}
-    tensors = load_file(path)
-    for key in {**expected, **tensors}:
-        if key not in tensors:
+def _build(base: ViT, header: AdapterHeader, values: int) -> Adapter:
+    """The adapter without its tensors' values; the file has `values` of them."""
+    for part in header.parts:
+        if isinstance(part, Peft):
+            # Unlike other parts, these are built with their values.
+            count = part.count_values(base.encoder)
+            if count is None and not _numbers_up_to(_MAX_UNCOUNTED, part.options):
+                raise ValueError(f"{part}: expected numbers up to {_MAX_UNCOUNTED}")
+            if count is not None and count > values:
+                raise ValueError(f"{part} has {count:,} values, and the file {values:,}")
+    # Random initial values would be overwritten; building on the meta device draws none, and
+    # those that peft draws nevertheless leave the random state as it was.
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        return Adapter(base, header.parts)
+
+
+def _numbers_up_to(most: int, options: Any) -> bool:
+    if isinstance(options, Mapping):
+        return all(_numbers_up_to(most, each) for key, each in options.items() if "seed" not in key)
+    return not isinstance(options, int | float) or options <= most
+
+
+def _check_shapes(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], path: str | Path
+) -> None:
+    expected = {key: tuple(value.shape) for key, value in adapter.added.state_dict().items()}
+    for key in {**expected, **shapes}:
+        if key not in shapes:
             raise AdapterFileError(f"{path} lacks the tensor {key}, which its parts need")
         if key not in expected:
             raise AdapterFileError(f"{path} holds a tensor {key}, which none of its parts has")
-        if tensors[key].shape != expected[key]:
+        if shapes[key] != expected[key]:
             raise AdapterFileError(
-                f"{path}: {key} has shape {tuple(tensors[key].shape)}, and on this base its part "
-                f"has shape {tuple(expected[key])}"
+                f"{path}: {key} has shape {shapes[key]}, and on this base its part has shape "
+                f"{expected[key]}"
             )
+
+
+def _load_tensors(adapter: Adapter, path: str | Path, like: Tensor) -> None:
+    metadata, _ = _read_layout(path)
+    tensors = load_file(path)
+    try:
+        check_tensors(tensors, metadata)
+    except ValueError as error:
+        raise AdapterFileError(f"{path} is damaged: {error}; copy or download it again") from error
+    for key, expected in adapter.added.state_dict().items():
+        value = tensors[key]
+        if value.is_floating_point() != expected.is_floating_point() or value.is_complex():
+            raise AdapterFileError(
+                f"{path}: {key} is {value.dtype}, and its part has {expected.dtype}"
+            )
+        if not value.isfinite().all():
+            raise AdapterFileError(f"{path}: {key} holds values that are not finite")
     # Copies: what safetensors gives is a view of the file, which may be written to later.
     placed = {key: value.to(like.device, like.dtype, copy=True) for key, value in tensors.items()}
     adapter.added.load_state_dict(placed, assign=True)
@@ -253,20 +262,3 @@ def _normalisation(
         if isinstance(part, Normalise):
             return part.mean, part.std
     return None, None
-
-
-def _part_to_json(part: Any) -> dict[str, Any]:
-    return {"part": type(part).__name__, **asdict(part)}
-
-
-def _part_from_json(fields: Mapping[str, Any]) -> Part:
-    values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
-    name = values.pop("part")
-    if name not in PARTS:
-        raise ValueError(
-            f"it has a part {name!r}, and known are {', '.join(sorted(PARTS))}; import the module "
-            "that registers it, or upgrade adapterkit"
-        )
-    return PARTS[name](**values)

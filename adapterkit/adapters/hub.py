@@ -18,7 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from adapterkit.adapters.file import AdapterFileError, AdapterHeader, inspect_adapter
+from adapterkit.adapters.file import inspect_adapter
+from adapterkit.adapters.header import AdapterFileError, AdapterHeader
 from adapterkit.system.files import atomic_write
 
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]

@@ -1,8 +1,8 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
-import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from keyword import iskeyword
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -257,12 +257,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
             what the adapter is attached to; nothing has changed then.
     """
     found = adapters_of(base.encoder) or Adapters()
-    if name in found.names:
-        raise ValueError(
-            f"an adapter named {name!r} is on this model; eject it first, or give another name"
-        )
-    if not name.isidentifier() or keyword.iskeyword(name) or hasattr(found, name):
-        raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
+    check_name(found, name)
     check_reached(base, adapter)
     adapter.train(base.encoder.training)
     keep_fast(base.encoder, adapter)
@@ -271,6 +266,42 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
     found.active = (name,)
     found.freeze(base.model)
     base.encoder.add_module(CONTAINER, found)
+
+
+def check_name(found: Adapters | None, name: str) -> None:
+    """Refuse a name that no adapter can have beside those that are `found`.
+
+    Raises:
+        ValueError: the name is taken or is no valid name.
+    """
+    found = found or Adapters()
+    if name in found.names:
+        raise ValueError(
+            f"an adapter named {name!r} is on this model; eject it first, or give another name"
+        )
+    if not name.isidentifier() or iskeyword(name) or hasattr(found, name):
+        raise ValueError(f"adapter name {name!r}: expected a Python identifier that is no keyword")
+
+
+def trained_tensors(base: ViT) -> dict[str, str]:
+    """Names of the base's parameters that are trained, and the part that would save each.
+
+    No adapter holds them: `inject` freezes the base, so someone has thawed them since. "" where no
+    part can.
+    """
+    paths = {module: path for path, module in base.model.named_modules()}
+    found: dict[str, str] = {}
+    for name, parameter in base.model.named_parameters():
+        if parameter.requires_grad and CONTAINER not in name.split("."):
+            holders = [
+                what
+                for what, component in base.components.items()
+                if component is not base.encoder
+                and component in paths
+                and name.startswith(f"{paths[component]}.")
+            ]
+            found[name] = f'Train("{holders[0]}")' if holders else ""
+    return found
 
 
 def base_state_dict(base: ViT) -> dict[str, Tensor]:

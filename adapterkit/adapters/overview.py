@@ -1,5 +1,6 @@
 """What an adapter adds to a model, as numbers and as a table."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -7,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from adapterkit.adapters.injection import CONTAINER, adapters_of
+from adapterkit.adapters.fingerprint import replaced_tensors
+from adapterkit.adapters.injection import CONTAINER, adapters_of, deactivated, trained_tensors
 from adapterkit.attach.attachment import Adapter, AttachedPart
+from adapterkit.encoders.views import ViT
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class Summary:
         parts: in order.
         active: names of the adapters that take part in the forward pass.
         base_parameters: of the model without adapters.
+        notes: sentences on what is trained and not saved, or frozen and perhaps not meant to be.
     """
 
     parts: tuple[PartSummary, ...]
     active: tuple[str, ...]
     base_parameters: int
+    notes: tuple[str, ...] = ()
 
     @property
     def trained_parameters(self) -> int:
@@ -58,8 +63,13 @@ class Summary:
         """The summary as a rich table."""
         total = self.trained_parameters + self.base_parameters
         table = Table(
-            caption=f"{self.trained_parameters:,} trained of {total:,} parameters "
-            f"({self.trained_parameters / total:.1%}), {_readable(self.bytes)}",
+            caption="\n".join(
+                (
+                    f"{self.trained_parameters:,} trained of {total:,} parameters "
+                    f"({self.trained_parameters / total:.1%}), {_readable(self.bytes)}",
+                    *self.notes,
+                )
+            ),
             show_lines=False,
         )
         for heading in ("adapter", "part", "site", "blocks"):
@@ -90,6 +100,8 @@ def summary(model: nn.Module) -> Summary:
     A model without adapters gives a summary without parts.
     """
     found = adapters_of(model)
+    with deactivated(model) as base:
+        notes = tuple(_notes(base, dict(found.items()))) if found else ()
     return Summary(
         parts=tuple(
             _part_summary(name, adapter, each)
@@ -102,7 +114,25 @@ def summary(model: nn.Module) -> Summary:
             for key, parameter in model.named_parameters()
             if CONTAINER not in key.split(".")
         ),
+        notes=notes,
     )
+
+
+def _notes(base: ViT, adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    outside = trained_tensors(base)
+    if outside:
+        names, how = ", ".join(list(outside)[:3]), next(iter(outside.values()))
+        more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
+        yield (
+            f"{names}{more}: trained, and not part of an adapter, so save_adapter refuses it; "
+            + (f"{how} would save it" if how else "freeze it")
+        )
+    head = base.components.get("head")
+    replaced = {name for each in adapters.values() for name in replaced_tensors(base, each)}
+    is_frozen = head is not None and not any(each.requires_grad for each in head.parameters())
+    if head is not None and is_frozen and not any(".head." in name for name in replaced):
+        count = sum(each.numel() for each in head.parameters())
+        yield f'head ({count:,} parameters) is frozen; if it is new, Train("head") trains it'
 
 
 def _part_summary(name: str, adapter: Adapter, attached: AttachedPart) -> PartSummary:

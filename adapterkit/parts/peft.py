@@ -138,6 +138,36 @@ class Peft:
             to.add(f"peft.{path}", adapted)
             to.replace_forward(module, adapted)
 
+    def count_values(self, encoder: nn.Module) -> int | None:
+        """How many values peft would add to the encoder, found without taking memory for them.
+
+        None where peft has to compute something to know.
+
+        Raises:
+            ValueError: peft refuses the configuration, or the encoder has no target.
+        """
+        config = self._build_config()
+        targets = self._targets(config, encoder)
+        empty: dict[int, Any] = {
+            id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
+            for module in targets.values()
+            for value in module.parameters()
+        }
+        tree = Namespace()
+        for path, module in targets.items():
+            tree.place(path, copy.deepcopy(module, dict(empty)))
+        try:
+            with torch.device("meta"):
+                _put_layers(tree, config)
+        except (RuntimeError, NotImplementedError):
+            return None
+        ours = {
+            id(value): value.numel()
+            for name, value in tree.state_dict(keep_vars=True).items()
+            if "base_layer" not in name.split(".")
+        }
+        return sum(ours.values())
+
     def _build_config(self) -> Any:
         import peft
 
@@ -184,7 +214,6 @@ class Peft:
 
     def _build_layers(self, config: Any, targets: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         """peft's layers for the targets, each around a copy of its target."""
-        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         # peft works on a tree of copies, of the targets and nothing else: it replaces them in it,
@@ -196,7 +225,7 @@ class Peft:
             # On the CPU, so that a seed gives the same on every device, and real initial values
             # where the caller builds on the meta device: peft keeps some outside the state dict.
             with torch.device("cpu"):
-                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
+                _put_layers(tree, config)
         except Exception as error:
             raise ValueError(
                 f"{self}: peft cannot attach it: {type(error).__name__}: {error}"
@@ -211,6 +240,13 @@ class Peft:
                 if parameter.requires_grad or not same:
                     raise ValueError(f"{self}: it changes the base's own {path}.{name}")
         return layers
+
+
+def _put_layers(tree: nn.Module, config: Any) -> None:
+    """Replace the modules of a tree that are targets by peft's layers around them."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
 
 
 class Adapted(nn.Module):

@@ -13,6 +13,9 @@ from adapterkit.encoders.tokens import OnGrid
 from adapterkit.encoders.views import Geometry
 from adapterkit.parts.registry import register_part
 
+_MAX_GRID = 512
+"""Tokens a side; attention over 512 times 512 has 69 billion products for each head."""
+
 
 @register_part
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Resize:
             raise ValueError(
                 f"Resize(image_size={self.image_size}): expected a multiple of the patch stride, "
                 f"{stride}; the nearest is {max(1, round(self.image_size / stride)) * stride}"
+            )
+        if self.image_size // stride > _MAX_GRID:
+            raise ValueError(
+                f"{self}: {self.image_size // stride} tokens a side are more than attention can "
+                f"take; expected at most {_MAX_GRID}"
             )
         to.image_size = self.image_size
         to.grid = (self.image_size // stride, self.image_size // stride)

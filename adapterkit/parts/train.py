@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -50,7 +51,7 @@ class Train:
         if not tables:
             raise ValueError("Train('rel_pos'): this encoder has no relative-position tables")
         for block, owner, name in tables:
-            table = raw_parameter(owner, name)
+            table = _initial(raw_parameter(owner, name))
             if block.attends_globally:
                 table = resize_rel_pos(table, 2 * to.grid[0] - 1)
             trained = Override(table)
@@ -62,10 +63,15 @@ class Train:
             if CONTAINER in module_path.split("."):
                 continue  # Other adapters' parameters are no part of the model.
             for name, parameter in module.named_parameters(recurse=False):
-                trained = Override(parameter)
+                trained = Override(_initial(parameter))
                 path = ".".join(filter(None, ("trained", self.what, module_path, name)))
                 to.add(path, trained)
                 to.overlay(module, name, trained)
+
+
+def _initial(parameter: Tensor) -> Tensor:
+    """The base's values, or none where what is built on the meta device is to be filled."""
+    return parameter.detach().to("meta") if torch.get_default_device().type == "meta" else parameter
 
 
 def resize_rel_pos(table: Float[Tensor, "old d"], length: int) -> Float[Tensor, "length d"]:

@@ -1,11 +1,13 @@
 """The summary counts what the published SAMUS trains on ViT-B."""
 
 import pytest
+import timm
 import torch
 from segment_anything import build_sam_vit_b
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
+from adapterkit.parts import LoRA, Train
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,17 @@ def test_inactive_adapters_are_marked_and_stay_inactive(sam: Sam):
 def test_the_patched_vit_b_gives_sam_s_embedding_shape(vit_b: Sam):
     with torch.no_grad():
         assert vit_b.image_encoder(torch.rand(1, 3, 256, 256)).shape == (1, 256, 32, 32)
+
+
+def test_what_is_trained_outside_and_what_is_frozen_though_new_is_said():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, depth=2)
+    ak.inject(model, [LoRA(2)])
+    assert ak.summary(model).notes == (
+        'head (579 parameters) is frozen; if it is new, Train("head") trains it',
+    )
+    model.get_submodule("head").requires_grad_(True)
+    (note,) = ak.summary(model).notes
+    assert note.startswith("head.weight, head.bias: trained, and not part of an adapter")
+    assert 'Train("head") would save it' in str(ak.summary(model))
+    ak.inject(ak.eject(model), [LoRA(2), Train("head")])
+    assert ak.summary(model).notes == ()

@@ -330,7 +330,7 @@ def test_a_method_that_changes_the_base_is_refused(small: Sam, monkeypatch: pyte
     [
         ("PeftModel", {}, "expected one of"),
         ("os.system", {}, "expected one of"),
-        ("LoraConfig", 5, "expected a dictionary"),
+        ("LoraConfig", 5, "Mapping"),
         ("LoraConfig", {**QKV, "megatron_config": {}, "megatron_core": "os"}, "Megatron"),
         ("LoraConfig", {**QKV, "modules_to_save": ["neck"]}, "modules_to_save"),
     ],
