@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterkit.attach.overlay import Override, Transform, overlays, set_overlay
+from adapterkit.attach.overlay import Override, Transform, count_hooks, overlays, set_overlay
 
 
 class Action(Protocol):
@@ -26,12 +26,17 @@ class ForwardHook:
     handle: RemovableHandle | None = None
 
     def apply(self) -> None:
-        self.handle = self.module.register_forward_hook(self.hook)
+        if self.handle is None:
+            self.handle = self.module.register_forward_hook(self.hook)
+        else:
+            # Under its former number, by which a compiled forward knows it.
+            self.module._forward_hooks[self.handle.id] = self.hook
+        count_hooks(self.module, 1)
 
     def undo(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-        self.handle = None
+        assert self.handle is not None
+        self.handle.remove()
+        count_hooks(self.module, -1)
 
 
 @dataclass
@@ -43,12 +48,16 @@ class ForwardPreHook:
     handle: RemovableHandle | None = None
 
     def apply(self) -> None:
-        self.handle = self.module.register_forward_pre_hook(self.hook)
+        if self.handle is None:
+            self.handle = self.module.register_forward_pre_hook(self.hook)
+        else:
+            self.module._forward_pre_hooks[self.handle.id] = self.hook
+        count_hooks(self.module, 1)
 
     def undo(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-        self.handle = None
+        assert self.handle is not None
+        self.handle.remove()
+        count_hooks(self.module, -1)
 
 
 @dataclass

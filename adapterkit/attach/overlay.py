@@ -7,7 +7,10 @@ load, optimisers find it, and taking the overlay off gives the same parameter ba
 `torch.nn.utils.parametrize` has the same purpose but renames the state-dict key, lists the
 transform's own parameters a second time, cannot be pickled, and breaks deep copies of a module
 when the original is unparametrised, since both share one class that the removal edits. Here a
-class is made once per (base class, overlaid names) and never edited.
+class is made once per (base class, overlaid names, number of hooks) and never edited.
+
+Hooks count since a compiled forward is guarded by the classes of the modules that it goes through,
+but not by whether there are hooks on them: a class of its own tells `torch.compile` that there are.
 """
 
 from collections.abc import Callable
@@ -37,24 +40,32 @@ def set_overlay(module: nn.Module, name: str, transforms: tuple[Transform, ...])
     """
     current = {**overlays(module), name: transforms}
     current = {key: value for key, value in current.items() if value}
-    base = plain_class(module)
+    base, hooks = plain_class(module), _hooks(module)
     if current:
         module.__dict__[_OVERLAYS] = current
-        module.__class__ = _overlaid(base, frozenset(current))
     else:
         module.__dict__.pop(_OVERLAYS, None)
-        module.__class__ = base
+    module.__class__ = _changed(base, frozenset(current), hooks)
+
+
+def count_hooks(module: nn.Module, more: int) -> None:
+    """Note that `module` has so many more hooks of adapters, or fewer."""
+    names, hooks = frozenset(overlays(module)), _hooks(module) + more
+    module.__class__ = _changed(plain_class(module), names, hooks)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class of `module` without its overlays."""
-    return getattr(type(module), "_overlaid_class", type(module))
+    """The class of `module` without its overlays and hooks."""
+    return getattr(type(module), "_plain_class", type(module))
 
 
 def set_class(module: nn.Module, base: type[nn.Module]) -> None:
-    """Make `module` one of class `base`, with the overlays that it has."""
-    names = frozenset(overlays(module))
-    module.__class__ = _overlaid(base, names) if names else base
+    """Make `module` one of class `base`, with the overlays and hooks that it has."""
+    module.__class__ = _changed(base, frozenset(overlays(module)), _hooks(module))
+
+
+def _hooks(module: nn.Module) -> int:
+    return getattr(type(module), "_number_of_hooks", 0)
 
 
 def raw_parameter(module: nn.Module, name: str) -> Tensor:
@@ -74,19 +85,24 @@ def _read_through(name: str) -> property:
     return property(read)
 
 
-def _rebuild(base: type[nn.Module], names: frozenset[str]) -> nn.Module:
-    overlaid = _overlaid(base, names)
-    return overlaid.__new__(overlaid)
+def _rebuild(base: type[nn.Module], names: frozenset[str], hooks: int) -> nn.Module:
+    changed = _changed(base, names, hooks)
+    return changed.__new__(changed)
 
 
 @cache
-def _overlaid(base: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
+def _changed(base: type[nn.Module], names: frozenset[str], hooks: int) -> type[nn.Module]:
+    """The class of a module of class `base` with overlays of these names and so many hooks."""
+    if not names and not hooks:
+        return base
+
     def reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-        return _rebuild, (base, names), module.__dict__
+        return _rebuild, (base, names, hooks), module.__dict__
 
     members: dict[str, Any] = {name: _read_through(name) for name in names}
     members |= {
-        "_overlaid_class": base,
+        "_plain_class": base,
+        "_number_of_hooks": hooks,
         "__reduce_ex__": reduce,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,

@@ -10,6 +10,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PREAMBLE = """
 import torch
@@ -26,7 +28,9 @@ trained = [each for each in sam.parameters() if each.requires_grad]
 
 def start(script: str, **environment: str) -> subprocess.Popen[str]:
     # Importing tests installs the shape checks, on modules that are not imported yet.
-    imports = "import adapterkit, adapterkit.promptable.segmenter\n"
+    imports = (
+        "import adapterkit.adapters.file, adapterkit.methods, adapterkit.promptable.segmenter\n"
+    )
     source = imports + PREAMBLE + textwrap.dedent(script)
     return subprocess.Popen(
         [sys.executable, "-c", source],
@@ -69,6 +73,75 @@ def test_compile_has_no_graph_break_and_agrees_with_its_gradients():
             for mine, theirs in zip(compiled_gradients, gradients):
                 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
             """
+        )
+    )
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_model_follows_every_switch(backend: str):
+    run(
+        start(
+            """
+            import os
+            import peft
+            import timm
+            from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, Resize, Train
+
+            CASES = {
+                "ForwardHook": [FeatureAdapter(at="mlp", zero_init=False)],
+                "ForwardPreHook": [CNNBranch(stem_channels=4)],
+                "Overlay": [LoRA()],
+                "Overlay, Override": [Train("norm")],
+                "Forward": [peft.LoraConfig(r=2, target_modules=["qkv"])],
+                "Attribute": [Resize(32, patch_stride=8), FeatureAdapter()],
+            }
+
+            @torch.no_grad()
+            def disturb(model):
+                for name, each in model.named_parameters():
+                    if "adapterkit" in name:
+                        each.add_(0.1 * torch.randn_like(each))
+
+            def check(size=64):
+                image = torch.rand(1, 3, size, size)
+                with torch.no_grad():
+                    torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=1e-4)
+
+            def graphs():
+                return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+            options = {"depth": 2, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
+            for name, parts in CASES.items():
+                size = 32 if name == "Attribute" else 64
+                torch._dynamo.reset()
+                model = timm.create_model("vit_tiny_patch16_224", img_size=64, **options).eval()
+                compiled = torch.compile(model, backend=os.environ["BACKEND"], dynamic=False)
+                check()
+                disturb(ak.inject(model, parts, "one"))
+                check(size)
+                disturb(ak.inject(model, parts, "other"))
+                check(size)
+                for _ in range(2):
+                    before = graphs()
+                    with ak.disabled(model):
+                        check()
+                    check(size)
+                    ak.activate(model, "one")
+                    check(size)
+                    ak.activate(model)
+                    check()
+                    ak.activate(model, "other")
+                    check(size)
+                # Nothing is compiled again for a state that was there before.
+                assert graphs() == before, name
+                if size == 64 and name not in ("Forward", "Overlay, Override"):
+                    for stacked in (("one", "other"), ("other", "one")):
+                        ak.activate(model, *stacked)
+                        check()
+                ak.eject(model)
+                check()
+            """,
+            BACKEND=backend,
         )
     )
 
