@@ -507,3 +507,12 @@ def test_random_bytes_are_no_image(tmp_path: Path, ending: str):
     for length in (0, 1, 100, 1000, 5000):
         for start in starts:
             assert outcome(tmp_path / f"random{ending}", start + rng.bytes(length)) is None
+
+
+def test_without_simpleitk_only_metaimage_is_refused(tmp_path: Path, monkeypatch):
+    nibabel.save(nibabel.Nifti1Image(GREY.T, np.eye(4)), tmp_path / "a.nii")
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), tmp_path / "a.mha")
+    monkeypatch.setattr("adapterkit.system.extras.find_spec", lambda name: None)
+    assert read_image(tmp_path / "a.nii").frames.shape == (1, 6, 10)
+    with pytest.raises(DataError, match=r'a\.mha is a MetaImage .* pip install "adapterkit\[files'):
+        read_image(tmp_path / "a.mha")

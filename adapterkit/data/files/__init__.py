@@ -1,3 +1,3 @@
 from adapterkit.system.extras import require
 
-require("files", "PIL", "SimpleITK", "nibabel")
+require("files", "PIL", "nibabel")

@@ -9,7 +9,6 @@ from typing import cast
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Real
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from PIL import Image
@@ -24,6 +23,7 @@ from adapterkit.data.files.image_file import (
     right_front_top,
     unreadable,
 )
+from adapterkit.system.extras import MissingExtraError, require
 
 # A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
 _ENDINGS = {
@@ -199,6 +199,12 @@ def _read_nifti(path: Path) -> ImageFile:
 
 
 def _read_metaimage(path: Path) -> ImageFile:
+    try:
+        require("files", "SimpleITK")
+    except MissingExtraError as error:
+        raise DataError(f"{path} is a MetaImage file: {error}") from error
+    import SimpleITK as sitk
+
     _check_data_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
