@@ -135,7 +135,8 @@ def test_label_maps_are_read_from_grey_and_palette(folder: Path, mode: str) -> N
         picture = Image.fromarray(LABELS).convert("P")
         picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
         picture.save(folder / "masks/a.png")
-        assert Image.open(folder / "masks/a.png").mode == "P"
+        with Image.open(folder / "masks/a.png") as saved:
+            assert saved.mode == "P"
     else:
         save(folder / "masks/a.png", LABELS, mode)
     np.testing.assert_array_equal(pair(folder).read().labels, LABELS)

@@ -115,7 +115,8 @@ def test_png_holds_indices_and_colours(tmp_path: Path):
     labels = labels_on(image)
     write_masks(tmp_path / "labels.png", labels, image)
     np.testing.assert_array_equal(read_picture(tmp_path / "labels.png", indexed=True), labels[0])
-    seen = np.asarray(Image.open(tmp_path / "labels.png").convert("RGB"))
+    with Image.open(tmp_path / "labels.png") as picture:
+        seen = np.asarray(picture.convert("RGB"))
     for label in (0, 1, 2):
         np.testing.assert_array_equal(
             seen[labels[0] == label], [colour(label)] * (labels == label).sum()
@@ -146,6 +147,8 @@ def read_segmentation(path: Path, image: ImageFile) -> np.ndarray:
     )
 
 
+# One of these patients is called PLA.
+@pytest.mark.filterwarnings("ignore:The string .* is unlikely to represent:UserWarning:highdicom")
 @pytest.mark.parametrize(
     "name",
     ["CT_small", "MR_small", "examples_ybr_color", "examples_rgb_color", "examples_palette"],

@@ -109,6 +109,7 @@ class Command:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4:UserWarning:torch")
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
     torch.save({"image_encoder.pos_embed": Command(tmp_path / "ran")}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Command(tmp_path / "ran")))
