@@ -89,7 +89,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "results.csv").open()))
+    return list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
 
 
 # The command

@@ -129,7 +129,7 @@ def test_it_leaves_adapter_metrics_table_and_figures(
         assert line in done.output
         assert line in table
 
-    rows = list(csv.DictReader((folder / "per_image.csv").open()))
+    rows = list(csv.DictReader((folder / "per_image.csv").read_text().splitlines()))
     assert len(rows) == 4 * 3
     assert {row["patient"] for row in rows} == set(patients["test"])
     mean = sum(float(row["dice"]) for row in rows) / len(rows)
@@ -250,7 +250,10 @@ def test_it_runs_in_two_processes(tmp_path: Path, phantom: Path, checkpoint: Pat
     assert process.returncode == 0, errors
     assert {each.name for each in (tmp_path / "run").iterdir()} == FILES
     assert output.count("results in run") == 1
-    assert len(list(csv.DictReader((tmp_path / "run" / "per_image.csv").open()))) == 4 * 3
+    assert (
+        len(list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines())))
+        == 4 * 3
+    )
     ak.load_adapter(ak.load_sam(checkpoint), tmp_path / "run" / "adapter.safetensors")
 
 
