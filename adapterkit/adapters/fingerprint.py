@@ -12,6 +12,7 @@ from adapterkit.attach.actions import Overlay
 from adapterkit.attach.attachment import Adapter
 from adapterkit.attach.overlay import Override
 from adapterkit.encoders.views import ViT, view
+from adapterkit.encoders.wrappers import plain_names
 
 _PRECISIONS = (torch.bfloat16, torch.float16)
 
@@ -29,7 +30,8 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
 def replaced_tensors(base: ViT, adapter: Adapter) -> set[str]:
     """Names, as in a fingerprint, of what the adapter replaces as a whole by tensors of its own."""
     prefix = "image_encoder." if base.model is base.encoder else ""
-    paths = {module: path for path, module in base.model.named_modules()}
+    plain_name = plain_names(base.model)
+    paths = {module: plain_name(path) for path, module in base.model.named_modules()}
     return {
         prefix + ".".join(filter(None, (paths[action.module], action.name)))
         for action in adapter.actions

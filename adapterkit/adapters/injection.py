@@ -1,16 +1,19 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from keyword import iskeyword
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from adapterkit.attach.actions import clash
 from adapterkit.attach.attachment import CONTAINER, Adapter, Part
 from adapterkit.attach.probe import check_reached
 from adapterkit.encoders.views import ViT, view
+from adapterkit.encoders.wrappers import plain_names
 from adapterkit.kernels.fast_forward import keep_fast
 from adapterkit.methods import parts_of
 from adapterkit.parts import as_part
@@ -135,7 +138,8 @@ def inject(
     loaded but inactive; `activate` switches or stacks them.
 
     Args:
-        model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`.
+        model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`; compiled or
+            not. Wrap it for several processes afterwards.
         method: the name of a method, such as "samus", whose parts fit this encoder; or a list of
             parts, attached in order. A configuration of peft is a part too, see `parts.Peft`.
         name: of this adapter, unique on this model.
@@ -156,6 +160,12 @@ def inject(
                 f"options {', '.join(options)} are for a named method; a list of parts has none"
             )
         attach(base, Adapter(base, _checked(parts)), name)
+    if any(isinstance(each, DistributedDataParallel) for each in model.modules()):
+        warnings.warn(
+            "the model is in DistributedDataParallel already, which knows nothing of the adapter's "
+            "parameters and will not share their gradients; to train, inject first, then wrap",
+            stacklevel=2,
+        )
     return model
 
 
@@ -289,9 +299,11 @@ def trained_tensors(base: ViT) -> dict[str, str]:
     No adapter holds them: `inject` freezes the base, so someone has thawed them since. "" where no
     part can.
     """
-    paths = {module: path for path, module in base.model.named_modules()}
+    plain_name = plain_names(base.model)
+    paths = {module: plain_name(path) for path, module in base.model.named_modules()}
     found: dict[str, str] = {}
-    for name, parameter in base.model.named_parameters():
+    for wrapped_name, parameter in base.model.named_parameters():
+        name = plain_name(wrapped_name)
         if parameter.requires_grad and CONTAINER not in name.split("."):
             holders = [
                 what
@@ -308,8 +320,12 @@ def base_state_dict(base: ViT) -> dict[str, Tensor]:
     """The tensors of the base, not of its adapters, named as within a `Sam` also where the model
     is an encoder alone."""
     prefix = "image_encoder." if base.model is base.encoder else ""
-    state = base.model.state_dict()
-    return {prefix + key: value for key, value in state.items() if CONTAINER not in key.split(".")}
+    plain_name = plain_names(base.model)
+    return {
+        prefix + plain_name(key): value
+        for key, value in base.model.state_dict().items()
+        if CONTAINER not in key.split(".")
+    }
 
 
 def _checked(parts: Sequence[Any]) -> list[Part]:

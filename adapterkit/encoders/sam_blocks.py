@@ -7,6 +7,7 @@ from torch import nn
 
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Site, Stage
+from adapterkit.encoders.wrappers import unwrapped
 
 GRID = TokenLayout()
 """SAM's tokens lie in grids, everywhere."""
@@ -23,7 +24,7 @@ def sam_stage(
     """The one stage of SAM's image encoder, under a library's names for the modules of a block."""
     site = partial(Site, width=width, grid=grid, layout=GRID)
     found = tuple(
-        _block(index, block, site, norm, attn_out, heads)
+        _block(index, unwrapped(block), site, norm, attn_out, heads)
         for index, block in enumerate(blocks.children())
     )
     return Stage(found, width, grid)

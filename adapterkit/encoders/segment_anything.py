@@ -11,6 +11,7 @@ from adapterkit.encoders.views import (
     family,
     position_embedding,
 )
+from adapterkit.encoders.wrappers import unwrapped
 
 
 @family
@@ -19,17 +20,18 @@ def segment_anything(model: nn.Module) -> ViT | None:
     from segment_anything.modeling import Sam
     from segment_anything.modeling.image_encoder import ImageEncoderViT
 
-    encoder = model.image_encoder if isinstance(model, Sam) else model
+    encoder = unwrapped(model.image_encoder) if isinstance(model, Sam) else model
     if not isinstance(encoder, ImageEncoderViT):
         return None
     components: dict[str, nn.Module] = {"image_encoder": encoder, "neck": encoder.neck}
     if isinstance(model, Sam):
-        components |= {"prompt_encoder": model.prompt_encoder, "mask_decoder": model.mask_decoder}
+        components["prompt_encoder"] = unwrapped(model.prompt_encoder)
+        components["mask_decoder"] = unwrapped(model.mask_decoder)
 
     def resize(changes: Changes, to: Geometry) -> None:
         changes.set(encoder, "img_size", to.image_size)
         if isinstance(model, Sam):
-            prompts = model.prompt_encoder
+            prompts = components["prompt_encoder"]
             changes.set(prompts, "input_image_size", (to.image_size, to.image_size))
             changes.set(prompts, "image_embedding_size", to.grid)
             changes.set(prompts, "mask_input_size", (4 * to.grid[0], 4 * to.grid[1]))

@@ -26,6 +26,7 @@ from adapterkit.encoders.views import (
     family,
     position_embedding,
 )
+from adapterkit.encoders.wrappers import unwrapped
 
 
 @family
@@ -56,7 +57,7 @@ def timm_vit(model: nn.Module) -> ViT | None:
     layout = TokenLayout(in_a_row=True, num_prefix_tokens=encoder.num_prefix_tokens)
     width, grid = encoder.embed_dim, encoder.patch_embed.grid_size
     site = partial(Site, width=width, grid=grid, layout=layout)
-    blocks = tuple(_timm_block(i, block, site) for i, block in enumerate(encoder.blocks))
+    blocks = tuple(_timm_block(i, unwrapped(block), site) for i, block in enumerate(encoder.blocks))
     return _timm(
         kind,
         encoder,

@@ -15,6 +15,7 @@ from adapterkit.encoders.views import (
     family,
     position_embedding,
 )
+from adapterkit.encoders.wrappers import unwrapped
 
 
 @family
@@ -25,13 +26,13 @@ def transformers_sam(model: nn.Module) -> ViT | None:
     if sam is None:
         return None
     around = isinstance(model, sam.SamModel | sam.SamVisionModel)
-    encoder: Any = model.vision_encoder if around else model
+    encoder: Any = unwrapped(model.get_submodule("vision_encoder")) if around else model
     if not isinstance(encoder, sam.SamVisionEncoder):
         return None
     components = {"image_encoder": encoder, "neck": encoder.neck}
     for name in ("prompt_encoder", "mask_decoder"):
         if hasattr(model, name):
-            components[name] = getattr(model, name)
+            components[name] = unwrapped(getattr(model, name))
 
     def resize(changes: Changes, to: Geometry) -> None:
         changes.set(encoder, "image_size", to.image_size)

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.encoders.wrappers import unwrapped
 
 Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
@@ -275,18 +276,20 @@ def position_embedding(
 
 
 def view(model: nn.Module) -> ViT:
-    """The view of `model`.
+    """The view of `model`, or of what it wraps.
 
     Args:
         model: a `segment_anything` `Sam` or its image encoder; a timm `VisionTransformer`,
             `VisionTransformerSAM`, `Eva` or `Beit`; a transformers `SamModel`, `SamVisionModel` or
-            its encoder.
+            its encoder. In `DistributedDataParallel`, compiled or checkpointed, as a whole or its
+            encoder, or not.
 
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
         ValueError: it is, but its input is not square, or its patch embedding is none that
             adapterkit knows.
     """
+    model = unwrapped(model)
     for view_of in _FAMILIES:
         found = view_of(model)
         if found is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import CONTAINER, Attachment
 from adapterkit.attach.overlay import Override, raw_parameter
 from adapterkit.encoders.views import Blocks
+from adapterkit.encoders.wrappers import plain_names
 from adapterkit.parts.registry import register_part
 
 
@@ -59,9 +60,11 @@ class Train:
             to.overlay(owner, name, trained)
 
     def _attach_component(self, to: Attachment, component: nn.Module) -> None:
+        plain_name = plain_names(component)
         for module_path, module in component.named_modules():
             if CONTAINER in module_path.split("."):
                 continue  # Other adapters' parameters are no part of the model.
+            module_path = plain_name(module_path)
             for name, parameter in module.named_parameters(recurse=False):
                 trained = Override(_initial(parameter))
                 path = ".".join(filter(None, ("trained", self.what, module_path, name)))
