@@ -66,7 +66,7 @@ class AdapterHeader:
     std: tuple[float, ...] | None
     classes: tuple[str, ...]
     family: str
-    fingerprint: Mapping[str, str]
+    fingerprint: Mapping[str, str] = field(repr=False)
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

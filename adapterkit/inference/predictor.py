@@ -22,6 +22,7 @@ from segment_anything.utils.amg import (
 )
 from torch import Tensor
 from torchvision.ops import nms
+from wadler_lindig import pformat
 
 from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
@@ -54,6 +55,9 @@ class Prediction:
     scores: Float[np.ndarray, "K *three"]
     low_res_logits: Float[np.ndarray, "K *three h w"]
     spacing: Spacing | None
+
+    def __repr__(self) -> str:
+        return pformat(self)
 
     @property
     def masks(self) -> Bool[np.ndarray, "K *three H W"]:

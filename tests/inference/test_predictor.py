@@ -566,3 +566,12 @@ def test_bad_prompts_are_explained(predictor: Predictor, prompts: dict[str, Any]
 def test_a_grid_of_no_points_is_refused(predictor: Predictor):
     with pytest.raises(ValueError, match="points_per_side and points_per_batch: expected 1 or"):
         predictor.predict_automatic(0)
+
+
+def test_what_is_found_prints_shapes_rather_than_values(sam: Sam):
+    predictor = ak.Predictor(sam)
+    predictor.set_image(np.zeros((60, 90), np.uint8))
+    assert "frames=u8[1,60,90]" in f"{predictor.image}"
+    found = f"{predictor.predict(points=[[(5, 5)]], labels=[[1]])}"
+    assert "logits=f32[1,60,90]" in found
+    assert len(found) < 200

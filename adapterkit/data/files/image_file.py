@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Real
+from wadler_lindig import pformat
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -44,8 +45,11 @@ class ImageFile:
     frames: Real[np.ndarray, "T H W *rgb"]
     spacing: Spacing | None
     affine: Float[np.ndarray, "4 4"]
-    nifti: "Nifti1Header | None" = None
-    dicom: "Dataset | None" = None
+    nifti: "Nifti1Header | None" = field(default=None, repr=False)
+    dicom: "Dataset | None" = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return pformat(self)
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.affine).all():
