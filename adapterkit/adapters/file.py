@@ -83,7 +83,7 @@ def save_adapter(
         replaced = replaced_tensors(base, adapter)
         adapter.activate()
         try:
-            mean, std = _normalisation(model, adapter)
+            mean, std = _normalisation(base.model, adapter)
         finally:
             adapter.deactivate()
         header = AdapterHeader(
