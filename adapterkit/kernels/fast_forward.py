@@ -218,7 +218,8 @@ class FastLayerNorm2d(LayerNorm2d):
     """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = x.permute(0, 2, 3, 1)
+        # Under autocast, the stock norm's own weight makes it float32.
+        x = x.permute(0, 2, 3, 1).to(torch.promote_types(x.dtype, self.weight.dtype))
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 

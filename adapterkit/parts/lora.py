@@ -42,7 +42,8 @@ class LowRankUpdate(nn.Module):
 
     def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         # In place, which autocast leaves alone: in bf16 a small update would be lost.
-        return weight.clone().addmm_(self.of_all_rows(len(weight)), self.a)
+        updated = weight.to(self.a.dtype, copy=True).addmm_(self.of_all_rows(len(weight)), self.a)
+        return updated.to(weight.dtype)
 
     def of_all_rows(self, rows: int) -> Float[Tensor, "rows rank"]:
         """scale * B, and zeros for the rows of the weight that are not updated."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -111,6 +112,9 @@ class FitGrid:
         if tuple(pos_embed.shape[1:3]) == self.grid:
             return pos_embed
         channels_first = rearrange(pos_embed, "b h w c -> b c h w")
+        if pos_embed.dtype in (torch.bfloat16, torch.float16):
+            # On a CPU there is no such interpolation in 16 bits.
+            channels_first = channels_first.float()
         resized = F.interpolate(
             channels_first,
             self.grid,
@@ -118,4 +122,4 @@ class FitGrid:
             align_corners=False,
             antialias=self.antialias,
         )
-        return rearrange(resized, "b c h w -> b h w c")
+        return rearrange(resized.to(pos_embed.dtype), "b c h w -> b h w c")
