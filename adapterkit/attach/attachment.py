@@ -24,9 +24,9 @@ from adapterkit.attach.actions import (
     Overlay,
     clash,
 )
-from adapterkit.attach.context import BeginPass, Context, EndPass
+from adapterkit.attach.context import BeginPass, Context, EndPass, TakeImage
 from adapterkit.attach.overlay import Transform
-from adapterkit.encoders.views import Block, Blocks, Site, ViT
+from adapterkit.encoders.views import Block, Blocks, PromptDecoder, Site, ViT
 
 CONTAINER = "adapterkit"
 """The encoder's attribute, and so the state-dict prefix, under which adapters live."""
@@ -110,6 +110,19 @@ class Attachment:
             for there, asked, first in zip(site.grid, self.grid, self.view.grid, strict=True)
         )
         return replace(site, grid=(rows, columns))
+
+    def decoder(self, part: str) -> PromptDecoder:
+        """The sites of the prompt encoder and the mask decoder, for a part of this name.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.view.decoder is None:
+            raise ValueError(
+                f"{part} attaches to a prompt encoder and a mask decoder, which this "
+                f"{self.view.family} model lacks; expected a segment_anything Sam"
+            )
+        return self.view.decoder
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
         """The blocks that a part's selection names, in order; a summary shows them.
@@ -224,6 +237,7 @@ class Adapter(nn.Module):
         if to.context.is_used:
             # After the parts' own hooks, which may check or change the image.
             self._pass_actions = [
+                ForwardPreHook(view.encoder, TakeImage(to.context)),
                 ForwardPreHook(view.patch_embed, BeginPass(to.context)),
                 ForwardHook(view.encoder, EndPass(to.context)),
             ]

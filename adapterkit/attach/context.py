@@ -38,6 +38,9 @@ from torch import Tensor, nn
 Compute = Callable[[Tensor], Iterable[Tensor]]
 """Values of a pass, of the image that the patch embedding sees, (B, C, H, W)."""
 
+ComputeLast = Callable[[Tensor, Tensor], Iterable[Tensor]]
+"""Values of a pass, of the image that the encoder was given and of its output."""
+
 
 class Context:
     """The values of the present pass, by name, and how they are computed.
@@ -47,16 +50,18 @@ class Context:
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
+        self._image: Tensor | None = None
         self._computes: list[tuple[dict[str, int], Compute]] = []
+        self._computes_last: list[tuple[dict[str, int], ComputeLast]] = []
         self._read: set[str] = set()
         self._read_in_decoder: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "values": {}}
+        return {**vars(self), "values": {}, "_image": None}
 
     @property
     def is_used(self) -> bool:
-        return bool(self._computes)
+        return bool(self._computes or self._computes_last)
 
     def computes(self, widths: Mapping[str, int], compute: Compute) -> None:
         """Let `compute(image)` yield the values of these names, in order, at each pass.
@@ -66,6 +71,16 @@ class Context:
             compute: an object rather than a closure, so that a deep copy has one of its own.
         """
         self._computes.append((dict(widths), compute))
+
+    def computes_last(self, widths: Mapping[str, int], compute: ComputeLast) -> None:
+        """Let `compute(image, embedding)` yield values at the end of each pass, for the decoder.
+
+        Args:
+            widths: the channels of each value, by its name.
+            compute: of the encoder's input, (B, C, H, W), and its output; an object rather than a
+                closure, so that a deep copy has one of its own.
+        """
+        self._computes_last.append((dict(widths), compute))
 
     def reads(self, name: str, in_decoder: bool = False) -> "Read":
         """What gives the value of this name, in a pass.
@@ -77,7 +92,9 @@ class Context:
         Raises:
             ValueError: no earlier part computes it.
         """
-        computed = {each: width for widths, _ in self._computes for each, width in widths.items()}
+        computed: dict[str, int] = {}
+        for widths, _ in (*self._computes, *self._computes_last):
+            computed |= widths
         if name not in computed:
             raise ValueError(
                 f"a part reads {name!r}, which no part before it computes; there is "
@@ -96,8 +113,19 @@ class Context:
                     values[name] = value
         self.values = values
 
-    def end(self) -> None:
-        """End the encoder's part of a pass: free what nobody can read any more."""
+    def take(self, image: Tensor) -> None:
+        """Keep the image that the encoder is given, where it is read at the end."""
+        if self._computes_last:
+            self._image = image
+
+    def end(self, embedding: Any) -> None:
+        """End the encoder's part of a pass: compute what comes last, and free what nobody can read
+        any more."""
+        if self._image is not None:
+            for widths, compute in self._computes_last:
+                last = compute(self._image, embedding)
+                self.values |= dict(zip(widths, last, strict=True))
+            self._image = None
         if not torch.is_grad_enabled():
             self.values = self.handed_on()
 
@@ -145,6 +173,16 @@ class Read:
 
 
 @dataclass(frozen=True)
+class TakeImage:
+    """A forward pre-hook on the encoder."""
+
+    context: Context
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.context.take(args[0])
+
+
+@dataclass(frozen=True)
 class BeginPass:
     """A forward pre-hook on the patch embedding."""
 
@@ -161,4 +199,4 @@ class EndPass:
     context: Context
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.context.end()
+        self.context.end(output)

@@ -6,7 +6,7 @@ projection's weight without calling the projection (EVA02, BEiT).
 
 import copy
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ def check_reached(base: ViT, adapter: Adapter) -> None:
     Raises:
         ValueError: there is such a part, or the encoder's forward fails on a black image.
     """
+    _check_decoder(base, adapter)
     paths = {module: path for path, module in base.encoder.named_modules()}
     sites = {
         action.module: attached.part
@@ -45,6 +46,36 @@ def check_reached(base: ViT, adapter: Adapter) -> None:
             "query-key-value projection that is used without being called; else choose other "
             "modules"
         )
+
+
+def _check_decoder(base: ViT, adapter: Adapter) -> None:
+    """The same of the model around the encoder: its prompt encoder and mask decoder."""
+    within = set(base.encoder.modules())
+    paths = {module: path for path, module in base.model.named_modules() if module not in within}
+    sites = {
+        action.module: attached.part
+        for attached in adapter.attached
+        for action in (*attached.actions, *attached.last_actions)
+        if isinstance(action, Forward | ForwardHook | ForwardPreHook) and action.module in paths
+    }
+    if not sites or base.decoder is None:
+        return
+    try:
+        called = _called(base.model, base.decoder.try_out)
+    except RuntimeError:
+        # A stock prompt encoder cannot run in half or double precision.
+        return
+    missed = [module for module in sites if module not in called]
+    if missed:
+        raise ValueError(
+            f"{sites[missed[0]]}: {paths[missed[0]]} of this {base.family} model is not called "
+            "where prompts are decoded, so what is attached there would do nothing; attach it to a "
+            f"module in it that is called, such as {_some_called(paths, called)}"
+        )
+
+
+def _some_called(paths: dict[nn.Module, str], called: set[nn.Module]) -> str:
+    return ", ".join([paths[each] for each in called if each in paths][:3])
 
 
 def _never_called(base: ViT, modules: Collection[nn.Module]) -> list[nn.Module]:
@@ -79,7 +110,8 @@ def _called_in_a_copy_without_data(base: ViT) -> set[nn.Module]:
         }
     replica = copy.deepcopy(base.encoder, memo).eval()
     with torch.device("meta"):
-        called = _called(replica, _black_image(base, torch.device("meta")))
+        image = _black_image(base, torch.device("meta"))
+        called = _called(replica, lambda: replica(image))
     originals = dict(base.encoder.named_modules())
     return {originals[path] for path, module in replica.named_modules() if module in called}
 
@@ -96,7 +128,7 @@ def _called_on_a_black_image(base: ViT) -> set[nn.Module]:
     image = _black_image(base, base.patch_projection.weight.device)
     try:
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            return _called(base.encoder.eval(), image)
+            return _called(base.encoder, lambda: base.encoder.eval()(image))
     except Exception as error:
         raise ValueError(
             f"the forward of this {base.family} encoder fails on a black image of "
@@ -116,15 +148,15 @@ def _black_image(base: ViT, device: torch.device) -> Float[Tensor, "1 channels s
 
 
 @torch.no_grad()
-def _called(encoder: nn.Module, image: Tensor) -> set[nn.Module]:
-    """The modules that the encoder's forward of the image calls."""
+def _called(model: nn.Module, run: Callable[[], object]) -> set[nn.Module]:
+    """The modules of the model that are called when something of it runs."""
     called: set[nn.Module] = set()
     handles = [
         module.register_forward_pre_hook(lambda module, args: called.add(module))
-        for module in encoder.modules()
+        for module in model.modules()
     ]
     try:
-        encoder(image)
+        run()
     finally:
         for handle in handles:
             handle.remove()

@@ -1,11 +1,16 @@
 """The image encoder of `segment_anything`."""
 
+from functools import partial
+from typing import Any
+
+import torch
 from torch import nn
 
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
 from adapterkit.encoders.views import (
     Changes,
     Geometry,
+    PromptDecoder,
     Site,
     ViT,
     family,
@@ -54,4 +59,27 @@ def segment_anything(model: nn.Module) -> ViT | None:
         image_size=encoder.img_size,
         patch_size=projection.stride[0],
         resizer=resize,
+        decoder=_prompt_decoder(model) if isinstance(model, Sam) else None,
+    )
+
+
+def _prompt_decoder(sam: Any) -> PromptDecoder:
+    prompts, decoder = sam.prompt_encoder, sam.mask_decoder
+
+    def try_out() -> None:
+        weight = prompts.no_mask_embed.weight
+        zeros = partial(torch.zeros, dtype=weight.dtype, device=weight.device)
+        ones = torch.ones(1, 1, dtype=torch.int64, device=weight.device)
+        mask = zeros(1, 1, *prompts.mask_input_size)
+        sparse, dense = prompts((zeros(1, 1, 2), ones), zeros(1, 4), mask)
+        decoder.predict_masks(torch.zeros_like(dense), prompts.get_dense_pe(), sparse, dense)
+
+    return PromptDecoder(
+        width=decoder.transformer_dim,
+        prompt_encoder=prompts,
+        mask_prompt=prompts.mask_downscaling,
+        mask_features=decoder.output_upscaling,
+        mask_weights=tuple(decoder.output_hypernetworks_mlps),
+        token_head=decoder.iou_prediction_head,
+        try_out=try_out,
     )

@@ -145,6 +145,31 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
+class PromptDecoder:
+    """Where the sites of a prompt encoder and a mask decoder are.
+
+    Attributes:
+        width: channels of the image embedding and of prompt and mask tokens.
+        prompt_encoder: gives the sparse, (P, N, width), and the dense prompt embeddings,
+            (P, width, h, w), of P prompts.
+        mask_prompt: reads a mask as a prompt, (P, 1, 4h, 4w).
+        mask_features: its output, (P, c, H, W), is what masks are made of, at their size.
+        mask_weights: each makes of a mask token, (P, width), the weights, (P, c), with which the
+            features are summed to a mask.
+        token_head: reads the token of the whole prompt, (P, width): SAM's estimate of IoU.
+        try_out: run prompt encoder and mask decoder once, on whatever values.
+    """
+
+    width: int
+    prompt_encoder: nn.Module
+    mask_prompt: nn.Module
+    mask_features: nn.Module
+    mask_weights: tuple[nn.Module, ...]
+    token_head: nn.Module
+    try_out: Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
 class ViT:
     """A view of an encoder: its sites and its geometry, under names that all families share.
 
@@ -164,6 +189,7 @@ class ViT:
         resizer: changes what the family itself has to know of another geometry: its attributes and
             its rotary or relative positions, but not `pos_embed` and the stride.
         drops_patches: whether it leaves out patch tokens at random in training.
+        decoder: the sites of the model's prompt encoder and mask decoder, or None.
     """
 
     family: str
@@ -180,6 +206,7 @@ class ViT:
     patch_size: int
     resizer: Resizer
     drops_patches: bool = False
+    decoder: PromptDecoder | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -1,6 +1,8 @@
 """The parts, as dataclasses that say what is attached where, and the modules behind them."""
 
+from adapterkit.parts.class_prompts import ClassPrompts
 from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
+from adapterkit.parts.detail import Detail, DetailNet
 from adapterkit.parts.feature_adapter import Bottleneck, FeatureAdapter
 from adapterkit.parts.lora import LoRA, LowRankUpdate
 from adapterkit.parts.normalise import Normalise
@@ -16,8 +18,11 @@ __all__ = [
     "BaseLayer",
     "Bottleneck",
     "CNNBranch",
+    "ClassPrompts",
     "ConvBranch",
     "CrossBranchAttention",
+    "Detail",
+    "DetailNet",
     "FeatureAdapter",
     "LoRA",
     "LowRankUpdate",

@@ -25,9 +25,8 @@ class AddMean:
     read: Read
 
     def __call__(self, module: Any, args: Any, output: Any) -> Any:
-        masks, iou = output
         value = self.read().mean(dim=(1, 2, 3))
-        return masks + value.repeat_interleave(len(masks) // len(value))[:, None, None, None], iou
+        return output + value.repeat_interleave(len(output) // len(value))[:, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Detail:
     def attach(self, to: Attachment) -> None:
         read = to.context.reads(f"cnn_branch.stride_{self.stride}", in_decoder=True)
         assert read.width == {1: 4, 2: 8}[self.stride]
-        to.after(to.view.components["mask_decoder"], AddMean(read))
+        to.after(to.decoder("Detail").mask_features, AddMean(read))
 
 
 @pytest.fixture

@@ -442,7 +442,7 @@ def test_samus_plus_starts_as_the_base_at_its_smaller_input():
 
     def segment(parts: list) -> torch.Tensor:
         sam = ak.inject(ak.build_sam(ECHO, seed=0), parts)
-        return ak.Segmenter(sam)(images, points, labels).low_res_logits
+        return ak.Segmenter(sam)(images, points, labels).logits()
 
     base = segment([ak.parts.Resize(64, patch_stride=8)])
     plus = segment(ak.methods.parts_of("samus_plus", image_size=64))

@@ -1,0 +1,103 @@
+"""Class prompts: structures asked for by their name instead of a click."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attach.attachment import Attachment
+from adapterkit.attach.context import Context
+from adapterkit.parts.registry import register_part
+
+CLASSES = "classes"
+"""Under this name the context of a pass holds the class of each prompt, (P,); -1 for none."""
+
+PRESENCE = "presence"
+"""And under this one, after the decoder's forward, the logits that each is there, (P,)."""
+
+
+class AddClassTokens:
+    """A forward hook on the prompt encoder that puts a class's tokens before the sparse ones."""
+
+    def __init__(self, tokens: nn.Embedding, context: Context):
+        self.tokens = tokens
+        self.context = context
+
+    def __call__(
+        self, module: nn.Module, args: object, output: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "p n c"], Float[Tensor, "p c h w"]]:
+        sparse, dense = output
+        classes = self.context.values.get(CLASSES)
+        if classes is None:
+            return output
+        # Of a prompt that names no class, the last row; of one with nothing else, the stock
+        # encoder has made a batch of one.
+        tokens = self.tokens(classes).unflatten(1, (-1, sparse.shape[-1]))
+        prompts = len(classes)
+        sparse = torch.cat([tokens, sparse.expand(prompts, -1, -1)], dim=1)
+        return sparse, dense.expand(prompts, -1, -1, -1)
+
+
+class JudgePresence:
+    """A forward hook on the head that reads the prompt's token: is what was asked for there?"""
+
+    def __init__(self, head: nn.Linear, context: Context):
+        self.head = head
+        self.context = context
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        classes = self.context.values.get(CLASSES)
+        if classes is not None:
+            # A prompt without a class points at something that is there.
+            presence = self.head(args[0])[:, 0]
+            self.context.values[PRESENCE] = presence.masked_fill(classes < 0, _CERTAIN)
+
+
+_CERTAIN = 20.0
+
+
+@register_part
+@dataclass(frozen=True)
+class ClassPrompts:
+    """Lets a structure be asked for by its class, with or without clicks that correct it.
+
+    Each class has learned tokens, which stand before those of points and boxes in the mask
+    decoder; without these, they are the whole prompt. From the decoder's token of the whole prompt
+    a trained head judges whether the structure is in the image at all: where its logit is below 0,
+    the mask is empty. Prompts that name no class are as without this part.
+
+    Args:
+        structures: the names of the classes, each once.
+        tokens: of each class.
+    """
+
+    structures: tuple[str, ...]
+    tokens: int = 4
+
+    def __post_init__(self) -> None:
+        names = [] if isinstance(self.structures, str) else list(self.structures)
+        if not names or len(set(names)) < len(names) or not all(map(_is_name, names)):
+            raise ValueError(
+                f"ClassPrompts(structures={self.structures!r}): expected the names of one or more "
+                "structures, each once"
+            )
+        if not 1 <= self.tokens <= 64:
+            raise ValueError(f"ClassPrompts(tokens={self.tokens}): expected 1 to 64")
+        object.__setattr__(self, "structures", tuple(names))
+
+    def attach(self, to: Attachment) -> None:
+        decoder = to.decoder("ClassPrompts")
+        tokens = nn.Embedding(len(self.structures) + 1, self.tokens * decoder.width)
+        nn.init.normal_(tokens.weight, std=0.5)
+        head = nn.Linear(decoder.width, 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        to.add("class_prompts.tokens", tokens)
+        to.add("class_prompts.presence", head)
+        to.after(decoder.prompt_encoder, AddClassTokens(tokens, to.context))
+        to.after(decoder.token_head, JudgePresence(head, to.context))
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())

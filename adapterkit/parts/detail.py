@@ -1,0 +1,178 @@
+"""Detail: a small U-Net on the image, whose maps sharpen every mask of the mask decoder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.attach.attachment import Attachment
+from adapterkit.attach.context import Read
+from adapterkit.parts.registry import register_part
+
+_LEVELS = 5
+
+
+class DetailNet(nn.Module):
+    """A U-Net of an image that meets the image embedding an eighth of its size up.
+
+    Five levels of two 3x3 convolutions with batch normalisation and ReLU, of w to 16w channels, max
+    pooling between them, up-convolutions and concatenated skips on the way back. Beside the skip at
+    stride 8 stands the image embedding, through a 1x1 convolution to 8w channels.
+
+    Source: Ronneberger et al. 2015, arXiv 1505.04597, for the U-Net; that a pretrained encoder
+    beside it helps where images are few: nnSAM, arXiv 2309.16967.
+
+    Args:
+        in_channels: of the image.
+        embedding_channels: of the image embedding.
+        width: w.
+        channels: of the maps that it gives.
+    """
+
+    def __init__(self, in_channels: int, embedding_channels: int, width: int, channels: int):
+        super().__init__()
+        widths = [width * 2**level for level in range(_LEVELS)]
+        self.down = nn.ModuleList(
+            _two_convolutions(narrow, wide) for narrow, wide in pairwise([in_channels, *widths])
+        )
+        self.embedding = nn.Conv2d(embedding_channels, widths[-2], 1)
+        self.enlarge = nn.ModuleList(
+            nn.ConvTranspose2d(wide, narrow, 2, stride=2)
+            for wide, narrow in pairwise(reversed(widths))
+        )
+        joined = [2 * narrow for narrow in reversed(widths[:-1])]
+        joined[0] += widths[-2]
+        given = [*reversed(widths[1:-1]), channels]
+        self.up = nn.ModuleList(
+            _two_convolutions(wide, narrow) for wide, narrow in zip(joined, given, strict=True)
+        )
+
+    def forward(
+        self, image: Float[Tensor, "b c H W"], embedding: Float[Tensor, "b d h w"]
+    ) -> Float[Tensor, "b channels H W"]:
+        """Maps of the image's size, which both sides of the image must be multiples of 16 for."""
+        skips: list[Tensor] = []
+        for level, convolve in enumerate(self.down):
+            image = convolve(F.max_pool2d(image, 2) if level else image)
+            skips.append(image)
+        maps = skips.pop()
+        for enlarge, convolve in zip(self.enlarge, self.up, strict=True):
+            skip = skips.pop()
+            joined = [enlarge(maps), skip]
+            if len(skips) == _LEVELS - 2:
+                joined.append(_resized(self.embedding(embedding), skip))
+            maps = convolve(torch.cat(joined, dim=1))
+        return maps
+
+
+def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers += [
+            nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _resized(maps: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c H W"]:
+    size = (like.shape[-2], like.shape[-1])
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+class ComputeMaps:
+    """Computes the maps once for each image, at the end of the encoder's forward."""
+
+    def __init__(self, network: DetailNet):
+        self.network = network
+
+    def __call__(self, image: Tensor, embedding: Tensor) -> Iterator[Tensor]:
+        yield self.network(image.to(embedding.dtype), embedding)
+
+
+class JoinMaps:
+    """A forward hook on the mask features: enlarged to the image's size, and the maps beside them.
+
+    The last channel is one, so that what is summed with it can have a bias.
+    """
+
+    def __init__(self, read: Read):
+        self.read = read
+
+    def __call__(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
+        maps = self.read().to(output.dtype)
+        maps = maps.repeat_interleave(output.shape[0] // maps.shape[0], dim=0)
+        one = torch.ones_like(maps[:, :1])
+        return torch.cat([_resized(output, maps), maps, one], dim=1)
+
+
+class JoinWeights:
+    """A forward hook on what makes a mask token the weights of the features: those of the maps."""
+
+    def __init__(self, weights: nn.Linear):
+        self.weights = weights
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output, self.weights(args[0])], dim=-1)
+
+
+class FitMaskPrompt:
+    """A forward pre-hook that brings a mask of the image's size to that of mask prompts."""
+
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (mask,) = args
+        if tuple(mask.shape[-2:]) == self.size:
+            return args
+        return (F.interpolate(mask, self.size, mode="bilinear", align_corners=False),)
+
+
+@register_part
+@dataclass(frozen=True)
+class Detail:
+    """Sharpens masks with the maps of a small U-Net, made once for each image.
+
+    The mask decoder sums its features, of a quarter of the image's size, with weights that it makes
+    of a mask token. With this part its features are enlarged to the image's size, the maps of a
+    `DetailNet` stand beside them, and a linear layer makes of the mask token their weights too: so
+    the masks are of the image's size. The linear layer starts at zero, so that the masks are the
+    base's, interpolated. A further prompt of an image costs no more than a sum of its maps.
+
+    Args:
+        width: channels of the U-Net's first level; the deepest has 16 times as many.
+        channels: of the maps.
+    """
+
+    width: int = 18
+    channels: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= 256 or not 1 <= self.channels <= 1024:
+            raise ValueError(f"{self}: expected a width of 1 to 256 and 1 to 1024 channels")
+
+    def attach(self, to: Attachment) -> None:
+        decoder = to.decoder("Detail")
+        if to.image_size % 2 ** (_LEVELS - 1):
+            raise ValueError(
+                f"Detail: the input is {to.image_size} pixels wide; expected a multiple of "
+                f"{2 ** (_LEVELS - 1)}"
+            )
+        network = DetailNet(to.view.in_channels, decoder.width, self.width, self.channels)
+        weights = nn.Linear(decoder.width, self.channels + 1)
+        nn.init.zeros_(weights.weight)
+        nn.init.zeros_(weights.bias)
+        to.add("detail.network", network)
+        to.add("detail.weights", weights)
+        to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network))
+        read = to.context.reads("detail.maps", in_decoder=True)
+        to.before(decoder.mask_prompt, FitMaskPrompt((4 * to.grid[0], 4 * to.grid[1])))
+        to.after(decoder.mask_features, JoinMaps(read))
+        for makes_weights in decoder.mask_weights:
+            to.after(makes_weights, JoinWeights(weights))
