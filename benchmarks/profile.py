@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapterkit.evaluation.tables import markdown
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import run
-from benchmarks.speed import Contestant, ceilings, expected, groups, in_words, prepared
+from benchmarks.speed import Contestant, ceilings, expected, groups, in_words, machine, prepared
 
 KINDS = {
     "products: linear layers, convolutions, attention": (
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     if not contestants:
         raise ValueError(f"{config.work!r}: {expected()}")
     rates = ceilings(config.device)
-    console.print(f"{config.device}, {torch.get_num_threads()} threads: {in_words(rates)}")
+    console.print(f"{machine(config.device)}; {in_words(rates, config.device)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for contestant in contestants:
             if contestant.precision in rates:

@@ -14,11 +14,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,11 +44,16 @@ from adapterkit.training.losses import dice_bce_loss
 from adapterkit.training.run_folder import new_folder, write_text
 from benchmarks.contestant import peak_bytes
 
-BASES = {"ViT-B": ak.SamConfig(), "small Sam": MINI}
+BASES = {
+    "ViT-B": ak.SamConfig(),
+    "ViT-H": ak.SamConfig(width=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31)),
+    "small Sam": MINI,
+    "toy Sam": replace(MINI, width=32, depth=2, num_heads=2, global_blocks=(1,), image_size=256),
+}
 METHODS = {"SAM": None, **{find_method(name).title: name for name in method_names()}}
 """The titles of methods, and their names; SAM is the base as it comes."""
 
-CEILING_SIDE = 2048
+CEILING_SIDES = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is taken for all that a machine can do."""
 
 
@@ -138,8 +145,7 @@ def main(config: Config) -> None:
     if torch.bfloat16 not in rates:
         console.print(f"bf16 is slower than float32 on this {config.device}: left out")
     chosen = [[each for each in group if each.precision in rates] for group in chosen]
-    machine = f"{config.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    heading = f"{machine}\nmatrix product of {CEILING_SIDE}: {in_words(rates)}\n"
+    heading = f"{machine(config.device)}\n{in_words(rates, config.device)}\n"
     console.print(heading, highlight=False, soft_wrap=True)
     results: list[list[Measured]] = []
     for group in track(chosen, "groups", console=console, transient=True):
@@ -154,7 +160,7 @@ def main(config: Config) -> None:
 
 def groups() -> Iterator[list[Contestant]]:
     """Who competes with whom; the first of each group is what the others are compared with."""
-    for base in BASES:
+    for base in ("ViT-B", "small Sam"):
         size = 256 if base == "ViT-B" else 128
         for method in ("SAM", "SAMUS", "SAMed", "MSA"):
             for batch in (1, 8):
@@ -221,15 +227,29 @@ def is_chosen(group: Sequence[Contestant], only: Sequence[str]) -> bool:
     return not only or any(each.lower() in describe(group).lower() for each in only)
 
 
-def measure(group: Sequence[Contestant], rounds: int, device: str) -> list[Measured]:
+def measure(
+    group: Sequence[Contestant], rounds: int, device: str, seconds: float | None = None
+) -> list[Measured]:
     """Time the contestants in turns, and count what they compute.
 
     Each has a process of its own for all its turns, or one for each turn where they do not fit into
-    memory side by side.
+    memory side by side. Those that have one for all get ready at the same time.
+
+    Args:
+        group: the contestants.
+        rounds: turns of each.
+        device: "cpu" or "cuda".
+        seconds: how long to wait for an answer of a contestant; None: for ever.
+
+    Raises:
+        ValueError: a contestant's process ended, or took longer.
     """
     apart = any(is_large(each.work) for each in group)
     with ExitStack() as stack:
-        asks = [competing(each, device, apart, stack) for each in group]
+        asks = [competing(each, device, apart, stack, seconds) for each in group]
+        if not apart:
+            with ThreadPoolExecutor(len(asks)) as pool:
+                list(pool.map(lambda ask: ask("prepare"), asks))
         turns: list[list[Turn]] = [[ask("turn") for ask in asks] for _ in range(rounds)]
         # After the turns, whose peaks do not have what counting keeps.
         flops: list[int] = [ask("count") for ask in asks]
@@ -259,11 +279,11 @@ class Turn:
     library_bytes: int
 
 
-Order = Literal["turn", "count"]
+Order = Literal["prepare", "turn", "count"]
 
 
 def competing(
-    contestant: Contestant, device: str, apart: bool, stack: ExitStack
+    contestant: Contestant, device: str, apart: bool, stack: ExitStack, seconds: float | None
 ) -> Callable[[Order], Any]:
     """What has a contestant take a turn, a `Turn`, or count its operations, an integer.
 
@@ -276,15 +296,17 @@ def competing(
         process = context.Process(target=compete, args=(contestant, device, there), daemon=True)
         process.start()
         there.close()
-        stack.callback(process.join)
+        stack.callback(end, process, seconds)
         return stack.enter_context(here)
 
     def ask(connection: Connection, order: Order) -> Any:
         try:
             connection.send(order)
-            return connection.recv()
-        except (EOFError, BrokenPipeError):
+            if connection.poll(seconds):
+                return connection.recv()
+        except (EOFError, ConnectionError):
             raise ValueError(f"{contestant.work}, {contestant}: its process ended") from None
+        raise ValueError(f"{contestant.work}, {contestant}: no answer within {seconds:.0f} s")
 
     def ask_apart(order: Order) -> Any:
         connection = start()
@@ -293,6 +315,14 @@ def competing(
         return answer
 
     return ask_apart if apart else partial(ask, start())
+
+
+def end(process: BaseProcess, seconds: float | None) -> None:
+    """Wait until a process ends, which has no more orders, or if that has a limit, make it end."""
+    process.join(seconds and 5)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def compete(contestant: Contestant, device: str, connection: Connection) -> None:
@@ -309,10 +339,12 @@ def compete(contestant: Contestant, device: str, connection: Connection) -> None
         return
     with ExitStack() as kept:
         do = prepared(contestant, device, kept)
-        if order == "turn":
+        if order != "count":
             do()
         for each in chain([order], received):
-            if each == "turn":
+            if each == "prepare":
+                connection.send(None)
+            elif each == "turn":
                 connection.send(Turn(timed(do, device), most_held(device), libraries))
             else:
                 connection.send(0 if contestant.compiled else counted(do))
@@ -413,12 +445,19 @@ def ceilings(device: str) -> dict[torch.dtype, float]:
     return rates
 
 
-def in_words(rates: dict[torch.dtype, float]) -> str:
-    return ", ".join(f"{str(key)[6:]} {rate / 1e9:,.0f} GFLOP/s" for key, rate in rates.items())
+def machine(device: str) -> str:
+    name = f"cuda, {torch.cuda.get_device_name()}" if device == "cuda" else device
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def ceiling(device: str, dtype: torch.dtype, side: int = CEILING_SIDE) -> float:
+def in_words(rates: dict[torch.dtype, float], device: str) -> str:
+    found = ", ".join(f"{str(key)[6:]} {rate / 1e9:,.0f} GFLOP/s" for key, rate in rates.items())
+    return f"matrix product of {CEILING_SIDES[device]}: {found}"
+
+
+def ceiling(device: str, dtype: torch.dtype, side: int | None = None) -> float:
     """The best rate of a product of square matrices, in floating-point operations a second."""
+    side = side or CEILING_SIDES[device]
     one, other = torch.rand(2, side, side, device=device).to(dtype).unbind(0)
     best = float("inf")
     end = time.perf_counter() + 1
@@ -452,7 +491,7 @@ def table(results: Sequence[Sequence[Measured]], rates: dict[torch.dtype, float]
                 [
                     str(work),
                     str(each.contestant),
-                    f"{seconds:.3f}",
+                    f"{seconds:#.4g}",
                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                     f"{each.peak_bytes / 2**30:.2f}",
                     f"{each.peak_bytes / first.peak_bytes:.2f}",

@@ -1,0 +1,56 @@
+"""The script for a GPU, rehearsed on the CPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.on_a_gpu import groups
+
+
+def start(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.on_a_gpu", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def test_every_work_is_timed_stock_and_fast_and_then_compiled():
+    chosen = list(groups(rehearse=False))
+    assert len({each[0].work for each in chosen}) == 8
+    plain, compiled = chosen[:8], chosen[8:]
+    for group in plain:
+        assert list(map(str, group)) == ["stock", "fast", "stock, bf16", "fast, bf16"]
+    for group in compiled:
+        assert [each.compiled for each in group] == [False, True, True, True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path):
+    done = start("--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: there is no GPU here; --rehearse runs all of it on the CPU, at toy size\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_leaves_a_report_of_every_step(tmp_path: Path):
+    done = start("--out", tmp_path / "out", "--rehearse", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "out" / "report.md").read_text()
+    tests, epoch, speed = report.split("\n## ")[1:]
+    assert " passed" in tests
+    assert "failed" not in tests
+    assert "(complete)" in epoch
+    assert "epoch 1/1  loss" in epoch
+    assert "SAMUS on toy Sam, 64x64, training step, batch 1 | fast |" in speed
+    assert (tmp_path / "out" / "times.csv").read_text().count("\n") > 8
+
+
+def test_what_no_time_is_left_for_is_named(tmp_path: Path):
+    done = start("--out", tmp_path / "out", "--rehearse", "--only", "speed", "--minutes", "0.1")
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("left out, no time") == 8
