@@ -199,7 +199,7 @@ def _build(base: ViT, header: AdapterHeader, values: int) -> Adapter:
     for part in header.parts:
         if isinstance(part, Peft):
             # Unlike other parts, these are built with their values.
-            count = part.count_values(base.encoder)
+            count = part.count_values(base)
             if count is None and not _numbers_up_to(_MAX_UNCOUNTED, part.options):
                 raise ValueError(f"{part}: expected numbers up to {_MAX_UNCOUNTED}")
             if count is not None and count > values:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import CONTAINER, Attachment, Namespace, Part
+from adapterkit.encoders.views import ViT
+from adapterkit.encoders.wrappers import plain_names
 from adapterkit.parts.registry import register_part
 
 METHODS = (
@@ -64,14 +66,15 @@ _INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 @register_part
 @dataclass(frozen=True)
 class Peft:
-    """Adapts modules of the image encoder with a method of peft: LoRA, DoRA, LoHa, OFT, IA3, ...
+    """Adapts modules of the model with a method of peft: LoRA, DoRA, LoHa, OFT, IA3, ...
 
     In a list of parts, peft's configuration can stand for it: `inject(model,
-    [peft.LoraConfig(r=4, target_modules=["qkv"])])`. The configuration's `target_modules` are
-    matched, as peft does, with the names of modules within the image encoder
-    ("blocks.0.attn.qkv"). Each target then computes what peft's layer computes on top of it;
-    modules and state-dict keys of the base stay what they are. A module can be the target of one
-    peft method, of which no other part changes the parameters.
+    [peft.LoraConfig(r=4, target_modules=["qkv"])])`. The configuration's `target_modules` and
+    patterns are matched, as peft does, with the names of the model's modules
+    ("image_encoder.blocks.0.attn.qkv" in a `Sam`); where none matches, with those within the image
+    encoder ("blocks.0.attn.qkv"). Each target then computes what peft's layer computes on top of
+    it; modules and state-dict keys of the base stay what they are. A module can be the target of
+    one peft method, of which no other part changes the parameters.
 
     Whether it starts as the identity is the method's own choice; with peft's default options, most
     do (FourierFT, C3A and VB-LoRA do not). AdaLoRA trains with its initial ranks: peft allocates
@@ -80,10 +83,13 @@ class Peft:
     Args:
         config: the name of peft's configuration class, one of `METHODS`.
         options: its arguments that are not peft's defaults, as plain values.
+        within: where targets are looked for: "model", so in a `Sam`'s prompt encoder and mask
+            decoder too, as where a configuration of peft stands for this part; or "image_encoder".
     """
 
     config: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    within: Literal["image_encoder", "model"] = "image_encoder"
 
     def __post_init__(self) -> None:
         if self.config not in METHODS:
@@ -116,38 +122,39 @@ class Peft:
             default = each.default if each.default_factory is MISSING else each.default_factory()
             if each.name not in _BOOKKEEPING and value != default:
                 options[each.name] = _plain(value, f"{name}({each.name}=...)")
-        return cls(name, options)
+        return cls(name, options, within="model")
 
     def attach(self, to: Attachment) -> None:
         config = self._build_config()
-        targets = self._targets(config, to.view.encoder)
+        targets = self._targets(config, to.view)
+        paths = _paths(to.view, self.within)
         shared: set[nn.Module] = set()
-        for path, layer in self._build_layers(config, targets).items():
-            module = targets[path]
+        for name, layer in self._build_layers(config, targets).items():
+            module = targets[name]
             # Outside the registered modules, for the base's tensors are not the adapter's.
             del layer._modules["base_layer"]
             layer.__dict__["base_layer"] = BaseLayer(module)
             # What several layers share (VeRA's projections) is registered, and saved, once.
-            for name, child in list(layer._modules.items()):
+            for key, child in list(layer._modules.items()):
                 if child in shared:
-                    del layer._modules[name]
-                    layer.__dict__[name] = child
+                    del layer._modules[key]
+                    layer.__dict__[key] = child
                 elif child is not None:
                     shared.add(child)
             adapted = Adapted(layer, tokens=isinstance(module, nn.Linear))
-            to.add(f"peft.{path}", adapted)
+            to.add(f"peft.{paths[module]}", adapted)
             to.replace_forward(module, adapted)
 
-    def count_values(self, encoder: nn.Module) -> int | None:
-        """How many values peft would add to the encoder, found without taking memory for them.
+    def count_values(self, view: ViT) -> int | None:
+        """How many values peft would add to the model, found without taking memory for them.
 
         None where peft has to compute something to know.
 
         Raises:
-            ValueError: peft refuses the configuration, or the encoder has no target.
+            ValueError: peft refuses the configuration, or the model has no target.
         """
         config = self._build_config()
-        targets = self._targets(config, encoder)
+        targets = self._targets(config, view)
         empty: dict[int, Any] = {
             id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
             for module in targets.values()
@@ -176,8 +183,8 @@ class Peft:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self}: peft refuses it: {error}") from error
 
-    def _targets(self, config: Any, encoder: nn.Module) -> dict[str, nn.Module]:
-        """The modules of the base that the configuration names, by their paths in the encoder."""
+    def _targets(self, config: Any, view: ViT) -> dict[str, nn.Module]:
+        """The modules of the base that the configuration names, by the names that it knows."""
         from peft.tuners.tuners_utils import check_target_module_exists
         from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 
@@ -185,23 +192,24 @@ class Peft:
         if not wanted:
             raise ValueError(f"{self}: give target_modules, such as ['qkv']")
         every_linear = isinstance(wanted, str) and wanted == INCLUDE_LINEAR_LAYERS_SHORTHAND
-        modules = {
-            path: module
-            for path, module in encoder.named_modules()
-            if path and CONTAINER not in path.split(".")
-        }
-        found = {
-            path: module
-            for path, module in modules.items()
-            if (every_linear and isinstance(module, nn.Linear))
-            or (not every_linear and check_target_module_exists(config, path))
-        }
+        paths = _paths(view, self.within)
+        found: dict[str, nn.Module] = {}
+        for names in self._namings(view, paths):
+            found = {
+                name: module
+                for module, name in names.items()
+                if (every_linear and isinstance(module, nn.Linear))
+                or (not every_linear and check_target_module_exists(config, name))
+            }
+            if found:
+                break
         if not found:
             names = {
-                path.rpartition(".")[2] for path, m in modules.items() if isinstance(m, nn.Linear)
+                path.rpartition(".")[2] for m, path in paths.items() if isinstance(m, nn.Linear)
             }
+            where = "model" if self.within == "model" else "image encoder"
             raise ValueError(
-                f"{self}: none of the image encoder's modules is a target; it has linear layers "
+                f"{self}: none of the {where}'s modules is a target; it has linear layers "
                 f"named {', '.join(sorted(names))}"
             )
         for path, module in found.items():
@@ -212,6 +220,20 @@ class Peft:
                 )
         return found
 
+    def _namings(self, view: ViT, paths: Mapping[nn.Module, str]) -> list[dict[nn.Module, str]]:
+        """Names that a configuration may know the modules by, those of the user's model first."""
+        plain_name = plain_names(view.model)
+        of_model = {each: plain_name(name) for name, each in view.model.named_modules()}
+        own = {module: of_model[module] for module in paths}
+        # An encoder alone has the modules of an encoder in a Sam, on which a file may be trained.
+        in_encoder = set(view.encoder.modules())
+        in_sam = {
+            module: f"image_encoder.{path}" if module in in_encoder else path
+            for module, path in paths.items()
+        }
+        namings = [own, in_sam, dict(paths)]
+        return namings if self.within == "model" else namings[::-1]
+
     def _build_layers(self, config: Any, targets: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         """peft's layers for the targets, each around a copy of its target."""
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -220,7 +242,7 @@ class Peft:
         # and whatever it may do to their weights, it does not do to the base.
         tree = Namespace()
         for path, module in targets.items():
-            tree.place(path, copy.deepcopy(module))
+            tree.place(path, _copy_with_values(module))
         try:
             # On the CPU, so that a seed gives the same on every device, and real initial values
             # where the caller builds on the meta device: peft keeps some outside the state dict.
@@ -236,7 +258,9 @@ class Peft:
             if not isinstance(layer, BaseTunerLayer) or copied is None:
                 raise ValueError(f"{self}: peft leaves the target {path} as it is")
             for name, parameter in copied.named_parameters():
-                same = torch.equal(parameter, targets[path].get_parameter(name))
+                original = targets[path].get_parameter(name)
+                expected = torch.zeros_like(parameter) if original.is_meta else original
+                same = torch.equal(parameter, expected)
                 if parameter.requires_grad or not same:
                     raise ValueError(f"{self}: it changes the base's own {path}.{name}")
         return layers
@@ -247,6 +271,28 @@ def _put_layers(tree: nn.Module, config: Any) -> None:
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
+
+
+def _paths(view: ViT, within: str) -> dict[nn.Module, str]:
+    """Modules that can be targets, and their names in an adapter: the encoder's from there on."""
+    root = view.encoder if within == "image_encoder" else view.model
+    in_encoder = {module: name for name, module in view.encoder.named_modules()}
+    plain_name, plain_in_encoder = plain_names(root), plain_names(view.encoder)
+    return {
+        module: plain_in_encoder(in_encoder[module]) if module in in_encoder else plain_name(name)
+        for name, module in root.named_modules()
+        if module not in (root, view.encoder) and CONTAINER not in name.split(".")
+    }
+
+
+def _copy_with_values(module: nn.Module) -> nn.Module:
+    """A copy, with zeros where `module` has shapes alone."""
+    replica = copy.deepcopy(module)
+    if any(each.is_meta for each in module.parameters()):
+        replica.to_empty(device="cpu")
+        for each in replica.parameters():
+            each.detach().zero_()
+    return replica
 
 
 class Adapted(nn.Module):

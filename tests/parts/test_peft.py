@@ -92,6 +92,68 @@ def lora(**options: Any) -> Any:
     return peft.LoraConfig(**{"r": 4, **QKV, **options})
 
 
+DECODER = "mask_decoder.transformer.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("options", "adapted"),
+    [
+        (
+            {"target_modules": ["qkv"], "layers_to_transform": [0]},
+            {"image_encoder.blocks.0.attn.qkv": 4},
+        ),
+        (
+            {"target_modules": r"image_encoder\.blocks\.[12]\.attn\.qkv"},
+            {f"image_encoder.blocks.{i}.attn.qkv": 4 for i in (1, 2)},
+        ),
+        (
+            {"target_modules": r"blocks\.3\.attn\.qkv"},  # as within the encoder
+            {"image_encoder.blocks.3.attn.qkv": 4},
+        ),
+        (
+            {
+                "target_modules": ["0.attn.qkv", "1.attn.qkv"],
+                "rank_pattern": {"image_encoder.blocks.0.attn.qkv": 2},
+            },
+            {"image_encoder.blocks.0.attn.qkv": 2, "image_encoder.blocks.1.attn.qkv": 4},
+        ),
+        ({"target_modules": [DECODER]}, {DECODER: 4}),
+        ({"target_modules": r"mask_decoder.*layers\.0\.self_attn\.q_proj"}, {DECODER: 4}),
+    ],
+)
+def test_names_and_patterns_are_those_of_the_user_s_model(
+    small: Sam, options: dict[str, Any], adapted: dict[str, int], tmp_path: Path
+):
+    ak.inject(small, [peft.LoraConfig(r=4, **options)])
+    found = {
+        name: small.get_submodule(name)
+        for name, module in small.named_modules()
+        if "forward" in vars(module)
+    }
+    ranks = {name: each.forward.__self__.layer.r["default"] for name, each in found.items()}
+    assert ranks == adapted
+    ak.save_adapter(small, tmp_path / "a.safetensors")
+    other = ak.load_adapter(ak.build_sam(CONFIG, seed=0), tmp_path / "a.safetensors")
+    assert [name for name, module in other.named_modules() if "forward" in vars(module)] == [*found]
+
+
+def test_a_file_of_a_sam_s_encoder_loads_onto_the_encoder_alone(small: Sam, tmp_path: Path):
+    ak.inject(small, [lora(target_modules=r"image_encoder\.blocks\.0\.attn\.qkv")])
+    ak.save_adapter(small, tmp_path / "a.safetensors")
+    encoder = ak.build_sam(CONFIG, seed=0).image_encoder
+    ak.load_adapter(encoder, tmp_path / "a.safetensors")
+    assert "forward" in vars(encoder.blocks[0].attn.qkv)
+
+
+@pytest.mark.parametrize("config", [lora(), peft.IA3Config(**QKV, feedforward_modules=[])])
+def test_a_model_without_values_takes_them(config: Any):
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64)
+    ak.inject(model, [config])
+    assert all(each.is_meta for each in model.parameters())
+    assert model(torch.zeros(1, 3, 64, 64, device="meta")).shape == (1, 1000)
+
+
 def test_every_method_is_tried():
     assert set(OPTIONS) == set(METHODS)
 
@@ -193,7 +255,7 @@ def test_what_layers_share_is_saved_once(small: Sam, tmp_path: Path):
     ak.save_adapter(small, tmp_path / "a.safetensors")
     keys = load_file(tmp_path / "a.safetensors")
     assert sum("vera_A" in key for key in keys) == 1
-    assert sum("vera_lambda_b" in key for key in keys) == 8
+    assert sum("vera_lambda_b" in key for key in keys) == 8 + 2  # of blocks, and of the decoder
     replica = copy.deepcopy(small)
     first, *others = {
         id(layer.vera_A) for layer in replica.modules() if hasattr(layer, "vera_lambda_b")
@@ -288,10 +350,19 @@ def test_a_replaced_forward_of_the_user_stays(small: Sam, picture: Tensor):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (lambda: lora(target_modules=["q_proj"]), "linear layers named lin1, lin2, proj, qkv"),
-        (lambda: lora(target_modules=["mask_decoder.iou_prediction_head"]), "none of the image"),
-        (lambda: lora(target_modules=["mlp"]), r"target blocks\.0\.mlp is a MLPBlock"),
-        (lambda: lora(target_modules=["act"]), r"target blocks\.0\.mlp\.act is a GELU"),
+        (lambda: lora(target_modules=["c_attn"]), "linear layers named 0, 1, 2, k_proj, lin1"),
+        (
+            lambda: lora(target_modules=["mask_decoder.iou_prediction_head"]),
+            r"target mask_decoder\.iou_prediction_head is a MLP",
+        ),
+        (
+            lambda: lora(target_modules=["mlp"]),
+            r"target image_encoder\.blocks\.0\.mlp is a MLPBlock",
+        ),
+        (
+            lambda: lora(target_modules=["act"]),
+            r"target image_encoder\.blocks\.0\.mlp\.act is a GELU",
+        ),
         (lambda: peft.LoraConfig(), "give target_modules"),
         (lambda: lora(task_type="SEQ_CLS"), "task_type='SEQ_CLS'.*wraps the whole model"),
         (lambda: lora(modules_to_save=["neck"]), "adapterkit.parts.Train"),
@@ -320,7 +391,9 @@ def test_a_method_that_changes_the_base_is_refused(small: Sam, monkeypatch: pyte
     # PiSSA does, and slips through here as an initialisation to come might.
     monkeypatch.setattr("adapterkit.parts.peft._INITIALISATIONS", (True, "pissa"))
     before = snapshot(small)
-    with pytest.raises(ValueError, match=r"changes the base's own blocks\.0\.attn\.qkv\.weight"):
+    with pytest.raises(
+        ValueError, match=r"changes the base's own image_encoder\.blocks\.0\.attn\.qkv\.weight"
+    ):
         ak.inject(small, [lora(init_lora_weights="pissa")])
     assert snapshot(small) == before
 
