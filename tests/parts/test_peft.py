@@ -130,7 +130,9 @@ def test_names_and_patterns_are_those_of_the_user_s_model(
         for name, module in small.named_modules()
         if "forward" in vars(module)
     }
-    ranks = {name: each.forward.__self__.layer.r["default"] for name, each in found.items()}
+    ranks = {
+        name: vars(each)["forward"].__self__.layer.r["default"] for name, each in found.items()
+    }
     assert ranks == adapted
     ak.save_adapter(small, tmp_path / "a.safetensors")
     other = ak.load_adapter(ak.build_sam(CONFIG, seed=0), tmp_path / "a.safetensors")
@@ -142,7 +144,7 @@ def test_a_file_of_a_sam_s_encoder_loads_onto_the_encoder_alone(small: Sam, tmp_
     ak.save_adapter(small, tmp_path / "a.safetensors")
     encoder = ak.build_sam(CONFIG, seed=0).image_encoder
     ak.load_adapter(encoder, tmp_path / "a.safetensors")
-    assert "forward" in vars(encoder.blocks[0].attn.qkv)
+    assert "forward" in vars(encoder.get_submodule("blocks.0.attn.qkv"))
 
 
 @pytest.mark.parametrize("config", [lora(), peft.IA3Config(**QKV, feedforward_modules=[])])
@@ -357,11 +359,11 @@ def test_a_replaced_forward_of_the_user_stays(small: Sam, picture: Tensor):
         ),
         (
             lambda: lora(target_modules=["mlp"]),
-            r"target image_encoder\.blocks\.0\.mlp is a MLPBlock",
+            r"target image_encoder\S+\.0\.mlp is a MLPB",
         ),
         (
             lambda: lora(target_modules=["act"]),
-            r"target image_encoder\.blocks\.0\.mlp\.act is a GELU",
+            r"image_encoder\S+\.0\.mlp\.act is a GELU",
         ),
         (lambda: peft.LoraConfig(), "give target_modules"),
         (lambda: lora(task_type="SEQ_CLS"), "task_type='SEQ_CLS'.*wraps the whole model"),
