@@ -445,6 +445,6 @@ def test_samus_plus_starts_as_the_base_at_its_smaller_input():
         return ak.Segmenter(sam)(images, points, labels).logits()
 
     base = segment([ak.parts.Resize(64, patch_stride=8)])
-    plus = segment(ak.methods.parts_of("samus_plus", image_size=64))
+    plus = segment(ak.methods.parts_of("samus_plus", image_size=64, patch_stride=8))
     torch.testing.assert_close(plus, base, atol=1e-5, rtol=1e-5)
     assert (segment(ak.methods.parts_of("samus", image_size=64)) - base).abs().max() > 0.01
