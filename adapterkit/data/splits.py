@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,23 @@ class Split:
                 f"{twice[0]} is in the split more than once ({len(twice)} such names): expected "
                 "each patient once, in one of the three parts."
             )
+
+    def among(self, names: Collection[str]) -> "Split":
+        """Of these patients alone.
+
+        Raises `DataError` where none of them is for a part.
+        """
+        parts = [
+            tuple(name for name in part if name in names)
+            for part in (self.train, self.validation, self.test)
+        ]
+        for part, kept in zip(("training", "validation", "test"), parts, strict=True):
+            if not kept:
+                raise DataError(
+                    f"none of the {len(names)} patients is for {part}, by the data's own split: "
+                    "expected some for each part; take more, or a random split."
+                )
+        return Split(*parts)
 
 
 def split_patients(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from adapterkit.data.collections import open_collection
 from adapterkit.data.collections.folders import Pair, find_pairs
 from adapterkit.data.collections.us30k import find_us30k
 from adapterkit.data.dataset import SegmentationDataset
@@ -35,7 +36,8 @@ def folder(tmp_path: Path) -> Path:
 
 def pair(folder: Path, image: str = "a.png", mask: str = "a.png", labels=(1, 2)) -> Pair:
     structures = {label: str(label) for label in labels or (1,)}
-    return Pair("a", folder / "images" / image, folder / "masks" / mask, structures, labels)
+    known = None if labels is None else {label: label for label in labels}
+    return Pair("a", folder / "images" / image, (folder / "masks" / mask,), structures, known)
 
 
 # find_pairs
@@ -48,7 +50,7 @@ def test_images_and_masks_are_matched_by_stem(folder: Path) -> None:
     (folder / "images/notes.txt").touch()
     pairs = find_pairs(folder, {1: "nodule", 2: "gland"})
     assert [each.name for each in pairs] == ["a.1", "b", "c"]
-    assert (pairs[2].image.name, pairs[2].mask.name) == ("c.JPG", "c.tif")
+    assert (pairs[2].image.name, pairs[2].masks[0].name) == ("c.JPG", "c.tif")
     native = pairs[0].read()
     np.testing.assert_array_equal(native.image, IMAGE)
     np.testing.assert_array_equal(native.labels, LABELS)
@@ -95,6 +97,66 @@ def test_missing_and_empty_folders_are_named(folder: Path, tmp_path: Path) -> No
 def test_labels_out_of_range_are_refused(folder: Path, structures: dict[int, str]) -> None:
     with pytest.raises(DataError, match="structures is"):
         find_pairs(folder, structures)
+
+
+# Collections
+
+
+def test_a_folder_is_recognised_and_opened(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"hold the labels 1, 2 .* --structures 1=NAME 2=NAME"):
+        open_collection(folder)
+    found = open_collection(folder, structures={1: "nodule", 2: "gland"})
+    assert (found.format, found.structures) == ("folders", {1: "nodule", 2: "gland"})
+    assert found.groups == ("a.1", "b")
+    assert not found.is_grouped
+
+
+def test_labels_are_merged_and_left_out(folder: Path) -> None:
+    save(folder / "masks/b.png", np.full((6, 8), 5, np.uint8))
+    (merged,) = {
+        tuple(each.structures.items())
+        for each in find_pairs(folder, {2: "lesion", 1: "lesion"}, leave_out=[5])
+    }
+    assert merged == ((2, "lesion"),)
+    first, second = find_pairs(folder, {2: "lesion", 1: "lesion"}, leave_out=[5])
+    np.testing.assert_array_equal(first.read().labels, 2 * (LABELS > 0))
+    assert not second.read().labels.any()
+    with pytest.raises(DataError, match=r"b\.png holds the labels 5: expected only 0"):
+        find_pairs(folder, {1: "nodule", 2: "gland"})[1].read()
+    with pytest.raises(DataError, match="labels are left out, and none is named"):
+        find_pairs(folder, leave_out=[5])
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "-seg", "_GT", "_label"])
+def test_masks_may_have_a_suffix(tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / "images/a_1.png", IMAGE)
+    save(tmp_path / f"masks/a_1{suffix}.png", (LABELS > 0).astype(np.uint8) * 255)
+    (pair,) = open_collection(tmp_path).records
+    np.testing.assert_array_equal(pair.read().labels, LABELS > 0)
+
+
+def test_one_mask_for_each_structure(tmp_path: Path) -> None:
+    for name in ("a", "a_1"):
+        save(tmp_path / f"images/{name}.png", IMAGE)
+        save(tmp_path / f"masks/{name}_lv.png", 255 * (LABELS == 2).astype(np.uint8))
+    save(tmp_path / "masks/a_la_mask.png", 255 * (LABELS == 1).astype(np.uint8))
+    found = open_collection(tmp_path)
+    assert found.structures == {1: "la", 2: "lv"}
+    first, second = (record.read().labels for record in found.records)
+    np.testing.assert_array_equal(first, LABELS)
+    np.testing.assert_array_equal(second, 2 * (LABELS == 2))
+
+
+def test_groups_are_subfolders_or_what_a_pattern_finds(tmp_path: Path) -> None:
+    for name in ("p1/a", "p1/b", "p2/a"):
+        save(tmp_path / f"images/{name}.png", IMAGE)
+        save(tmp_path / f"masks/{name}.png", (LABELS > 0).astype(np.uint8))
+    assert open_collection(tmp_path).groups == ("p1", "p1", "p2")
+    assert open_collection(tmp_path, group=r"/(\w)$").groups == ("a", "b", "a")
+    with pytest.raises(DataError, match="--group 'x' finds nothing in the name 'p1/a'"):
+        open_collection(tmp_path, group="x")
+    with pytest.raises(DataError, match=r"--group '\(' is no regular expression"):
+        open_collection(tmp_path, group="(")
 
 
 # Pictures of every kind

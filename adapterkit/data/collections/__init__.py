@@ -1,0 +1,19 @@
+"""Data sets as they lie on disk. Importing this package registers the formats that come with it."""
+
+from adapterkit.data.collections import camus, folders, us30k
+from adapterkit.data.collections.collection import (
+    Collection,
+    collection_format,
+    format_names,
+    open_collection,
+)
+
+__all__ = [
+    "Collection",
+    "camus",
+    "collection_format",
+    "folders",
+    "format_names",
+    "open_collection",
+    "us30k",
+]

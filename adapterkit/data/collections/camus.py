@@ -18,7 +18,7 @@ using an Open Large-Scale Dataset in 2D Echocardiography", IEEE Transactions on 
 38(9), 2198-2210, 2019, doi 10.1109/TMI.2019.2900516.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Real, UInt8
 
+from adapterkit.data.collections.collection import Collection, collection_format
 from adapterkit.data.dataset import LabelledImage, SegmentationDataset
 from adapterkit.data.files.image_file import DataError, Spacing
 from adapterkit.data.files.images import read_frames
@@ -102,6 +103,31 @@ def find_frames(root: Path) -> list[Frame]:
     two folders or has no frame at all, or a frame has an image or a mask but not both.
     """
     return [frame for folder in _patient_folders(Path(root)) for frame in _patient_frames(folder)]
+
+
+@collection_format("camus", recognises=lambda path: any(_looks_like_camus(path)))
+def open_camus(path: Path) -> Collection:
+    """The annotated frames, in groups by patient, with the release's split where it has one.
+
+    Raises:
+        DataError: as `find_frames` and `read_split`.
+    """
+    frames = find_frames(path)
+    patients = {frame.patient for frame in frames}
+    split = read_split(path)
+    return Collection(
+        name="CAMUS",
+        format="camus",
+        records=tuple(frames),
+        groups=tuple(frame.patient for frame in frames),
+        split=None if split is None else split.among(patients),
+        reported=("view", "phase"),
+    )
+
+
+def _looks_like_camus(path: Path) -> Iterator[Path]:
+    for above in ("", "*/", "*/database_nifti/", "*/training/"):
+        yield from path.glob(above + _PATIENT)
 
 
 def _patient_folders(root: Path) -> list[Path]:

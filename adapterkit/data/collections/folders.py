@@ -1,17 +1,21 @@
-"""Images with masks in plain folders, matched by the name without its ending.
+"""Images with masks in plain folders, matched by the name without its ending:
 
-They are PNG, JPEG and TIFF, of 8 or 16 bits:
+    images/a.png                  or images/patient1/a.png, in subfolders for what belongs together
+    masks/a.png                   or a_mask.png, a_seg.png, a_label.png, a_gt.png
+    masks/a_lv.png, a_la.png      or one binary mask for each structure
 
-    images/a.png
-    masks/a.png                   a label map, or a binary mask
+They are pictures: PNG, JPEG, TIFF and others. A mask is binary (all that is not 0), or a label map.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
+from adapterkit.data.collections.collection import Collection, collection_format
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import read_picture
@@ -19,21 +23,27 @@ from adapterkit.data.files.images import read_picture
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)
 _BINARY = {1: "foreground"}
+_SUFFIX = re.compile(r"[_-](mask|masks|seg|segmentation|label|labels|gt|annotation)$", re.I)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and the file of its label map: a record of `SegmentationDataset`."""
+    """An image file and its mask, in one file or in one for each structure: a record."""
 
     name: str
     image: Path
-    mask: Path
+    masks: tuple[Path, ...]
+    """A label map or binary mask; or, for several structures, the binary mask of each in order. A
+    structure without a file is absent."""
     structures: Mapping[int, str]
     """The labels to segment and what they stand for."""
-    labels: tuple[int, ...] | None
-    """All labels that the mask may hold beside 0. None for a binary mask, whose foreground, label
-    1, is all that is not 0; in a JPEG, whose compression blurs edges, all above 127."""
+    labels: Mapping[int, int] | None
+    """For each label that a label map may hold beside 0, the one of `structures` that it counts
+    as, or 0. None for binary masks, whose foreground is all that is not 0; in a JPEG, whose
+    compression blurs edges, all above 127."""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    structures_of_masks: tuple[int, ...] = (1,)
+    """The label of each file in `masks`, where they are binary."""
 
     def read(self) -> LabelledImage:
         """The image in the file's own values, and its label map; the spacing is not known.
@@ -41,67 +51,221 @@ class Pair:
         Raises `DataError`, naming the file, where one cannot be read, the two differ in size, the
         mask is in colour or holds an unknown label, or a label map is a JPEG.
         """
-        image, mask = read_picture(self.image), read_picture(self.mask, indexed=True)
-        if mask.ndim == 3 and (mask == mask[..., :1]).all():
-            mask = mask[..., 0]
-        if mask.ndim == 3:
+        image = read_picture(self.image)
+        labels = np.zeros(image.shape[:2], np.uint8)
+        for path, label in zip(self.masks, self.structures_of_masks, strict=True):
+            mask = self._read_mask(path, image.shape[:2])
+            labels = np.where(mask > 0, mask if self.labels is not None else label, labels)
+        return LabelledImage(image, labels.astype(np.uint8), spacing=None)
+
+    def _read_mask(self, path: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "H W"]:
+        mask = read_mask(path)
+        if mask.shape != size:
             raise DataError(
-                f"{self.mask} is in colour: expected grey values or palette indices as labels."
+                f"{path} is {mask.shape[0]} x {mask.shape[1]} (rows x columns) but its image "
+                f"{self.image} is {size[0]} x {size[1]}: expected the same size."
             )
-        if mask.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.mask} is {mask.shape[0]} x {mask.shape[1]} (rows x columns) but its image "
-                f"{self.image} is {image.shape[0]} x {image.shape[1]}: expected the same size."
-            )
-        lossy = self.mask.suffix.lower() in _JPEG
+        lossy = path.suffix.lower() in _JPEG
         if self.labels is None:
-            mask = mask > (127 if lossy else 0)
-        elif lossy:
+            return (mask > (127 if lossy else 0)).astype(np.uint8)
+        if lossy:
             raise DataError(
-                f"{self.mask} is a JPEG, whose compression changes labels: save it as PNG or TIFF."
+                f"{path} is a JPEG, whose compression changes labels: save it as PNG or TIFF."
             )
-        elif not np.isin(found := np.unique(mask), [0, *self.labels]).all():
-            listed = ", ".join(f"{value:g}" for value in found[:10])
+        if not np.isin(found := np.unique(mask), [0, *self.labels]).all():
             raise DataError(
-                f"{self.mask} holds the labels {listed}{', ...' if len(found) > 10 else ''}: "
-                f"expected only 0 (background), {', '.join(map(str, self.labels))}."
+                f"{path} holds the labels {_listed(found)}: expected only 0 (background), "
+                f"{', '.join(map(str, self.labels))}; name the others, or leave them out."
             )
-        return LabelledImage(image, mask.astype(np.uint8), spacing=None)
+        result = np.zeros(mask.shape, np.uint8)
+        for label, counts_as in self.labels.items():
+            result[mask == label] = counts_as
+        return result
 
 
-def find_pairs(root: Path, structures: Mapping[int, str] | None = None) -> list[Pair]:
+def read_mask(path: Path) -> np.ndarray:
+    """The values of a mask file, (H, W); of a palette, the indices.
+
+    Raises `DataError`, naming the file, where it cannot be read or is in colour.
+    """
+    mask = read_picture(path, indexed=True)
+    if mask.ndim == 3 and (mask == mask[..., :1]).all():
+        mask = mask[..., 0]
+    if mask.ndim == 3:
+        raise DataError(f"{path} is in colour: expected grey values or palette indices as labels.")
+    return mask
+
+
+@collection_format(
+    "folders", recognises=lambda path: (path / "images").is_dir() and (path / "masks").is_dir()
+)
+def open_folders(
+    path: Path,
+    images: Path | None = None,
+    masks: Path | None = None,
+    structures: Mapping[int, str] | None = None,
+    leave_out: Sequence[int] = (),
+    group: str | None = None,
+) -> Collection:
+    """The data set in `path/images` and `path/masks`.
+
+    Args:
+        path: the folder that holds the two.
+        images: another folder than `path/images`.
+        masks: another folder than `path/masks`.
+        structures: labels from 1 to 255 of label maps and what they stand for; labels of one name
+            are merged. None for binary masks, "foreground", or one mask for each structure, named
+            by what its file name adds.
+        leave_out: labels that count as background.
+        group: a regular expression; what it finds in an image's name, or what its first group
+            does, is what images that belong together share. None: the subfolder, if images lie in
+            some, else each image for itself.
+
+    Raises:
+        DataError: as `find_pairs`; or masks hold several labels and `structures` names none, or
+            `group` finds nothing in a name.
+    """
+    pairs = find_pairs(path, structures, images, masks, leave_out)
+    if structures is None:
+        _check_binary(pairs)
+    return Collection(
+        name=path.resolve().name,
+        format="folders",
+        records=tuple(pairs),
+        groups=tuple(_group(pair.name, group) for pair in pairs),
+    )
+
+
+def _group(name: str, pattern: str | None) -> str:
+    if pattern is None:
+        return name.rpartition("/")[0] or name
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise DataError(f"--group {pattern!r} is no regular expression ({error}).") from error
+    if found is None:
+        raise DataError(f"--group {pattern!r} finds nothing in the name {name!r}.")
+    return found.group(1) if found.groups() else found.group()
+
+
+def _check_binary(pairs: Sequence[Pair]) -> None:
+    """Masks that are taken as binary hold one value beside 0, all of them the same."""
+    values: dict[float, Path] = {}
+    for path in (path for pair in pairs for path in pair.masks):
+        if path.suffix.lower() not in _JPEG:
+            values |= {value: path for value in np.unique(read_mask(path)) if value != 0}
+    if len(values) > 1:
+        named = " ".join(f"{value:g}=NAME" for value in sorted(values)[:3])
+        raise DataError(
+            f"the masks hold the labels {_listed(sorted(values))} ({next(iter(values.values()))}, "
+            f"for one), and none has a name: expected --structures {named} ..., with one name for "
+            "labels that are to be merged, and --leave-out for others."
+        )
+
+
+def _listed(labels: Sequence[float] | np.ndarray) -> str:
+    shown = ", ".join(f"{value:g}" for value in labels[:10])
+    return f"{shown}, ..." if len(labels) > 10 else shown
+
+
+def find_pairs(
+    root: Path,
+    structures: Mapping[int, str] | None = None,
+    images: Path | None = None,
+    masks: Path | None = None,
+    leave_out: Sequence[int] = (),
+) -> list[Pair]:
     """The images in `root/images` with their masks in `root/masks`, sorted by name.
 
-    Files of other kinds and subfolders are left out.
+    Files of other kinds are left out.
 
     Args:
         root: the folder that holds the two.
-        structures: labels from 1 to 255 and what they stand for. None for binary masks, of one
-            structure, "foreground".
+        structures: as in `open_folders`.
+        images: another folder than `root/images`.
+        masks: another folder than `root/masks`.
+        leave_out: labels that count as background.
 
     Raises:
         DataError: a folder is missing or holds no picture, an image has no mask or a mask no
             image, two files of a folder share a name, or a label is out of range.
     """
     root = Path(root)
-    if structures is not None and not (structures and all(0 < label < 256 for label in structures)):
-        raise DataError(
-            f"structures is {dict(structures)}: expected at least one label, each from 1 to 255."
-        )
-    images, masks = _pictures(root / "images"), _pictures(root / "masks")
-    unmatched = sorted(images.keys() ^ masks.keys())
+    labels = _counted_as(structures, leave_out)
+    folders = (images or root / "images", masks or root / "masks")
+    there, theirs = (_pictures(folder) for folder in folders)
+    matched = _matched(there, theirs)
+    unmatched = sorted(name for name in there if not matched[name])
     if unmatched:
-        there = images.get(unmatched[0]) or masks[unmatched[0]]
-        missing, folder = ("mask", "masks") if unmatched[0] in images else ("image", "images")
         raise DataError(
-            f"{there} has no {missing} ({len(unmatched)} such files): expected a picture of the "
-            f"same name, {unmatched[0]}, in {root / folder}."
+            f"{there[unmatched[0]]} has no mask ({len(unmatched)} such files): expected a picture "
+            f"of the same name, {unmatched[0]}, in {folders[1]}."
         )
-    labels = None if structures is None else tuple(structures)
+    used = {path for found in matched.values() for path in found.values()}
+    unused = sorted(path for path in theirs.values() if path not in used)
+    if unused:
+        raise DataError(
+            f"{unused[0]} has no image ({len(unused)} such files): expected a picture of the same "
+            f"name, {unused[0].stem}, in {folders[0]}."
+        )
+    names = sorted({what for found in matched.values() for what in found if what})
+    if names and labels is not None:
+        raise DataError(
+            f"{folders[1]} has one mask for each of {', '.join(names)}, which name the structures: "
+            "give no --structures, or one label map for each image."
+        )
+    named = dict(enumerate(names, start=1)) if names else structures or _BINARY
     return [
-        Pair(name, images[name], masks[name], structures or _BINARY, labels)
-        for name in sorted(images)
+        _pair(name, there[name], matched[name], _merged(named), labels) for name in sorted(there)
     ]
+
+
+def _pair(
+    name: str,
+    image: Path,
+    masks: Mapping[str, Path],
+    structures: Mapping[int, str],
+    labels: Mapping[int, int] | None,
+) -> Pair:
+    label_of = {what: label for label, what in structures.items()}
+    files = {path: label_of.get(what, 1) for what, path in masks.items()}
+    return Pair(
+        name,
+        image,
+        tuple(files),
+        structures,
+        labels,
+        structures_of_masks=tuple(files.values()),
+    )
+
+
+def _merged(structures: Mapping[int, str]) -> dict[int, str]:
+    """The first label of each name."""
+    return {label: name for name, label in _first_labels(structures).items()}
+
+
+def _first_labels(structures: Mapping[int, str]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for label, name in structures.items():
+        first.setdefault(name, label)
+    return first
+
+
+def _counted_as(
+    structures: Mapping[int, str] | None, leave_out: Sequence[int]
+) -> dict[int, int] | None:
+    if structures is None:
+        if leave_out:
+            raise DataError("labels are left out, and none is named: give --structures too.")
+        return None
+    all_labels = [*structures, *leave_out]
+    if not structures or not all(0 < label < 256 for label in all_labels):
+        raise DataError(
+            f"structures is {dict(structures)}, and left out are {list(leave_out)}: expected at "
+            "least one label, each from 1 to 255."
+        )
+    first = _first_labels(structures)
+    return {label: first[name] for label, name in structures.items()} | dict.fromkeys(leave_out, 0)
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
@@ -110,18 +274,38 @@ def _pictures(folder: Path) -> dict[str, Path]:
             f"{folder} is not a folder: expected folders images and masks in {folder.parent}."
         )
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _ENDINGS or path.name.startswith("."):
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.suffix.lower() not in _ENDINGS or hidden:
             continue
-        if path.stem in found:
+        name = inside.with_suffix("").as_posix()
+        if name in found:
             raise DataError(
-                f"{path.stem} is listed twice, as {found[path.stem]} and as {path.name}: expected "
-                "one picture of a name."
+                f"{name} is listed twice, as {found[name]} and as {path.name}: expected one "
+                "picture of a name."
             )
-        found[path.stem] = path
+        found[name] = path
     if not found:
         raise DataError(f"{folder} holds no picture: expected files ending in {_or(_ENDINGS)}.")
     return found
+
+
+def _matched(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """For each image its masks, by what their names add to the image's: nothing, or a structure."""
+    matched: dict[str, dict[str, Path]] = {name: {} for name in images}
+    for name, path in masks.items():
+        plain = _SUFFIX.sub("", name)
+        if name in images or plain in images:
+            matched[name if name in images else plain][""] = path
+            continue
+        # The longest image's name that it begins with, so that "a_1_lv" is not of image "a".
+        parts = re.split(r"(?=[_-])", plain)
+        begins = ("".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+        of = next((each for each in begins if each in images), None)
+        if of is not None:
+            matched[of][plain[len(of) + 1 :]] = path
+    return matched
 
 
 def _or(words: tuple[str, ...]) -> str:

@@ -14,8 +14,14 @@ Source: X. Lin et al., "SAMUS", arXiv 2309.06824, 2023, and its code.
 import json
 from pathlib import Path
 
+from adapterkit.data.collections.collection import (
+    Collection,
+    check_one_name_each,
+    collection_format,
+)
 from adapterkit.data.collections.folders import Pair
 from adapterkit.data.files.image_file import DataError
+from adapterkit.data.splits import Split
 
 
 def find_us30k(root: Path, split: str) -> list[Pair]:
@@ -60,9 +66,9 @@ def find_us30k(root: Path, split: str) -> list[Pair]:
             Pair(
                 name=f"{label}/{dataset}/{image}",
                 image=files[0],
-                mask=files[1],
+                masks=(files[1],),
                 structures={label: "foreground"},
-                labels=None if len(labels) == 1 else labels,
+                labels=None if len(labels) == 1 else {each: each for each in labels},
                 attributes={"dataset": dataset, "class": str(label)},
             )
             for label in chosen
@@ -94,3 +100,29 @@ def _read_text(path: Path) -> str:
             f"{path} cannot be read ({error}): expected MainPatient with class.json and lists of "
             "images in the folder of a data set in the US30K layout."
         ) from error
+
+
+@collection_format("us30k", recognises=lambda path: (path / "MainPatient" / "class.json").is_file())
+def open_us30k(path: Path) -> Collection:
+    """The data sets that MainPatient lists, with their own split; each image is its own group.
+
+    Raises:
+        DataError: as `find_us30k`.
+    """
+    parts = {part: find_us30k(path, part) for part in ("train", "val", "test")}
+    pairs = [pair for found in parts.values() for pair in found]
+    check_one_name_each([pair.name for pair in pairs], path / "MainPatient")
+    groups = {part: sorted({_image(pair) for pair in found}) for part, found in parts.items()}
+    return Collection(
+        name=path.resolve().name,
+        format="us30k",
+        records=tuple(pairs),
+        groups=tuple(_image(pair) for pair in pairs),
+        split=Split(*(tuple(names) for names in groups.values())),
+        reported=("dataset",),
+    )
+
+
+def _image(pair: Pair) -> str:
+    """Without the class: masks of one image stay together."""
+    return pair.name.partition("/")[2]
