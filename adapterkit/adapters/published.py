@@ -12,7 +12,7 @@ from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT
 from adapterkit.methods import find_method, method_names
 from adapterkit.methods.checkpoints import ENCODER
-from adapterkit.system.files import load_state_dict, tensors_only
+from adapterkit.system.checkpoints import load_state_dict, tensors_only
 
 
 def load_published(

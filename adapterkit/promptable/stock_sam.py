@@ -18,7 +18,8 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
-from adapterkit.system.files import load_state_dict, save_tensors
+from adapterkit.system.checkpoints import load_state_dict
+from adapterkit.system.files import save_tensors
 
 
 @dataclass(frozen=True)

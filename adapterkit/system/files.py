@@ -1,8 +1,7 @@
-"""Reading and writing files so that nothing is half-written and nothing foreign is executed."""
+"""Writing files so that nothing is half-written, with digests of what is written."""
 
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 
@@ -122,53 +121,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a `.pth`/`.pt` checkpoint or a safetensors file, on the CPU.
-
-    A checkpoint that wraps it under "state_dict", "model", "model_state_dict" or "model_state" is
-    unwrapped, and the prefix "module." that `DataParallel` leaves is dropped. Only tensors and
-    plain containers are read from a pickle: nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or holds more than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of tensors alone. It is damaged, or it holds Python "
-            "objects, which adapterkit refuses to load since that can run code from the file"
-        ) from error
-    except OSError:
-        raise
-    except Exception as error:  # On bytes that are no pickle, the unpickler fails in any way.
-        raise ValueError(f"{path} is not a readable checkpoint: {error!r}") from error
-    for wrapper in ("state_dict", "model", "model_state_dict", "model_state"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    return tensors_only(loaded, str(path))
-
-
-def tensors_only(state_dict: Any, source: str) -> dict[str, Tensor]:
-    """`state_dict` without a `DataParallel` prefix.
-
-    Raises:
-        ValueError: it is not a dict of tensors; the message names `source`.
-    """
-    if not isinstance(state_dict, dict) or not state_dict:
-        raise ValueError(f"{source} holds no state dict but a {type(state_dict).__name__}")
-    for key, value in state_dict.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                f"{source} holds no state dict: {key!r} is a {type(value).__name__}, not a tensor"
-            )
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}

@@ -87,7 +87,7 @@ def test_the_small_sam_answers_prompts_and_knows_how_well(mini: Sam):
 
 @pytest.mark.parametrize("method", ["samus", "samed", "msa", "medsam"])
 def test_all_parts_of_every_method_fit_the_small_sam(method: str):
-    sam = ak.inject(ak.mini_sam(), getattr(ak.methods, method)(image_size=128))
+    sam = ak.inject(ak.mini_sam(), method, image_size=128)
     with torch.no_grad():
         embedding = sam.image_encoder(torch.rand(1, 3, 128, 128))
     side = 16 if method == "samus" else 8
