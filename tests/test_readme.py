@@ -1,0 +1,120 @@
+"""The code in the README and in what it links: Python runs, command lines are understood."""
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import tyro
+
+import adapterkit as ak
+from adapterkit import __main__ as cli
+from adapterkit.system import command_line
+from tests.models import ECHO
+
+PROJECT = Path(__file__).parents[1]
+PAGES = {
+    name: (PROJECT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/prompts.md", "docs/export.md", "docs/development.md")
+}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """What is fenced as of this language, in order."""
+    return [text for kind, text in FENCED.findall(PAGES[page]) if kind == language]
+
+
+def commands(page: str) -> list[str]:
+    """The lines of the shell, those that go on joined, and the commands within sentences."""
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`((?:python -m|adapterkit|accelerate|pip) [^`]+)`", PAGES[page])
+    return [line for line in [*lines, *inline] if line.strip()]
+
+
+@each_page
+def test_every_block_says_what_it_is(page: str):
+    assert {kind for kind, _ in FENCED.findall(PAGES[page])} <= {"python", "sh"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small files of the names that the pages use."""
+    folder = tmp_path_factory.mktemp("readme")
+    sam = ak.build_sam(ECHO, seed=0)
+    torch.save(sam.state_dict(), folder / "sam_vit_b_01ec64.pth")
+    torch.manual_seed(0)
+    ak.save_adapter(ak.inject_samus(sam), folder / "echo.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (200, 300), dtype=np.uint8)
+    nibabel.save(nibabel.Nifti1Image(image.T, np.eye(4)), folder / "patient.nii.gz")
+    return folder
+
+
+@each_page
+def test_python_runs_from_top_to_bottom(page: str, files: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(files)
+    names: dict[str, Any] = {
+        "images": torch.rand(2, 3, 256, 256) * 255,
+        "points": torch.full((2, 1, 1, 2), 100.0),
+        "labels": torch.ones(2, 1, 1, dtype=torch.int64),
+    }
+    for number, block in enumerate(blocks(page, "python")):
+        exec(compile(block, f"<Python block {number} of {page}>", "exec"), names)
+
+
+@each_page
+def test_command_lines_are_understood(page: str, monkeypatch: pytest.MonkeyPatch):
+    """Each is parsed by what parses it when it runs, and then not run."""
+
+    def parsed_alone(name: str) -> Callable[..., None]:
+        @wraps(found := command(name))
+        def understood(*arguments: Any, **options: Any) -> None:
+            done.append(found.__name__)
+
+        return understood
+
+    command, done = cli.command, []
+    monkeypatch.setattr(cli, "command", parsed_alone)
+    monkeypatch.setattr(command_line, "run", lambda main, config: done.append(tyro.cli(config)))
+    lines = commands(page)
+    for line in lines:
+        words = shlex.split(line)
+        if words[:3] == ["accelerate", "launch", "-m"]:
+            words = ["python", "-m", *words[3:]]
+        try:
+            if words[0] == "adapterkit":
+                monkeypatch.setattr(sys, "argv", words)
+                cli.main()
+            elif words[:2] == ["python", "-m"]:
+                monkeypatch.setattr(sys, "argv", words[2:])
+                runpy.run_module(words[2], run_name="__main__")
+            else:
+                assert shutil.which(words[0]), f"{line}: there is no such program"
+                done.append(line)
+        except SystemExit as end:
+            raise AssertionError(f"{line}: {end}") from end
+    assert len(done) == len(lines)
+
+
+@each_page
+def test_the_extras_that_are_installed_exist(page: str):
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    for extras in re.findall(r'pip install[^`\n]*"[^\["]*\[([a-z,]+)\]"', PAGES[page]):
+        assert {*extras.split(",")} <= project["optional-dependencies"].keys()
+
+
+@each_page
+def test_pictures_and_pages_that_it_links_are_there(page: str):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert link.startswith("https://") or (PROJECT / page).parent.joinpath(link).exists(), link
