@@ -22,12 +22,13 @@ from .data.files.images import read_image as read_image
 from .data.files.masks import write_masks as write_masks
 from .encoders.views import view as view
 from .inference.exporting import export as export
-from .inference.predictor import Prediction as Prediction
+from .inference.prediction import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
 from .kernels.fast_forward import fast as fast
 from .kernels.fast_forward import stock as stock
 from .methods import register_method as register_method
 from .parts import register_part as register_part
+from .promptable.prompts import Prompts as Prompts
 from .promptable.segmenter import Segmenter as Segmenter
 from .promptable.stock_sam import SamConfig as SamConfig
 from .promptable.stock_sam import build_sam as build_sam

@@ -91,9 +91,8 @@ class Torch:
 
     def click(self, x: float, y: float) -> None:
         points = self.torch.tensor([[[[x, y]]]])
-        self.segmenter.decode(
-            self.embedding, points, self.torch.ones(1, 1, 1, dtype=self.torch.long)
-        )
+        labels = self.torch.ones(1, 1, 1, dtype=self.torch.long)
+        self.segmenter.decode(self.embedding, self.ak.Prompts(points, labels))
 
 
 def peak_bytes() -> int:

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -34,6 +33,8 @@ from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.evaluation.tables import markdown
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Embedding, Masks
 from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.command_line import check_positive, run
 from adapterkit.training.run_folder import new_folder, write_text
@@ -158,32 +159,29 @@ class OnnxSegmenter(ak.Segmenter):
             onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "decoder")
         )
 
-    def encode(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
+    def _encode(self, images: Tensor) -> Embedding:
+        image = torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
+        return Embedding(image, self.image_size)
 
-    def decode_all(
-        self,
-        embedding: Tensor,
-        points: Any = None,
-        labels: Any = None,
-        boxes: Any = None,
-        masks: Any = None,
-    ) -> tuple[Tensor, Tensor]:
-        batch, prompts = labels.shape[:2]
-        side = 4 * embedding.shape[-1]
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        points, labels = prompts.points, prompts.labels
+        assert points is not None
+        assert labels is not None
+        batch, count = labels.shape[:2]
+        side = 4 * embedding.image.shape[-1]
         logits, iou = self.decoder.run(
             None,
             {
-                "image_embeddings": embedding.numpy(),
+                "image_embeddings": embedding.image.numpy(),
                 "point_coords": np.pad(points.numpy(), ((0, 0), (0, 0), (0, 1), (0, 0))),
                 "point_labels": np.pad(
                     labels.numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=-1
                 ),
-                "mask_input": np.zeros((batch, prompts, side, side), np.float32),
-                "has_mask_input": np.zeros((batch, prompts), np.float32),
+                "mask_input": np.zeros((batch, count, side, side), np.float32),
+                "has_mask_input": np.zeros((batch, count), np.float32),
             },
         )
-        return torch.from_numpy(logits), torch.from_numpy(iou)
+        return Masks(torch.from_numpy(logits), torch.from_numpy(iou), embedding.image_size)
 
 
 @contextmanager

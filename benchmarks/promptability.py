@@ -30,6 +30,7 @@ import adapterkit as ak
 from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.evaluation.tables import markdown
 from adapterkit.promptable.points import boxes_around
+from adapterkit.promptable.prompts import Prompts
 from adapterkit.system.command_line import run
 from adapterkit.system.files import atomic_write
 
@@ -130,7 +131,8 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
         found, target = full_size(logits[0]) > 0, torch.from_numpy(targets)[:, None]
         return (found & target).sum((2, 3)) / (found | target).sum((2, 3))
 
-    logits, estimate = segmenter.decode_all(embedding, points, labels)
+    found = segmenter.decode(embedding, Prompts(points, labels))
+    logits, estimate = found.all_logits, found.all_iou
     true, predicted = iou(logits[:, :, 1:]), estimate[0, :, 1:]
     best = predicted.argmax(1, keepdim=True)
     previous = logits[:, :, 1:].take_along_dim(best[None, :, :, None, None], dim=2)[:, :, 0]
@@ -142,10 +144,12 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
         ]
         points = torch.cat([points, scale * torch.from_numpy(places)[None, :, None]], dim=2)
         labels = torch.cat([labels, torch.from_numpy(inside).long()[None, :, None]], dim=2)
-        previous = segmenter.decode(embedding, points, labels, masks=previous).low_res_logits
+        previous = segmenter.decode(
+            embedding, Prompts(points, labels, masks=previous)
+        ).low_res_logits
 
     boxes = boxes_around(torch.from_numpy(targets))[None]
-    by_box = segmenter.decode(embedding, boxes=scale * boxes).low_res_logits
+    by_box = segmenter.decode(embedding, Prompts(boxes=scale * boxes)).low_res_logits
     return Answers(
         click=true.gather(1, best)[:, 0],
         oracle=true.amax(1),

@@ -425,7 +425,7 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
 
     def step() -> None:
         with autocast:
-            logits = segmenter(images, points, labels).low_res_logits
+            logits = segmenter(images, ak.Prompts(points, labels)).low_res_logits
             target = (torch.rand_like(logits) > 0.5).to(logits.dtype)
             loss = dice_bce_loss(logits, target)
         loss.backward()

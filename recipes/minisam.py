@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.data.synthetic.scenes import Scene, draw_scene
 from adapterkit.promptable.points import boxes_around, random_points
+from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.segmenter import Segmenter
 from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
@@ -330,17 +331,18 @@ def step_loss(
     segmenter = Segmenter(model.sam)
     target = batch["masks"]
     embedding = segmenter.encode(batch["images"].float())
-    borders = F.binary_cross_entropy_with_logits(model.borders(embedding), batch["borders"])
+    borders = F.binary_cross_entropy_with_logits(model.borders(embedding.image), batch["borders"])
     points = labels = boxes = masks = None
     if torch.rand((), generator=generator) < 0.4:
         boxes = shaken(batch["boxes"], segmenter.image_size, generator)
     else:
         points, labels = clicks(target, target, segmenter.image_size, generator)
 
-    loss = embedding.new_zeros(())
+    loss = borders.new_zeros(())
     iou: dict[str, float] = {}
     for number in range(rounds):
-        logits, predicted_iou = segmenter.decode_all(embedding, points, labels, boxes, masks)
+        found = segmenter.decode(embedding, Prompts(points, labels, boxes, masks))
+        logits, predicted_iou = found.all_logits, found.all_iou
         ambiguous = number == 0 and boxes is None
         if not ambiguous:
             logits, predicted_iou = logits[:, :, :1], predicted_iou[:, :, :1]

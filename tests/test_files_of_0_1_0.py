@@ -65,7 +65,7 @@ def test_an_adapter_file(expected: dict[str, Tensor]):
     points, labels = torch.tensor([[[[20.0, 30.0]]], [[[40.0, 33.0]]]]), torch.ones(2, 1, 1).long()
     with torch.no_grad():
         embedding = sam.image_encoder(images(2))
-        result = ak.Segmenter(sam)(images(2), points, labels)
+        result = ak.Segmenter(sam)(images(2), ak.Prompts(points, labels))
     # Other machines and versions of PyTorch add in another order.
     close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(embedding[:, :, ::2, ::2], expected["adapter.embedding"], **close)

@@ -16,12 +16,14 @@ from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from monai.metrics.meandice import compute_dice
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from adapterkit.data.dataset import SegmentationDataset, to_native
 from adapterkit.evaluation.metrics import Summary, segmentation_metrics, summarise
 from adapterkit.promptable.points import PointStrategy, choose_points
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.files import atomic_write
 from adapterkit.system.random import seeded_generator
 
@@ -54,7 +56,7 @@ class Predictions:
 
 
 def predict(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     dataset: Dataset,
     *,
     seed: int,
@@ -67,7 +69,7 @@ def predict(
     An image's points depend on `seed` and its name, not on the other images.
 
     Args:
-        segmenter: a `Segmenter`, or what is called like one.
+        segmenter: any promptable model; put in evaluation mode.
         dataset: samples as `data.dataset.Sample` says.
         seed: of the points.
         points: how they are chosen.
@@ -96,7 +98,7 @@ def predict(
 
 
 def _segment(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     batch: Mapping[str, Any],
     strategy: PointStrategy,
     seed: int,
@@ -105,7 +107,7 @@ def _segment(
     images = batch["image"].to(device)
 
     def segment(points: Tensor, labels: Tensor) -> Tensor:
-        return segmenter(images, points.to(device), labels.to(device)).logits()
+        return segmenter(images, Prompts(points, labels).to(device)).logits()
 
     generators = [seeded_generator(seed, name) for name in batch["name"]]
     points, labels = choose_points(
@@ -115,7 +117,7 @@ def _segment(
 
 
 def mean_dice(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     dataset: Dataset,
     *,
     seed: int,
@@ -225,7 +227,7 @@ class Evaluation:
 
 
 def evaluate(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     dataset: SegmentationDataset,
     *,
     seed: int,

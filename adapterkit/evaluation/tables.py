@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import Subset
 
 from adapterkit.data.dataset import SegmentationDataset
@@ -13,6 +12,7 @@ from adapterkit.evaluation.evaluation import Evaluation, predict
 from adapterkit.evaluation.metrics import Summary
 from adapterkit.evaluation.plots import Case
 from adapterkit.promptable.points import PointStrategy
+from adapterkit.promptable.protocol import Promptable
 
 _COLUMNS = {
     "dice": ("Dice (%)", 100),
@@ -74,7 +74,7 @@ def summaries(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, An
 
 
 def extreme_cases(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     dataset: SegmentationDataset,
     evaluation: Evaluation,
     seed: int,

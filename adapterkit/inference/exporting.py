@@ -44,7 +44,7 @@ from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
-from adapterkit.promptable.segmenter import predict_masks
+from adapterkit.promptable.segmenter import Segmenter, predict_masks
 from adapterkit.system.extras import require
 
 OPSET = 20
@@ -87,6 +87,7 @@ def export(
         raise ValueError(f"int8 is for the format onnx, and the format is {format}")
     if format == "onnx":
         require("export", "onnx", "onnxscript", "onnxruntime")
+    mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []
     about: dict[str, Any] = {
@@ -96,8 +97,8 @@ def export(
         "parts": [str(part) for adapter in active for part in adapter.parts],
         "classes": list(classes),
         "image_size": sam.image_encoder.img_size,
-        "mean": sam.get_buffer("pixel_mean").flatten().tolist(),
-        "std": sam.get_buffer("pixel_std").flatten().tolist(),
+        "mean": mean.flatten().tolist(),
+        "std": std.flatten().tolist(),
         "use": "Give the encoder RGB in [0, 255]; it normalises. Give each structure without a "
         "box a further point (0, 0) of label -1.",
     }
@@ -117,17 +118,12 @@ def export(
 class Encoder(nn.Module):
     """The image encoder of a `Sam`, with its normalisation."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, sam: Sam):
         super().__init__()
-        self.image_encoder = sam.image_encoder
-        self.register_buffer("mean", sam.get_buffer("pixel_mean"))
-        self.register_buffer("std", sam.get_buffer("pixel_std"))
+        self.segmenter = Segmenter(sam)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        return self.image_encoder((images - self.mean) / self.std)
+        return self.segmenter.encode(images).image
 
 
 class Decoder(nn.Module):

@@ -1,48 +1,33 @@
-"""A (patched) Sam as a batched, differentiable, promptable model."""
-
-from dataclasses import dataclass
+"""A (patched) Sam of `segment_anything` as a batched, differentiable, promptable model."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Masks:
-    """What a `Segmenter` predicts for K prompts of each of B images.
-
-    Attributes:
-        low_res_logits: (B, K, h, w), a quarter of the input's size at SAM's patch stride; above 0
-            is foreground.
-        predicted_iou: (B, K), the mask decoder's own estimate of each mask's quality.
-        image_size: side of the input, in pixels.
-    """
-
-    low_res_logits: Float[Tensor, "b k h w"]
-    predicted_iou: Float[Tensor, "b k"]
-    image_size: int
-
-    def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
-        """The logits, interpolated bilinearly to `size`; None: to the input's size."""
-        size = size or (self.image_size, self.image_size)
-        return F.interpolate(self.low_res_logits, size, mode="bilinear", align_corners=False)
+from adapterkit.adapters.injection import adapters_of
+from adapterkit.encoders.views import view
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 
 
-class Segmenter(nn.Module):
+class Segmenter(Promptable):
     """A `Sam`, with or without adapters, that segments K prompted structures in each of B images.
-
-    An image is encoded once, whatever the number of its prompts, and the K prompts are decoded in
-    one batch. Outputs and gradients equal those of one prompt at a time.
 
     Args:
         sam: a `segment_anything` `Sam`; its pixel_mean and pixel_std normalise the images, its
             parameters stay its own.
+
+    Raises:
+        TypeError: it is another model.
     """
 
     def __init__(self, sam: Sam):
         super().__init__()
+        if not isinstance(sam, Sam):
+            raise TypeError(
+                f"Segmenter: expected a segment_anything Sam, not a {type(sam).__qualname__}"
+            )
         self.sam = sam
 
     @property
@@ -50,88 +35,61 @@ class Segmenter(nn.Module):
         """Side of the square input, in pixels."""
         return self.sam.image_encoder.img_size
 
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 H W"],
-        points: Float[Tensor, "b k n 2"] | None = None,
-        labels: Int[Tensor, "b k n"] | None = None,
-        boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
-    ) -> Masks:
-        """Segment the prompted structures.
+    @property
+    def model(self) -> nn.Module:
+        """The `Sam`."""
+        return self.sam
 
-        Args:
-            images: RGB in [0, 255], square, of side `image_size`.
-            points: (x, y) in pixels of the input.
-            labels: 1 foreground, 0 background, -1 padding, for each point.
-            boxes: (x0, y0, x1, y1) in pixels of the input.
-            masks: low-resolution logits of a previous prediction.
+    @property
+    def parts(self) -> str:
+        """What the active adapters add."""
+        found = adapters_of(self.sam)
+        return str([found[name].parts for name in found.active]) if found else ""
 
-        Raises:
-            ValueError: the image has another size, there is no prompt, or points lack labels.
-        """
-        return self.decode(self.encode(images), points, labels, boxes, masks)
+    @property
+    def normalisation(self) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+        """Mean and standard deviation of an image's channels, in [0, 255]."""
+        return self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """The image embedding of RGB images in [0, 255]."""
-        if tuple(images.shape[-2:]) != (self.image_size, self.image_size):
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        """The image encoder's, without what adapters add elsewhere, and the normalisation."""
+        elsewhere = (".prompt_encoder.", ".mask_decoder.")
+        state = view(self.sam).encoder.state_dict(keep_vars=True)
+        own = {key: each for key, each in state.items() if not any(e in key for e in elsewhere)}
+        return own | dict(zip(("mean", "std"), self.normalisation, strict=True))
+
+    def _encode(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            height, width = images.shape[-2:]
             raise ValueError(
-                f"images are {images.shape[-2]}x{images.shape[-1]} pixels, and this model takes "
-                f"{self.image_size}x{self.image_size}; resize them first"
+                f"images are {height}x{width} pixels, and this model takes {size[0]}x{size[1]}; "
+                "resize them first"
             )
-        mean, std = self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")
-        return self.sam.image_encoder((images - mean) / std)
+        mean, std = self.normalisation
+        image = self.sam.image_encoder((images - mean) / std)
+        adapters = adapters_of(self.sam)
+        return Embedding(image, self.image_size, adapters.handed_on() if adapters else {})
 
-    def decode(
-        self,
-        embedding: Float[Tensor, "b c h w"],
-        points: Float[Tensor, "b k n 2"] | None = None,
-        labels: Int[Tensor, "b k n"] | None = None,
-        boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
-    ) -> Masks:
-        """Decode K prompts of each embedded image; the arguments are those of `forward`."""
-        logits, iou = self.decode_all(embedding, points, labels, boxes, masks)
-        return Masks(logits[:, :, 0].contiguous(), iou[:, :, 0].contiguous(), self.image_size)
-
-    def decode_all(
-        self,
-        embedding: Float[Tensor, "b c h w"],
-        points: Float[Tensor, "b k n 2"] | None = None,
-        labels: Int[Tensor, "b k n"] | None = None,
-        boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
-    ) -> tuple[Float[Tensor, "b k m mask_h mask_w"], Float[Tensor, "b k m"]]:
-        """All masks of the decoder, as low-resolution logits, and its estimates of their IoU.
-
-        Of SAM's four, the first is the one that `decode` gives; the other three answer an ambiguous
-        prompt, and the one of highest estimated IoU is what `SamPredictor` prefers.
-        """
-        given = [prompt for prompt in (points, boxes, masks) if prompt is not None]
-        if not given:
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        if prompts.shape is None:
             raise ValueError("no prompt: give points with labels, boxes, or masks")
-        if (points is None) != (labels is None):
-            raise ValueError("points and labels belong together; give both or neither")
-        batch, prompts = given[0].shape[:2]
-        if batch != len(embedding):
-            raise ValueError(f"{len(embedding)} images but prompts for {batch}")
-
-        def flat(prompt: Tensor | None) -> Tensor | None:
-            return None if prompt is None else prompt.flatten(0, 1)
-
+        batch, count = prompts.shape
+        flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
         sparse, dense = self.sam.prompt_encoder(
-            points=None if points is None else (flat(points), flat(labels)),
-            boxes=flat(boxes),
-            masks=None if masks is None else flat(masks[:, :, None]),
+            points=(flat["points"], flat["labels"]) if "points" in flat else None,
+            boxes=flat.get("boxes"),
+            masks=flat["masks"][:, None] if "masks" in flat else None,
         )
         logits, iou = predict_masks(
             self.sam.mask_decoder,
-            embedding.repeat_interleave(prompts, dim=0),
+            embedding.image.repeat_interleave(count, dim=0),
             self.sam.prompt_encoder.get_dense_pe(),
             sparse,
             dense,
         )
-        return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
+        shape = (batch, count)
+        return Masks(logits.unflatten(0, shape), iou.unflatten(0, shape), embedding.image_size)
 
 
 def predict_masks(

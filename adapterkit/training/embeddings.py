@@ -1,6 +1,6 @@
 """Image embeddings on disk, so that an image encoder that is not trained sees each image once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -11,14 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapterkit.adapters.injection import adapters_of
-from adapterkit.encoders.views import view
-from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.promptable.protocol import Embedding, Promptable
 from adapterkit.system.files import save_tensors
 
 
 class EmbeddingCache:
-    """`Segmenter.encode`, of images that it has seen before from files.
+    """`Promptable.encode`, of images that it has seen before from files.
 
     A file is named by what its embedding depends on: the image's pixels, the encoder's tensors and
     parts, the normalisation and the precision. Embeddings of several models and data sets can
@@ -29,21 +27,21 @@ class EmbeddingCache:
         folder: for the files; made if it is not there.
     """
 
-    def __init__(self, segmenter: Segmenter, folder: Path):
+    def __init__(self, segmenter: Promptable, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._encode = segmenter.encode
         self._encoder = _digest_of_encoder(segmenter)
 
-    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
         paths = [self._path(image) for image in images]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
         if missing:
             with torch.no_grad():
                 computed = self._encode(images[missing])
             for i, embedding in zip(missing, computed, strict=True):
-                save_tensors(paths[i], {"embedding": embedding.cpu()}, {})
-        return torch.stack([_read(path) for path in paths]).to(images.device)
+                save_tensors(paths[i], _tensors(embedding.map(Tensor.cpu)), {})
+        return _stack([_read(path) for path in paths], images)
 
     def _path(self, image: Float[Tensor, "3 H W"]) -> Path:
         device = image.device.type
@@ -56,7 +54,7 @@ class EmbeddingCache:
 
 
 @contextmanager
-def cached_embeddings(segmenter: Segmenter, folder: Path) -> Iterator[None]:
+def cached_embeddings(segmenter: Promptable, folder: Path) -> Iterator[None]:
     """Within it, `segmenter` takes the embeddings of images that it has seen before from `folder`.
 
     Raises:
@@ -73,35 +71,36 @@ def cached_embeddings(segmenter: Segmenter, folder: Path) -> Iterator[None]:
         del segmenter.encode
 
 
-def has_frozen_encoder(segmenter: Segmenter) -> bool:
+def has_frozen_encoder(segmenter: Promptable) -> bool:
     """Whether training changes nothing that an image embedding depends on."""
-    return not any(each.requires_grad for each in _own_tensors(segmenter).values())
+    return not any(each.requires_grad for each in segmenter.encoder_tensors().values())
 
 
-def _own_tensors(segmenter: Segmenter) -> dict[str, Tensor]:
-    """What an embedding depends on: the encoder's tensors, without what adapters add elsewhere."""
-    encoder = view(segmenter.sam).encoder
-    elsewhere = (".prompt_encoder.", ".mask_decoder.")
-    state = encoder.state_dict(keep_vars=True)
-    return {key: value for key, value in state.items() if not any(e in key for e in elsewhere)}
-
-
-def _digest_of_encoder(segmenter: Segmenter) -> str:
-    digest = blake2b(str(segmenter.image_size).encode())
-    found = adapters_of(segmenter.sam)
-    if found is not None:
-        digest.update(repr([found[name].parts for name in found.active]).encode())
-    tensors = _own_tensors(segmenter)
-    tensors |= {name: segmenter.sam.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
-    for name, tensor in tensors.items():
+def _digest_of_encoder(segmenter: Promptable) -> str:
+    digest = blake2b(f"{segmenter.image_size} {segmenter.parts}".encode())
+    for name, tensor in segmenter.encoder_tensors().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Tensor:
+def _tensors(embedding: Embedding) -> dict[str, Tensor]:
+    maps = {f"map {name}": value.contiguous() for name, value in embedding.maps.items()}
+    return {"embedding": embedding.image, **maps}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)["embedding"]
+        tensors = load_file(path)
+        return {"embedding": tensors.pop("embedding"), **tensors}
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path} is no whole image embedding ({error}); delete it") from error
+
+
+def _stack(found: Sequence[dict[str, Tensor]], images: Float[Tensor, "b 3 H W"]) -> Embedding:
+    stacked = {
+        name: torch.cat([each[name] for each in found]).to(images.device) for name in found[0]
+    }
+    maps = {name.removeprefix("map "): value for name, value in stacked.items()}
+    return Embedding(maps.pop("embedding"), images.shape[-1], maps)

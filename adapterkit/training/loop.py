@@ -1,8 +1,6 @@
 """Training a segmenter, every structure of an image being one prompt.
 
-What is trained is a `Segmenter`, or any module that is called like one: RGB images in [0, 255],
-points and labels in; out comes what has `low_res_logits`, for the loss, and `logits()`, at the
-images' size. A network that needs no prompt can be trained so, too.
+What is trained is any `Promptable`, a network that needs no prompt too.
 """
 
 import math
@@ -33,7 +31,8 @@ from adapterkit.encoders.views import view
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.promptable.points import PointStrategy, choose_points
-from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.allocator import give_back_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
@@ -142,7 +141,7 @@ def log_to(folder: Path, accelerator: Accelerator) -> None:
 
 
 def train(
-    segmenter: nn.Module,
+    segmenter: Promptable,
     training: Dataset,
     validation: Dataset,
     settings: Settings,
@@ -165,7 +164,7 @@ def train(
     and raises KeyboardInterrupt; a second Ctrl-C raises at once.
 
     Args:
-        segmenter: a `Segmenter`, or what is called like one; stays on the accelerator's device.
+        segmenter: stays on the accelerator's device.
         training: samples as `data.dataset.Sample` says. If it has a method `set_epoch`, it is
             called with each epoch.
         validation: the same.
@@ -184,25 +183,16 @@ def train(
 
     Raises:
         ValueError: `state_file` is of another run, or activation checkpointing is asked for and
-            `segmenter` is no `Segmenter`.
+            `segmenter` has no blocks that adapterkit knows.
         FloatingPointError: the loss is not finite; the message names the images of the batch.
         OSError: the state cannot be written.
     """
     run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
     with ExitStack() as stack:
         if settings.activation_checkpointing:
-            if not isinstance(segmenter, Segmenter):
-                raise ValueError(
-                    f"activation checkpointing is for a Segmenter, and this is a "
-                    f"{type(segmenter).__name__}; train it without"
-                )
             stack.enter_context(checkpointed_blocks(segmenter))
         bar = stack.enter_context(_progress_bar(accelerator))
-        if (
-            embeddings is not None
-            and isinstance(segmenter, Segmenter)
-            and has_frozen_encoder(segmenter)
-        ):
+        if embeddings is not None and has_frozen_encoder(segmenter):
             stack.enter_context(cached_embeddings(segmenter, embeddings))
             bar.console.print(
                 f"the image encoder is not trained; embeddings are kept in {embeddings}",
@@ -228,7 +218,7 @@ def train(
 class _Run:
     """A training run and where it stands."""
 
-    segmenter: nn.Module
+    segmenter: Promptable
     training: Dataset
     validation: Dataset
     settings: Settings
@@ -369,7 +359,7 @@ class _Run:
 
         def segment(points: Tensor, labels: Tensor) -> Tensor:
             with torch.no_grad(), self.accelerator.autocast():
-                return self.segmenter(images, points, labels).logits().float()
+                return self.segmenter(images, Prompts(points, labels)).logits().float()
 
         points, labels = choose_points(masks, self.settings.points, generators, segment)
         return self.objective(images, masks, points, labels)
@@ -390,21 +380,30 @@ class _Run:
 class _Objective(nn.Module):
     """The loss as a module, so that processes exchange the gradients of what the loss uses."""
 
-    def __init__(self, segmenter: nn.Module):
+    def __init__(self, segmenter: Promptable):
         super().__init__()
         self.segmenter = segmenter
 
     def forward(self, images: Tensor, masks: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        logits = self.segmenter(images, points, labels).low_res_logits
+        logits = self.segmenter(images, Prompts(points, labels)).low_res_logits
         return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
 
 
 @contextmanager
-def checkpointed_blocks(segmenter: Segmenter) -> Iterator[None]:
+def checkpointed_blocks(segmenter: Promptable) -> Iterator[None]:
     """Within it, the encoder's blocks, and those of the convolutions beside them, keep only their
     inputs for the backward pass, and compute the rest again. Around each, freed memory goes back to
-    the system."""
-    blocks = [block.module for block in view(segmenter.sam).blocks]
+    the system.
+
+    Raises:
+        ValueError: the model is of no family that adapterkit knows.
+    """
+    try:
+        blocks = [block.module for block in view(segmenter.model).blocks]
+    except TypeError as error:
+        raise ValueError(
+            f"activation checkpointing is for vision transformers; train without it ({error})"
+        ) from error
     blocks += [each for each in segmenter.modules() if isinstance(each, ConvBlock)]
     for block in blocks:
         block.forward = partial(_checkpointed, block.forward)

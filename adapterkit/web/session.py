@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.images import stem
 from adapterkit.data.files.masks import write_masks
-from adapterkit.inference.predictor import Prediction, Predictor
+from adapterkit.inference.prediction import Prediction
+from adapterkit.inference.predictor import Predictor
 
 MAX_STRUCTURES = 255
 """As many as a label map of bytes can hold beside the background."""

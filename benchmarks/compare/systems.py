@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -18,7 +18,8 @@ from adapterkit.attach.attachment import Part
 from adapterkit.methods import find_method, parts_of
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
 from adapterkit.promptable.points import PointStrategy
-from adapterkit.promptable.segmenter import Masks
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Embedding, Masks
 from adapterkit.system.files import save_tensors
 from benchmarks import models
 from benchmarks.models.unprompted import Unprompted, resize
@@ -27,28 +28,12 @@ from benchmarks.models.unprompted import Unprompted, resize
 class AnySize(ak.Segmenter):
     """A `Segmenter` of square images of any size; points and boxes are in their pixels."""
 
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 S S"],
-        points: Float[Tensor, "b k n 2"] | None = None,
-        labels: Int[Tensor, "b k n"] | None = None,
-        boxes: Float[Tensor, "b k 4"] | None = None,
-        masks: Float[Tensor, "b k mask_h mask_w"] | None = None,
-    ) -> Masks:
-        """Segment the prompted structures; the arguments are those of `Segmenter`."""
-        size = images.shape[-1]
-        scale = self.image_size / size
-        # A point names a pixel, of which SAM takes the centre; a box goes from edge to edge.
-        if points is not None:
-            points = (points + 0.5) * scale - 0.5
-        if boxes is not None:
-            boxes = boxes * scale
-        found = super().forward(images, points, labels, boxes, masks)
-        return replace(found, image_size=size)
+    def _encode(self, images: Float[Tensor, "b 3 S S"]) -> Embedding:
+        embedding = super()._encode(resize(images, self.image_size))
+        return replace(embedding, image_size=images.shape[-1])
 
-    def encode(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
-        """The image embedding of RGB images in [0, 255]."""
-        return super().encode(resize(images, self.image_size))
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        return super()._decode(embedding, prompts.scaled(self.image_size / embedding.image_size))
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,37 @@
-"""A network that needs no prompt, called as a promptable segmenter is."""
+"""A network that needs no prompt, as a promptable model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from benchmarks.models.segmentation_model import SegmentationModel
 
 
 @dataclass(frozen=True)
-class ClassMaps:
+class ClassMaps(Masks):
     """What a network predicts for background and K structures in each of B images.
+
+    Its low-resolution logits are the structures' log odds: their sigmoid is the softmax's
+    probabilities. So a loss on single masks is one on the network's own probabilities, which are
+    its estimate of the masks' quality too.
 
     Attributes:
         class_logits: background first; their softmax over the classes is the probabilities.
-        image_size: side of the images, in pixels.
     """
 
     class_logits: Float[Tensor, "b classes h w"]
-    image_size: int
 
-    @property
-    def low_res_logits(self) -> Float[Tensor, "b k h w"]:
-        """The structures' log odds: their sigmoid is the softmax's probabilities.
-
-        So a loss on single masks is one on the network's own probabilities.
-        """
-        return _against_others(self.class_logits, torch.logsumexp)
+    @classmethod
+    def of(cls, class_logits: Float[Tensor, "b classes h w"], image_size: int) -> "ClassMaps":
+        """From the logits of a network for images of this side, in pixels."""
+        odds = _against_others(class_logits, torch.logsumexp)[:, :, None]
+        return cls(odds, odds.detach().sigmoid().amax(dim=(-2, -1)), image_size, class_logits)
 
     def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
         """How far a structure is above the best other class, at `size`; None: at the images'.
@@ -52,8 +54,8 @@ def _against_others(
     return torch.stack(maps, dim=1)
 
 
-class Unprompted(nn.Module):
-    """A network behind the interface of a `Segmenter`: `training` and `evaluation` take both.
+class Unprompted(Promptable):
+    """A network as a promptable model: `training` and `evaluation` take both.
 
     It segments all structures at once and does not look at the prompts.
 
@@ -67,14 +69,25 @@ class Unprompted(nn.Module):
         self.network = network
         self.input_size = input_size
 
-    def forward(
-        self,
-        images: Float[Tensor, "b 3 S S"],
-        points: Float[Tensor, "b k n 2"] | None = None,
-        labels: Int[Tensor, "b k n"] | None = None,
-    ) -> ClassMaps:
-        """Segment RGB images in [0, 255]."""
-        return ClassMaps(self.network(resize(images, self.input_size)), images.shape[-1])
+    @property
+    def image_size(self) -> int:
+        """Side of the network's input, in pixels."""
+        return self.input_size
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        """The network's."""
+        return self.network.state_dict(keep_vars=True)
+
+    def _encode(self, images: Float[Tensor, "b 3 S S"]) -> Embedding:
+        return Embedding(self.network(resize(images, self.input_size)), images.shape[-1])
+
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> ClassMaps:
+        return ClassMaps.of(embedding.image, embedding.image_size)
 
 
 def resize(images: Float[Tensor, "b 3 S S"], size: int) -> Float[Tensor, "b 3 s s"]:

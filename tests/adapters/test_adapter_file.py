@@ -47,7 +47,7 @@ def segment(sam: Sam, image: Tensor) -> Tensor:
     with torch.no_grad():
         points = torch.full((len(image), 1, 1, 2), size / 2)
         labels = torch.ones(len(image), 1, 1, dtype=torch.long)
-        return ak.Segmenter(sam)(255 * image, points, labels).low_res_logits
+        return ak.Segmenter(sam)(255 * image, ak.Prompts(points, labels)).low_res_logits
 
 
 def rewrite(file: Path, change) -> None:
@@ -90,7 +90,7 @@ sam = ak.load_adapter(ak.load_sam("base.pth", decoder_num_heads=4), "{file.name}
 image = 255 * load_file("image.safetensors")["image"]
 points, labels = torch.full((2, 1, 1, 2), 128.0), torch.ones(2, 1, 1, dtype=torch.long)
 with torch.no_grad():
-    logits = ak.Segmenter(sam)(image, points, labels).low_res_logits
+    logits = ak.Segmenter(sam)(image, ak.Prompts(points, labels)).low_res_logits
 save_file({{"logits": logits}}, "logits.safetensors")
 """
     subprocess.run([sys.executable, "-c", script], cwd=file.parent, check=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.parts import FeatureAdapter, LoRA, LowRankUpdate, Resize, Train
+from adapterkit.promptable.protocol import Embedding
 from tests.models import snapshot
 
 
@@ -25,7 +26,12 @@ def outputs(sam: Sam, image: Tensor) -> list[Tensor]:
     labels = torch.ones(len(image), 1, 1, dtype=torch.long)
     with torch.no_grad():
         embedding = sam.image_encoder(image)
-        return [embedding, ak.Segmenter(sam).decode(embedding, points, labels).low_res_logits]
+        return [
+            embedding,
+            ak.Segmenter(sam)
+            .decode(Embedding(embedding, size), ak.Prompts(points, labels))
+            .low_res_logits,
+        ]
 
 
 @pytest.mark.parametrize(

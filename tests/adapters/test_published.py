@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import adapterkit as ak
 from adapterkit.parts import LoRA, Train
+from adapterkit.promptable.protocol import Embedding
 from tests.conftest import SHARED
 from tests.models import TINY, snapshot
 
@@ -237,10 +238,11 @@ def test_samed_s_decoder_of_other_classes_fits_a_decoder_of_as_many_masks(
     model = ak.load_published(with_masks(samed_base, 8), weights, method="samed")
     image, points = samed["in/image"], torch.full((len(samed["in/image"]), 1, 1, 2), 100.0)
     with torch.no_grad():
-        embedding = model.image_encoder(image)
+        embedding = Embedding(model.image_encoder(image), image.shape[-1])
         labels = torch.ones(len(image), 1, 1, dtype=torch.long)
-        ours = ak.Segmenter(model).decode(embedding, points, labels).low_res_logits
-        theirs = ak.Segmenter(trained).decode(embedding, points, labels).low_res_logits
+        prompts = ak.Prompts(points, labels)
+        ours = ak.Segmenter(model).decode(embedding, prompts).low_res_logits
+        theirs = ak.Segmenter(trained).decode(embedding, prompts).low_res_logits
     torch.testing.assert_close(ours, theirs)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.methods.samus import checkpoint_names
+from adapterkit.promptable.protocol import Embedding
 from adapterkit.training.losses import dice_bce_loss
 
 pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
@@ -40,7 +41,8 @@ def samus(base: Sam, samus_reference: Reference, request: pytest.FixtureRequest)
 
 def low_res_logits(sam: Sam, embedding: Tensor, reference: Reference) -> Tensor:
     masks = ak.Segmenter(sam).decode(
-        embedding, reference["in/points"][:, None], reference["in/labels"][:, None].long()
+        Embedding(embedding, 256),
+        ak.Prompts(reference["in/points"][:, None], reference["in/labels"][:, None].long()),
     )
     return masks.low_res_logits
 

@@ -353,7 +353,7 @@ def test_differences_are_paired_by_patient_and_seed():
 
 def test_networks_are_read_as_masks_of_their_own_probabilities():
     logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    maps = ClassMaps(logits, image_size=16)
+    maps = ClassMaps.of(logits, image_size=16)
     torch.testing.assert_close(maps.low_res_logits.sigmoid(), logits.softmax(dim=1)[:, 1:])
     most_probable = torch.nn.functional.one_hot(logits.argmax(dim=1), 4).movedim(-1, 1)[:, 1:]
     assert torch.equal(maps.logits((8, 8)) > 0, most_probable.bool())
@@ -366,11 +366,11 @@ def test_an_image_of_any_size_is_resized_and_its_points_with_it():
     images = 255 * torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     points, labels = torch.tensor([[[[40.0, 200.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
     with torch.no_grad():
-        own = ak.Segmenter(sam)(images, points, labels)
-        same = AnySize(sam)(images, points, labels)
+        own = ak.Segmenter(sam)(images, ak.Prompts(points, labels))
+        same = AnySize(sam)(images, ak.Prompts(points, labels))
         # Doubled pixels, of which the first of each pair has the lower half of the point.
         doubled = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-        twice = AnySize(sam)(doubled, 2 * points + 0.5, labels)
+        twice = AnySize(sam)(doubled, ak.Prompts(2 * points + 0.5, labels))
     assert torch.equal(same.logits(), own.logits())
     assert twice.logits().shape[-2:] == (512, 512)
     torch.testing.assert_close(twice.low_res_logits, own.low_res_logits, atol=0.2, rtol=0.1)
@@ -442,7 +442,7 @@ def test_samus_plus_starts_as_the_base_at_its_smaller_input():
 
     def segment(parts: list) -> torch.Tensor:
         sam = ak.inject(ak.build_sam(ECHO, seed=0), parts)
-        return ak.Segmenter(sam)(images, points, labels).logits()
+        return ak.Segmenter(sam)(images, ak.Prompts(points, labels)).logits()
 
     base = segment([ak.parts.Resize(64, patch_stride=8)])
     plus = segment(ak.methods.parts_of("samus_plus", image_size=64, patch_stride=8))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import adapterkit as ak
+from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.stock_sam import save_sam
 from benchmarks import promptability
 from tests.models import ECHO
@@ -27,13 +28,13 @@ class Planted(ak.Segmenter):
         )
         self.prompts = []
 
-    def decode_all(self, embedding, points=None, labels=None, boxes=None, masks=None):
-        self.prompts.append((points, labels, boxes))
+    def _decode(self, embedding, prompts):
+        self.prompts.append(prompts)
         right = 20 * self.target[0] - 10
         wrong = torch.full_like(right, -10)
-        clear = right if points is None or points.shape[2] > 1 else wrong
+        clear = right if prompts.points is None or prompts.points.shape[2] > 1 else wrong
         logits = torch.stack([clear, wrong, wrong, right], dim=1)[None]
-        return logits, torch.tensor([[[0.5, 0.1, 0.2, 0.9]]])
+        return Masks(logits, torch.tensor([[[0.5, 0.1, 0.2, 0.9]]]), self.image_size)
 
 
 def test_planted_answers_are_scored():
@@ -51,11 +52,11 @@ def test_planted_answers_are_scored():
 
     # The prompts are in pixels of the model's input.
     scale = ECHO.image_size / side
-    point, labels, _ = segmenter.prompts[0]
-    x, y = (point[0, 0, 0] / scale).tolist()
+    first = segmenter.prompts[0]
+    x, y = (first.points[0, 0, 0] / scale).tolist()
     assert target[int(y), int(x)]
-    assert labels.tolist() == [[[1]]]
-    assert segmenter.prompts[-1][2].flatten().tolist() == [
+    assert first.labels.tolist() == [[[1]]]
+    assert segmenter.prompts[-1].boxes.flatten().tolist() == [
         scale * side * each for each in (1 / 8, 1 / 4, 1 / 2, 1 / 2)
     ]
 

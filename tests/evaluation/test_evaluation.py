@@ -13,7 +13,8 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, evaluate, mean_dice, predict
 from adapterkit.evaluation.metrics import segmentation_metrics
 from adapterkit.promptable.points import farthest_point
-from adapterkit.promptable.segmenter import Masks
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Masks, Promptable
 from tests.models import ECHO
 
 
@@ -24,7 +25,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> CamusDataset:
     return CamusDataset(find_frames(folder), image_size=64)
 
 
-class Planted(nn.Module):
+class Planted(Promptable):
     """Predicts what it is given rather than what it sees; keeps the prompts that it got."""
 
     def __init__(self, masks: Tensor):
@@ -33,10 +34,11 @@ class Planted(nn.Module):
         self.masks = masks
         self.seen = 0
 
-    def forward(self, images: Tensor, points: Tensor, labels: Tensor) -> Masks:
+    def forward(self, images: Tensor, prompts: Prompts | None = None) -> Masks:
         masks = self.masks[self.seen : self.seen + len(images)]
         self.seen += len(images)
-        return Masks(20.0 * masks.float() - 10, torch.zeros(masks.shape[:2]), masks.shape[-1])
+        logits = 20.0 * masks[:, :, None].float() - 10
+        return Masks(logits, torch.zeros(logits.shape[:3]), masks.shape[-1])
 
 
 def reference(dataset: CamusDataset) -> Tensor:
@@ -131,8 +133,8 @@ def test_the_second_point_is_chosen_as_asked(echo: CamusDataset):
             assert torch.equal(both[:, :, 1:], farthest_point(masks, first[:, :, 0])[0])
     # For the entropy the model is asked twice; it is least certain where it says nothing.
     segmenter = Planted(torch.cat([masks, masks]))
-    segmenter.forward = lambda images, points, labels: Masks(
-        torch.where(corner(masks), 0.0, 10.0), torch.zeros(8, 3), 64
+    segmenter.forward = lambda images, prompts=None: Masks(
+        torch.where(corner(masks), 0.0, 10.0)[:, :, None], torch.zeros(8, 3, 1), 64
     )
     both = next(predict(segmenter, one, seed=0, points="2-entropy")).points
     assert torch.equal(both[:, :, :1], first)

@@ -121,8 +121,9 @@ def check(sam: Sam, encoder: Run, decoder: Run, tolerance: float = 1e-4) -> None
         images = 255 * torch.rand(batch, 3, side, side, generator=draw)
         with torch.no_grad():
             embedding = segmenter.encode(images)
-        close(encoder(images), [embedding])
-        low_res = 4 * embedding.shape[-1]
+            image = embedding.image
+        close(encoder(images), [image])
+        low_res = 4 * image.shape[-1]
         for number in (1, 2, 3):
             k = 3 - batch + number % 2
             points, boxes = random(batch, k, number, 2), random(batch, k, 4)
@@ -134,14 +135,20 @@ def check(sam: Sam, encoder: Run, decoder: Run, tolerance: float = 1e-4) -> None
             corner_labels = torch.cat([labels, torch.tensor([2, 3]).expand(batch, k, 2)], dim=2)
             no, yes = torch.zeros(batch, k), torch.ones(batch, k)
             with torch.no_grad():
-                of_points = segmenter.decode_all(embedding, points, labels)
-                of_both = segmenter.decode_all(embedding, points, labels, boxes, masks)
-                of_boxes = segmenter.decode_all(embedding, boxes=boxes)
+                of_points = segmenter.decode(embedding, ak.Prompts(points, labels))
+                of_both = segmenter.decode(embedding, ak.Prompts(points, labels, boxes, masks))
+                of_boxes = segmenter.decode(embedding, ak.Prompts(boxes=boxes))
             # A mask that does not count can be anything.
-            close(decoder(embedding, padded, padded_labels, masks, no), of_points)
-            close(decoder(embedding, corners, corner_labels, masks, yes), of_both)
+            close(
+                decoder(image, padded, padded_labels, masks, no),
+                [of_points.all_logits, of_points.all_iou],
+            )
+            close(
+                decoder(image, corners, corner_labels, masks, yes),
+                [of_both.all_logits, of_both.all_iou],
+            )
             box_alone = corners[:, :, number:], corner_labels[:, :, number:]
-            close(decoder(embedding, *box_alone, masks, no), of_boxes)
+            close(decoder(image, *box_alone, masks, no), [of_boxes.all_logits, of_boxes.all_iou])
 
 
 @dataclass(frozen=True)

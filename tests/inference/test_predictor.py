@@ -23,6 +23,7 @@ from adapterkit.data.files.images import read_image
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import predict
 from adapterkit.inference.predictor import Predictor
+from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.segmenter import Segmenter
 from tests.data.test_images import BUNDLED, write_dicom
 from tests.models import ECHO
@@ -73,10 +74,16 @@ def two(files: Path) -> Predictor:
     )
 
 
+def base_of(predictor: Predictor) -> Sam:
+    base = predictor.promptable.model
+    assert isinstance(base, Sam)
+    return base
+
+
 def encodings(predictor: Predictor) -> list[int]:
     """Grows by one each time that the encoder runs."""
     calls: list[int] = []
-    predictor.segmenter.sam.image_encoder.neck.register_forward_hook(lambda *_: calls.append(1))
+    base_of(predictor).image_encoder.neck.register_forward_hook(lambda *_: calls.append(1))
     return calls
 
 
@@ -194,16 +201,17 @@ def test_where_things_are_is_kept(base: Sam):
     """A decoder that answers with the prompt's place shows that place in the image."""
     predictor = Predictor(base)
     predictor.set_image(np.zeros((50, 200), np.uint8))
-    side = predictor.segmenter.image_size
+    side = predictor.promptable.image_size
 
-    def bright_at_the_point(embedding, points, labels):
+    def bright_at_the_point(embedding, prompts):
         rows = torch.arange(64)[:, None] * side / 64 + 2
         columns = torch.arange(64)[None] * side / 64 + 2
-        x, y = points[0, :, 0, 0, None, None] + 0.5, points[0, :, 0, 1, None, None] + 0.5
+        x, y = (prompts.points[0, :, 0, i, None, None] + 0.5 for i in (0, 1))
         logits = 30 - (rows - y).abs() - (columns - x).abs()
-        return logits[None, :, None].expand(-1, -1, 4, -1, -1), torch.ones(1, len(x), 4)
+        all_logits = logits[None, :, None].expand(-1, -1, 4, -1, -1)
+        return Masks(all_logits, torch.ones(1, len(x), 4), side)
 
-    predictor.segmenter.decode_all = bright_at_the_point  # pyright: ignore[reportAttributeAccessIssue]
+    predictor.promptable.decode = bright_at_the_point  # pyright: ignore[reportAttributeAccessIssue]
     places = [(40, 10), (150, 30), (100, 25)]
     found = predictor.predict([[place] for place in places], [[1]] * 3)
     for mask, place in zip(found.masks, places, strict=True):
@@ -235,7 +243,7 @@ def test_structures_do_not_influence_each_other(predictor: Predictor):
 
 def test_a_rough_mask_reaches_the_decoder_in_its_place(predictor: Predictor):
     seen = []
-    encoder = predictor.segmenter.sam.prompt_encoder
+    encoder = base_of(predictor).prompt_encoder
     encoder.register_forward_pre_hook(lambda m, a, options: seen.append(options), with_kwargs=True)
     rough = np.zeros((60, 90), dtype=bool)
     rough[:30, 45:] = True  # The upper right quarter.
@@ -398,7 +406,7 @@ def test_the_image_is_encoded_once_for_each_adapter(two: Predictor):
     two.use("echo")
     np.testing.assert_array_equal(two.predict(**CLICK).logits, echo)
     # Also where it is switched without the predictor.
-    ak.activate(two.segmenter.sam, two.names[1])
+    ak.activate(two.promptable.model, two.names[1])
     np.testing.assert_array_equal(two.predict(**CLICK).logits, thyroid)
     assert len(calls) == 2
     two.set_image(IMAGE[::-1])
@@ -409,7 +417,7 @@ def test_the_image_is_encoded_once_for_each_adapter(two: Predictor):
 def test_another_adapter_of_the_same_name_is_another(two: Predictor, files: Path):
     two.set_image(IMAGE)
     echo = two.predict(**CLICK).logits
-    ak.remove(two.segmenter.sam, "echo")
+    ak.remove(two.promptable.model, "echo")
     two.load(files / "2nd-thyroid.v1.safetensors", "echo")
     assert not np.allclose(two.predict(**CLICK).logits, echo)
 
@@ -435,9 +443,9 @@ def test_a_patched_base_is_taken_as_it_is(base: Sam):
     predictor = Predictor(base)
     assert (predictor.names, predictor.in_use, predictor.structures) == (("heart",), "heart", ())
     predictor.set_image(IMAGE)
-    assert predictor.embedding().shape == (1, 32, 16, 16)
+    assert predictor.embedding().image.shape == (1, 32, 16, 16)
     predictor.use(None)
-    assert predictor.embedding().shape == (1, 32, 16, 16)
+    assert predictor.embedding().image.shape == (1, 32, 16, 16)
 
 
 def test_nothing_is_trained_or_remembered(base: Sam):
@@ -445,7 +453,7 @@ def test_nothing_is_trained_or_remembered(base: Sam):
     predictor = Predictor(base)
     assert not base.training
     predictor.set_image(IMAGE)
-    assert not predictor.embedding().requires_grad
+    assert not predictor.embedding().image.requires_grad
 
 
 def test_an_adapter_of_another_base_changes_nothing(two: Predictor, files: Path):

@@ -64,7 +64,8 @@ def test_outputs_and_gradients_are_those_of_the_stock_forward(method: str):
     for each in (sam, faster):
         segmenter = ak.Segmenter(each)
         embedding = each.image_encoder(image)
-        logits, iou = segmenter.decode_all(embedding, points, labels)
+        found = segmenter.decode(embedding, ak.Prompts(points, labels))
+        logits, iou = found.all_logits, found.all_iou
         (logits.square().mean() + iou.square().mean() + embedding.square().mean()).backward()
         outputs.append((embedding, logits, iou))
     for one, other in zip(*outputs, strict=True):

@@ -178,7 +178,8 @@ def test_a_resized_sam_takes_images_of_its_size():
     assert torch.equal(large.get_parameter(neck), sam.get_parameter(neck))
     with torch.no_grad():
         masks = ak.Segmenter(large)(
-            torch.zeros(1, 3, size, size), torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1).long()
+            torch.zeros(1, 3, size, size),
+            ak.Prompts(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1).long()),
         )
     assert masks.low_res_logits.shape[-1] == size // ECHO.patch_size * 4
 

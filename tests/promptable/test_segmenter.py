@@ -8,6 +8,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
+from adapterkit.promptable.protocol import Embedding
 from tests.models import TINY
 
 
@@ -29,7 +30,7 @@ def random_prompts(batch: int, prompts: int, points: int, seed: int) -> tuple[Te
 
 def test_it_agrees_with_the_stock_forward(adapted: Sam, pixels: Tensor):
     points, labels = random_prompts(2, 3, 2, seed=0)
-    predicted = ak.Segmenter(adapted)(pixels, points, labels)
+    predicted = ak.Segmenter(adapted)(pixels, ak.Prompts(points, labels))
     stock = adapted(
         [
             {
@@ -59,14 +60,14 @@ def test_all_masks_are_those_of_the_stock_decoder(sam: Sam):
     boxes = torch.tensor([[20.0, 30, 90, 120]]).expand(2, 3, 4)
     with torch.no_grad():
         embedding = segmenter.encode(255 * torch.rand(2, 3, size, size))
-        logits, iou = segmenter.decode_all(embedding, points, labels, boxes)
+        found = segmenter.decode(embedding, ak.Prompts(points, labels, boxes))
         for b in range(2):
             sparse, dense = sam.prompt_encoder((points[b], labels[b]), boxes[b], None)
             expected_logits, expected_iou = sam.mask_decoder.predict_masks(
-                embedding[b : b + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
+                embedding.image[b : b + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
             )
-            torch.testing.assert_close(logits[b], expected_logits, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(iou[b], expected_iou, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.all_logits[b], expected_logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.all_iou[b], expected_iou, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=8, deadline=None)
@@ -80,19 +81,14 @@ def test_outputs_and_gradients_are_those_of_one_prompt_at_a_time(batch, prompts,
     coordinates, labels = random_prompts(batch, prompts, points, seed=1)
     boxes = 256 * torch.rand(batch, prompts, 4) if kind.draw(st.booleans()) else None
     masks = torch.randn(batch, prompts, 64, 64) if kind.draw(st.booleans()) else None
+    asked = ak.Prompts(coordinates, labels, boxes, masks)
 
     def one(b: int, k: int) -> Tensor:
-        at = (slice(b, b + 1), slice(k, k + 1))
-        return segmenter.decode(
-            embedding[b : b + 1],
-            coordinates[at],
-            labels[at],
-            None if boxes is None else boxes[at],
-            None if masks is None else masks[at],
-        ).low_res_logits
+        one = asked.map(lambda each: each[b : b + 1, k : k + 1])
+        return segmenter.decode(Embedding(embedding[b : b + 1], 256), one).low_res_logits
 
     single = torch.cat([torch.cat([one(b, k) for k in range(prompts)], 1) for b in range(batch)])
-    together = segmenter.decode(embedding, coordinates, labels, boxes, masks).low_res_logits
+    together = segmenter.decode(Embedding(embedding, 256), asked).low_res_logits
     torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-5)
     inputs = [embedding, *(each for each in sam.parameters() if each.requires_grad)]
     weight = torch.randn(together.shape)
@@ -110,7 +106,7 @@ def test_the_encoder_runs_once_per_image(adapted: Sam, pixels: Tensor):
     calls = []
     adapted.image_encoder.neck.register_forward_hook(lambda m, a, output: calls.append(len(output)))
     points, labels = random_prompts(2, 3, 1, seed=0)
-    ak.Segmenter(adapted)(pixels, points, labels)
+    ak.Segmenter(adapted)(pixels, ak.Prompts(points, labels))
     assert calls == [2]
 
 
@@ -122,7 +118,7 @@ def test_normalisation_is_the_adapter_s(sam: Sam, pixels: Tensor):
 
 
 def test_logits_resize_to_any_size(adapted: Sam, pixels: Tensor):
-    predicted = ak.Segmenter(adapted)(pixels, *random_prompts(2, 3, 1, seed=0))
+    predicted = ak.Segmenter(adapted)(pixels, ak.Prompts(*random_prompts(2, 3, 1, seed=0)))
     assert predicted.low_res_logits.shape == (2, 3, 128, 128)
     assert predicted.logits().shape == (2, 3, 256, 256)
     assert predicted.logits((60, 90)).shape == (2, 3, 60, 90)
@@ -133,10 +129,10 @@ def test_bad_input_is_explained(adapted: Sam, pixels: Tensor):
     segmenter = ak.Segmenter(adapted)
     points, labels = random_prompts(2, 1, 1, seed=0)
     with pytest.raises(ValueError, match="100x100 pixels, and this model takes 256x256"):
-        segmenter(pixels[:, :, :100, :100], points, labels)
+        segmenter(pixels[:, :, :100, :100], ak.Prompts(points, labels))
     with pytest.raises(ValueError, match="no prompt"):
         segmenter(pixels)
     with pytest.raises(ValueError, match="belong together"):
-        segmenter(pixels, points)
+        segmenter(pixels, ak.Prompts(points))
     with pytest.raises(ValueError, match="1 images but prompts for 2"):
-        segmenter.decode(segmenter.encode(pixels[:1]), points, labels)
+        segmenter.decode(segmenter.encode(pixels[:1]), ak.Prompts(points, labels))

@@ -21,7 +21,8 @@ from adapterkit.attach.attachment import Part
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import mean_dice
-from adapterkit.promptable.segmenter import Masks
+from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.training.loop import (
     Settings,
     checkpointed_blocks,
@@ -48,7 +49,7 @@ def adapted(seed: int = 0) -> ak.Segmenter:
 
 
 def run(
-    segmenter: torch.nn.Module,
+    segmenter: Promptable,
     training: Dataset,
     validation: Dataset,
     state_file: Path | None = None,
@@ -148,19 +149,30 @@ def test_the_optimiser_is_the_one_that_is_named(name: Any, kind: type, momentum:
     assert (group["lr"], group["weight_decay"], group.get("momentum")) == (0.25, 0.5, momentum)
 
 
-class Threshold(torch.nn.Module):
-    """Called like a Segmenter, without a prompt: bright is foreground, by a trained threshold."""
+class Threshold(Promptable):
+    """Needs no prompt: bright is foreground, by a trained threshold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.threshold = torch.nn.Parameter(torch.tensor(60.0))
 
-    def forward(self, images: Tensor, points: Tensor, labels: Tensor) -> Masks:
-        maps = (images[:, :1] - self.threshold).expand(-1, points.shape[1], -1, -1) / 10
-        return Masks(maps, maps.mean(dim=(2, 3)), images.shape[-1])
+    @property
+    def model(self) -> torch.nn.Module:
+        return self
+
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        return {"threshold": self.threshold}
+
+    def _encode(self, images: Tensor) -> Embedding:
+        return Embedding(images, images.shape[-1])
+
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        assert prompts.shape is not None
+        bright = (embedding.image[:, :1] - self.threshold).expand(-1, prompts.shape[1], -1, -1) / 10
+        return Masks(bright[:, :, None], bright.mean(dim=(2, 3))[..., None], embedding.image_size)
 
 
-def test_what_is_called_like_a_segmenter_is_trained(tmp_path: Path, echo: CamusDataset):
+def test_any_promptable_model_is_trained(tmp_path: Path, echo: CamusDataset):
     state = tmp_path / "state.safetensors"
     options = {"optimizer": "sgd", "learning_rate": 1e-2, "batch_size": 4}
     whole, parts = Threshold(), Threshold()
@@ -177,8 +189,8 @@ def test_what_is_called_like_a_segmenter_is_trained(tmp_path: Path, echo: CamusD
     ]
 
 
-def test_activation_checkpointing_needs_a_segmenter(echo: CamusDataset):
-    with pytest.raises(ValueError, match="for a Segmenter, and this is a Threshold; train it"):
+def test_activation_checkpointing_needs_a_vision_transformer(echo: CamusDataset):
+    with pytest.raises(ValueError, match="is for vision transformers; train without"):
         run(Threshold(), echo, echo, activation_checkpointing=True)
 
 

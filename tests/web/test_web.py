@@ -19,6 +19,7 @@ import pytest
 import torch
 from matplotlib.path import Path as Polygon
 from PIL import Image
+from segment_anything.modeling import Sam
 
 import adapterkit as ak
 from adapterkit.commands import serve
@@ -112,7 +113,9 @@ def test_clicks_are_answered_as_the_predictor_answers_them(predictor: Predictor,
 
 
 def test_a_click_costs_the_decoder_alone(predictor: Predictor, session: Session):
-    neck = predictor.segmenter.sam.image_encoder.neck
+    base = predictor.promptable.model
+    assert isinstance(base, Sam)
+    neck = base.image_encoder.neck
     calls: list[int] = []
     hook = neck.register_forward_hook(lambda *_: calls.append(1))
     session.click(30, 20)

@@ -1,0 +1,144 @@
+"""What a promptable model is: images in, an embedding of them, prompts in, masks out.
+
+Everything that uses a model (predictor, archive, page, export, training, evaluation) knows this
+file and no family of models. A family implements `_encode` and `_decode`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterkit.promptable.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a model computes of B images, once, and decodes for any number of prompts.
+
+    Attributes:
+        image: what the prompts are decoded with.
+        image_size: side of the square images, in pixels; prompts are in these pixels.
+        maps: what else the decoder reads, by name: maps of higher resolution, or what an adapter's
+            parts hand on to the decoder. Each has one entry per image, first axis first.
+    """
+
+    image: Float[Tensor, "b c h w"]
+    image_size: int
+    maps: Mapping[str, Float[Tensor, "b ..."]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __iter__(self) -> Iterator["Embedding"]:
+        """The embedding of each image, as a batch of one."""
+        return (self.select(slice(i, i + 1)) for i in range(len(self)))
+
+    def select(self, images: slice) -> "Embedding":
+        """Of some of the images."""
+        return self.map(lambda each: each[images])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Embedding":
+        """With `change` of each tensor."""
+        maps = {name: change(value) for name, value in self.maps.items()}
+        return Embedding(change(self.image), self.image_size, maps)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a model predicts for K prompts of each of B images.
+
+    Attributes:
+        all_logits: of the M masks for each prompt, at the model's own resolution; above 0 is
+            foreground. The first is the answer; of SAM's four, the other three answer an ambiguous
+            prompt, and the one of highest estimated IoU is what `SamPredictor` prefers.
+        all_iou: the model's own estimate of each mask's quality.
+        image_size: side of the images, in pixels.
+    """
+
+    all_logits: Float[Tensor, "b k m h w"]
+    all_iou: Float[Tensor, "b k m"]
+    image_size: int
+
+    @property
+    def low_res_logits(self) -> Float[Tensor, "b k h w"]:
+        """Of the answer: at SAM's patch stride, a quarter of the images' size."""
+        return self.all_logits[:, :, 0]
+
+    @property
+    def predicted_iou(self) -> Float[Tensor, "b k"]:
+        """Of the answer."""
+        return self.all_iou[:, :, 0]
+
+    def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
+        """The answer's, interpolated bilinearly to `size`; None: to the images' size."""
+        size = size or (self.image_size, self.image_size)
+        return F.interpolate(self.low_res_logits, size, mode="bilinear", align_corners=False)
+
+
+class Promptable(nn.Module):
+    """A model that segments K prompted structures in each of B images.
+
+    An image is encoded once, whatever the number of its prompts, and the K prompts of all images
+    are decoded in one batch. Outputs and gradients equal those of one prompt at a time.
+    """
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The model within: what `inject`, `activate` and `save_adapter` take."""
+
+    @property
+    def parts(self) -> str:
+        """What adapters in use add to the model, in words; "" for none."""
+        return ""
+
+    @abstractmethod
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        """All that an embedding depends on beside the images, by name."""
+
+    @abstractmethod
+    def _encode(self, images: Float[Tensor, "b 3 H W"]) -> Embedding: ...
+
+    @abstractmethod
+    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks: ...
+
+    def forward(self, images: Float[Tensor, "b 3 H W"], prompts: Prompts | None = None) -> Masks:
+        """Segment the prompted structures.
+
+        Args:
+            images: RGB in [0, 255], square, of side `image_size`.
+            prompts: in pixels of the images; None: none.
+
+        Raises:
+            ValueError: as `encode` and `decode`.
+        """
+        return self.decode(self.encode(images), prompts)
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
+        """The embedding of RGB images in [0, 255].
+
+        Raises:
+            ValueError: the images have another shape or size than the model takes.
+        """
+        return self._encode(images)
+
+    def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Masks:
+        """Decode K prompts of each embedded image.
+
+        Raises:
+            ValueError: there is no prompt where the model needs one, or there are prompts for
+                another number of images.
+        """
+        prompts = Prompts() if prompts is None else prompts
+        if prompts.shape is not None and prompts.shape[0] != len(embedding):
+            raise ValueError(f"{len(embedding)} images but prompts for {prompts.shape[0]}")
+        return self._decode(embedding, prompts)
