@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapterkit.data.collections.camus import PHASES, VIEWS, CamusDataset
 from adapterkit.evaluation.evaluation import evaluate, predict
 from adapterkit.evaluation.tables import peak_memory
+from adapterkit.promptable.prompts import Prompts
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.files import remove_half_written, save_tensors
 from adapterkit.training.loop import make_accelerator, train
@@ -192,10 +193,11 @@ def _cost(model: nn.Module, test: CamusDataset) -> dict[str, float]:
     # Where the points are makes no difference to the cost.
     points = torch.full((1, masks.shape[1], 1, 2), images.shape[-1] / 2, device=device)
     labels = torch.ones(points.shape[:3], dtype=torch.long, device=device)
+    prompts = Prompts(points, labels)
 
     def segment() -> Tensor:
         with torch.no_grad():
-            return model(images, points, labels).logits().cpu()
+            return model(images, prompts).logits().cpu()
 
     with FlopCounterMode(display=False) as counter:
         segment()

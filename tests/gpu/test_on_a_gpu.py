@@ -41,8 +41,8 @@ def loss_of(sam: Sam, device: str) -> Tensor:
     images = 255 * torch.rand(2, 3, SIZE, SIZE, generator=generator)
     points = SIZE * torch.rand(2, 2, 1, 2, generator=generator)
     labels = torch.ones(2, 2, 1, dtype=torch.long)
-    inputs = (each.to(device) for each in (images, points, labels))
-    logits = ak.Segmenter(sam)(*inputs).low_res_logits
+    prompts = ak.Prompts(points, labels).to(device)
+    logits = ak.Segmenter(sam)(images.to(device), prompts).low_res_logits
     target = torch.rand(logits.shape, generator=generator) > 0.5
     return dice_bce_loss(logits, target.to(logits))
 
