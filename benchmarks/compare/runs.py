@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,6 +31,7 @@ from adapterkit.data.collections.camus import PHASES, VIEWS, CamusDataset
 from adapterkit.evaluation.evaluation import evaluate, predict
 from adapterkit.evaluation.tables import peak_memory
 from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.files import remove_half_written, save_tensors
 from adapterkit.training.loop import make_accelerator, train
@@ -160,7 +161,7 @@ def case_indices(test: CamusDataset) -> list[int]:
 
 
 def _save_cases(
-    path: Path, system: System, model: nn.Module, test: CamusDataset, seed: int
+    path: Path, system: System, model: Promptable, test: CamusDataset, seed: int
 ) -> None:
     """Write image, reference, prediction and points of the figures' images.
 
@@ -183,7 +184,7 @@ def _save_cases(
     save_tensors(path, tensors, {"cases": json.dumps(shown)})
 
 
-def _cost(model: nn.Module, test: CamusDataset) -> dict[str, float]:
+def _cost(model: Promptable, test: CamusDataset) -> dict[str, float]:
     """What it takes to segment all structures of one image; `model` is not trained any more."""
     # FlopCounterMode stumbles over parameters without a graph that could have one.
     model.requires_grad_(False)
