@@ -147,6 +147,12 @@ def load_adapter(
 def inspect_adapter(path: str | Path) -> AdapterHeader:
     """The header of an adapter file; its tensors are not read.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        What it says about itself.
+
     Raises:
         FileNotFoundError: there is no such file.
         AdapterFileError: it is damaged, or not an adapter file.

@@ -94,6 +94,7 @@ class AdapterHeader:
         _check_plain(self.training, "training")
 
     def to_json(self) -> str:
+        """What `from_json` takes, with sorted keys."""
         values = {**vars(self), "parts": [_part_to_json(part) for part in self.parts]}
         return json.dumps(values, sort_keys=True)
 

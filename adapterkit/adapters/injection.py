@@ -124,7 +124,17 @@ def _keep_adapters_when_loading_a_base(
 
 
 def adapters_of(model: nn.Module) -> Adapters | None:
-    """The adapters on `model`'s encoder, or None where there are none."""
+    """The adapters on `model`'s encoder.
+
+    Args:
+        model: one that `view` knows.
+
+    Returns:
+        The adapters by name, in the order in which they were injected; None where there are none.
+
+    Raises:
+        TypeError: `model` is of no family that adapterkit knows.
+    """
     found = view(model).encoder._modules.get(CONTAINER)
     return found if isinstance(found, Adapters) else None
 
@@ -195,6 +205,12 @@ def inject_samus(
 def eject(model: Model) -> Model:
     """Take every adapter off `model`: each bit, key, flag, hook and attribute is as before.
 
+    Args:
+        model: one with adapters.
+
+    Returns:
+        The same model.
+
     Raises:
         ValueError: there is no adapter on it.
     """
@@ -208,6 +224,13 @@ def eject(model: Model) -> Model:
 def remove(model: Model, name: str) -> Model:
     """Take one adapter off `model`; the others stay. Without any left, the model is ejected.
 
+    Args:
+        model: one with adapters.
+        name: of the adapter.
+
+    Returns:
+        The same model.
+
     Raises:
         ValueError: there is no adapter of that name.
     """
@@ -219,6 +242,13 @@ def remove(model: Model, name: str) -> Model:
 
 def activate(model: Model, *names: str) -> Model:
     """Make exactly the named adapters take part in `model`'s forward, applied in this order.
+
+    Args:
+        model: one with adapters.
+        *names: of adapters on it; none of them for the base alone.
+
+    Returns:
+        The same model.
 
     Raises:
         ValueError: a name is unknown or given twice, or the adapters cannot be stacked because two
@@ -232,6 +262,12 @@ def activate(model: Model, *names: str) -> Model:
 @contextmanager
 def disabled(model: Model) -> Iterator[Model]:
     """Within the context, `model` computes what the base computes, at the base's input size.
+
+    Args:
+        model: one with adapters.
+
+    Yields:
+        The same model.
 
     Raises:
         ValueError: there is no adapter on it.

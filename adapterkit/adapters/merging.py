@@ -19,6 +19,9 @@ def merge(model: Model) -> Model:
     is changed for good: `eject` afterwards gives the merged base, with which an adapter saved
     before no longer fits. An adapter of which nothing is left is removed.
 
+    Args:
+        model: one with adapters.
+
     Returns:
         The same model.
 

@@ -97,7 +97,14 @@ class Summary:
 def summary(model: nn.Module) -> Summary:
     """The parts on `model`, with their sites, blocks, trained parameters and bytes.
 
-    A model without adapters gives a summary without parts.
+    Args:
+        model: one that `view` knows, with adapters or without.
+
+    Returns:
+        What prints as a table; of a model without adapters, without parts.
+
+    Raises:
+        TypeError: `model` is of no family that adapterkit knows.
     """
     found = adapters_of(model)
     with deactivated(model) as base:

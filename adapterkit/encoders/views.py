@@ -311,6 +311,9 @@ def view(model: nn.Module) -> ViT:
             its encoder. In `DistributedDataParallel`, compiled or checkpointed, as a whole or its
             encoder, or not.
 
+    Returns:
+        Where the blocks and sites are, and the sizes of input, patches and tokens.
+
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
         ValueError: it is, but its input is not square, or its patch embedding is none that

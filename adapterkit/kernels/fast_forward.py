@@ -76,7 +76,14 @@ def fast(model: Model) -> Model:
 
 
 def stock(model: Model) -> Model:
-    """Let `model` compute as its library has it again, in place."""
+    """Let `model` compute as its library has it again, in place.
+
+    Args:
+        model: what `fast` takes, whether it was given to `fast` or not.
+
+    Returns:
+        The same model.
+    """
     _change_classes(model, {fast: stock for stock, fast in _fast_classes().items()})
     return model
 

@@ -112,6 +112,9 @@ def register_method(
         schedule: the published one.
         read_checkpoint: how published checkpoints map onto its parts.
 
+    Returns:
+        What takes the function, and gives it back as it is.
+
     Raises:
         ValueError: the name is taken by another module's method, or is no identifier.
     """

@@ -12,6 +12,12 @@ PartClass = TypeVar("PartClass", bound=type)
 def register_part(part: PartClass) -> PartClass:
     """Decorates a part's dataclass, so that files with it load wherever its module is imported.
 
+    Args:
+        part: a frozen dataclass with a method `attach`, as `attach.attachment.Part` has it.
+
+    Returns:
+        The same class.
+
     Raises:
         TypeError: it is no dataclass, or has no method `attach`.
         ValueError: a part of another module has its name.

@@ -59,6 +59,7 @@ class SamConfig:
         """The configuration that a `Sam`'s state dict was made with, read off its shapes.
 
         Args:
+            state_dict: with the keys of `Sam.state_dict()`.
             decoder_num_heads: the one size that leaves no trace in the shapes; 8 in all of SAM's.
 
         Raises:
@@ -111,6 +112,9 @@ def build_sam(config: SamConfig | None = None, seed: int | None = None) -> Sam:
     Args:
         config: sizes; None for ViT-B's.
         seed: of the weights; None draws from PyTorch's global generator.
+
+    Returns:
+        The model, for square images of `config.image_size` pixels.
     """
     config = config or SamConfig()
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -128,6 +132,14 @@ def load_sam(checkpoint: str | Path, decoder_num_heads: int = 8) -> Sam:
 
     Its sizes are read off the checkpoint, so `sam_vit_b_01ec64.pth`, `sam_vit_l_0b3195.pth`,
     `sam_vit_h_4b8939.pth`, MedSAM's `medsam_vit_b.pth` and any other `Sam` load alike.
+
+    Args:
+        checkpoint: a `.pth` or `.safetensors` file; nothing but tensors is ever unpickled.
+        decoder_num_heads: of the mask decoder's attention, which leave no trace in a checkpoint; 8
+            in all of SAM's.
+
+    Returns:
+        The model, for square images of the size that it was made for.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -152,6 +164,9 @@ def mini_sam() -> Sam:
     seconds and without a download. A demonstration and test model, not for clinical use: it has
     seen nothing but procedural scenes (`data.scenes`), and answers clicks far less well than SAM.
     `weights/MODEL_CARD.md` says how it was made and what it is worth.
+
+    Returns:
+        The model, with 2.4 M parameters.
     """
     with as_file(files("adapterkit") / "weights" / "mini_sam.safetensors") as path:
         return load_sam(path)

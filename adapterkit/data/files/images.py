@@ -52,6 +52,12 @@ def read_image(path: str | Path) -> ImageFile:
     (.nii, .nii.gz) and MetaImage (.mhd, .mha) as `read_frames` does, MetaImage in colour too, and
     DICOM as `data.dicom.read_dicom` does. Of three axes the slowest counts the frames.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        Its frames, (T, H, W) or (T, H, W, 3) in the file's own values, with pixel size and place.
+
     Raises:
         DataError: there is no such file, it is of no such kind, damaged or cut short, has no pixels
             or more than three axes or `MAX_VALUES`, or holds values, or states a place, that are
@@ -83,6 +89,12 @@ def find_images(folder: str | Path) -> list[Path]:
     """The files in a folder and its subfolders that look as if `read_image` read them, sorted.
 
     Hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        Their paths, which begin with `folder`.
 
     Raises:
         DataError: it is no folder, there is none, or a file cannot be opened.
