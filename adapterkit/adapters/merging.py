@@ -1,5 +1,8 @@
 """Folding what is linear in an adapter into the base's own weights."""
 
+from collections.abc import Collection
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +29,9 @@ def merge(model: Model) -> Model:
         The same model.
 
     Raises:
-        ValueError: there is no adapter, nothing in the active ones can be merged, or peft cannot
-            merge one of its methods; the model is as before.
+        ValueError: there is no adapter, nothing in the active ones can be merged, peft cannot merge
+            one of its methods, or two modules of the base share a parameter that one of them would
+            change; the model is as before.
     """
     found = adapters_of(model)
     if found is None:
@@ -41,8 +45,9 @@ def merge(model: Model) -> Model:
             f"nothing in the active adapters {active} is linear in the base's weights; LoRA, Train "
             "and peft parts are"
         )
-    with deactivated(model):
+    with deactivated(model) as base:
         folded = _folded([each for _, each in mergeable])
+        _check_untied(base.model, folded)
     found.activate(())
     with torch.no_grad():
         for (module, name), value in folded.items():
@@ -73,6 +78,19 @@ def _keeps_shape(transform: object, module: nn.Module, name: str) -> bool:
     if isinstance(transform, Override):
         return transform.value.shape == raw_parameter(module, name).shape
     return isinstance(transform, LowRankUpdate)
+
+
+def _check_untied(model: nn.Module, folded: Collection[tuple[nn.Module, str]]) -> None:
+    names: dict[nn.Parameter, list[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(path)
+    for module, name in folded:
+        shared = names.get(cast("nn.Parameter", raw_parameter(module, name)), [])
+        if len(shared) > 1:
+            raise ValueError(
+                f"{' and '.join(shared)} are one parameter, so that merging what adapts one would "
+                "change the others; give each a copy of its own first, or keep the adapter"
+            )
 
 
 @torch.no_grad()

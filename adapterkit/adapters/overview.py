@@ -146,13 +146,14 @@ def _part_summary(name: str, adapter: Adapter, attached: AttachedPart) -> PartSu
     part: Any = attached.part
     modules = [adapter.added.get_submodule(path) for path in attached.paths]
     saved = [each for module in modules for each in module.state_dict().values()]
-    parameters = [each for module in modules for each in module.parameters()]
+    trained = set(adapter.trained.values())
+    parameters = [each for module in modules for each in module.parameters() if each in trained]
     return PartSummary(
         adapter=name,
         part=_short(part),
         site=getattr(part, "at", ""),
         blocks=attached.blocks,
-        parameters=sum(each.numel() for each in parameters if each.requires_grad),
+        parameters=sum(each.numel() for each in parameters),
         bytes=sum(each.numel() * each.element_size() for each in saved),
     )
 

@@ -182,7 +182,15 @@ class Attachment:
         """Let `module` read its parameter `name` through `transform`.
 
         With `last`, the transform is applied after those of the parts that follow too.
+
+        Raises:
+            ValueError: it has no such parameter of its own, but computes it from others.
         """
+        if module._parameters.get(name) is None:
+            raise ValueError(
+                f"the {name} of a {type(module).__name__} is no parameter, but computed (by "
+                "weight_norm or another parametrisation); remove that first, or leave the part out"
+            )
         actions = self.last_actions if last else self.actions
         actions.append(Overlay(module, name, transform))
 
@@ -233,6 +241,7 @@ class Adapter(nn.Module):
         self.added = to.modules
         self.image_size = to.image_size
         self.context = to.context
+        self._resting: set[str] = set()
         self._pass_actions: list[Action] = []
         if to.context.is_used:
             # After the parts' own hooks, which may check or change the image.
@@ -263,8 +272,17 @@ class Adapter(nn.Module):
             parent, _, name = path.rpartition(".")
             delattr(self.added.get_submodule(parent), name)
 
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that require gradients while the adapter is active, by name."""
+        return {
+            name: each
+            for name, each in self.named_parameters()
+            if each.requires_grad or name in self._resting
+        }
+
     def activate(self) -> None:
-        """Apply every action, or none if one fails."""
+        """Apply every action, or none if one fails; its parameters require gradients again."""
         done: list[Action] = []
         try:
             for action in self.actions:
@@ -274,11 +292,22 @@ class Adapter(nn.Module):
             for action in reversed(done):
                 action.undo()
             raise
+        for each in self.trained.values():
+            each.requires_grad_(True)
+        self._resting.clear()
 
     def deactivate(self) -> None:
-        """Undo every action, last first."""
+        """Undo every action, last first.
+
+        Its parameters do not require gradients then: in DistributedDataParallel, those that do and
+        get none are an error.
+        """
         for action in reversed(self.actions):
             action.undo()
+        trained = self.trained
+        self._resting = set(trained)
+        for each in trained.values():
+            each.requires_grad_(False)
 
 
 def _with_block_indices(part: Any, view: ViT) -> Part:

@@ -71,6 +71,40 @@ def test_samus_changes_the_output(sam: Sam, image: Tensor):
     assert not torch.allclose(plain, encode(ak.inject_samus(ak.eject(sam)), image))
 
 
+def test_inactive_adapters_do_not_require_gradients(sam: Sam):
+    def trained() -> set[str]:
+        return {name.split(".")[2] for name, each in sam.named_parameters() if each.requires_grad}
+
+    ak.inject(sam, [FeatureAdapter(), LoRA()], name="one")
+    frozen = "image_encoder.adapterkit.one.added.lora.0.q.a"
+    sam.get_parameter(frozen).requires_grad_(False)
+    count = ak.summary(sam).trained_parameters
+    ak.inject(sam, [LoRA(blocks=(0,))], name="other")
+    assert trained() == {"other"}
+    assert ak.summary(sam).trained_parameters > count
+    ak.activate(sam, "one", "other")
+    assert trained() == {"one", "other"}
+    assert not sam.get_parameter(frozen).requires_grad
+    ak.activate(sam)
+    assert trained() == set()
+    ak.remove(ak.activate(sam, "one"), "other")
+    assert trained() == {"one"}
+    assert ak.summary(sam).trained_parameters == count
+
+
+@pytest.mark.parametrize("normed", ["parametrizations", "hooks"])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+def test_a_weight_that_is_computed_takes_no_lora(sam: Sam, normed: str):
+    norm = getattr(torch.nn.utils, "weight_norm")  # noqa: B009
+    if normed == "parametrizations":
+        norm = torch.nn.utils.parametrizations.weight_norm
+    norm(sam.get_submodule("image_encoder.blocks.1.attn.qkv"))
+    before = snapshot(sam)
+    with pytest.raises(ValueError, match=r"weight of a \w*Linear is no parameter, but"):
+        ak.inject(sam, [LoRA()])
+    assert snapshot(sam) == before
+
+
 def test_only_the_adapter_is_trained(sam: Sam, image: Tensor):
     ak.inject_samus(sam)
     trained = {name for name, each in sam.named_parameters() if each.requires_grad}

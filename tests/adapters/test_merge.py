@@ -89,3 +89,16 @@ def test_what_cannot_be_merged_is_refused(sam: Sam):
     with pytest.raises(ValueError, match="is linear in the base's weights"):
         ak.merge(sam)
     assert snapshot(sam) == before
+
+
+def test_tied_weights_are_not_merged_into_each_other(sam: Sam):
+    first, other = (sam.get_submodule(f"image_encoder.blocks.{i}.attn.qkv") for i in (0, 1))
+    other.register_parameter("weight", first.get_parameter("weight"))
+    ak.inject(sam, [LoRA(), Train("neck")])
+    before = snapshot(sam)
+    tied = r"blocks\.0\.attn\.qkv\.weight and image_encoder\.blocks\.1\.attn\.qkv\.weight are one"
+    with pytest.raises(ValueError, match=tied):
+        ak.merge(sam)
+    assert snapshot(sam) == before
+    ak.inject(ak.eject(sam), [LoRA(blocks=(2, 3))])
+    ak.merge(sam)
