@@ -24,18 +24,16 @@ def load_published(
 ) -> Model:
     """Inject a method with the weights that its published implementation trained.
 
-    The published MSA pads windows before norm1, and SAM after it, as does this model. Where the
-    token grid is no multiple of the window (64 and 14 at 1024 pixels), the outputs therefore differ
-    from the published ones.
-
     Args:
         model: the base that the checkpoint was trained from. An image encoder alone takes what the
             checkpoint holds for the encoder.
         checkpoint: a `.pth` (with or without a "module." prefix), or its state dict.
         method: "samus"; "samed", the file of LoRA weights, with prompt encoder and mask decoder
-            or without; "msa", in 2-D, whose unused `Depth_Adapter` is left out; "medsam", of which
-            the mask decoder is taken. SAMed's mask decoder has a mask for each of its classes and
-            one more: it fits a `Sam` whose `MaskDecoder` has `num_multimask_outputs` of classes.
+            or without; "msa", in 2-D, whose unused `Depth_Adapter` is left out, and which brings
+            what its code changed about SAM, see `parts.PadBeforeNorm` and
+            `parts.ResidualSelfAttention`; "medsam", of which the mask decoder is taken. SAMed's
+            mask decoder has a mask for each of its classes and one more: it fits a `Sam` whose
+            `MaskDecoder` has `num_multimask_outputs` of classes.
         name: what the adapter is called on this model.
         load_base: take the base's tensors from the checkpoint too, where it holds them. By
             default they must equal the model's. The released `medsam_vit_b.pth` was trained with
@@ -65,13 +63,15 @@ def load_published(
         own = base_state_dict(base)
         try:
             tensors = _of_components(base, _named_as_in_a_sam(tensors))
-            _check_number_of_masks(base, tensors, source)
+            _check_number_of_masks(base, tensors)
             parts, names = read_checkpoint(base, tensors)
             trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
             raise ValueError(
                 f"{source} is no {method} checkpoint of this encoder: it lacks {error}"
             ) from error
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         rest = {
             key: value
             for key, value in tensors.items()
@@ -114,7 +114,7 @@ def _of_components(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     return {key: value for key, value in tensors.items() if key.split(".")[0] not in absent}
 
 
-def _check_number_of_masks(base: ViT, tensors: Mapping[str, Tensor], source: str) -> None:
+def _check_number_of_masks(base: ViT, tensors: Mapping[str, Tensor]) -> None:
     key = "mask_decoder.mask_tokens.weight"
     if key not in tensors:
         return
@@ -122,7 +122,7 @@ def _check_number_of_masks(base: ViT, tensors: Mapping[str, Tensor], source: str
     own = len(base.components["mask_decoder"].get_parameter("mask_tokens.weight"))
     if found != own:
         raise ValueError(
-            f"{source}: its mask decoder predicts {found} masks ({key}), and this model's {own}. "
+            f"its mask decoder predicts {found} masks ({key}), and this model's {own}. "
             f"Give the Sam a MaskDecoder with num_multimask_outputs={found - 1} first; SAMed's has "
             "as many as classes"
         )

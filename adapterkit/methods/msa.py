@@ -9,10 +9,22 @@ from adapterkit.attach.attachment import Part
 from adapterkit.encoders.views import ViT
 from adapterkit.methods.checkpoints import ENCODER, trained_components
 from adapterkit.methods.registry import Mapped, Schedule, register_method
-from adapterkit.parts import FeatureAdapter, Normalise, Resize, Train
+from adapterkit.parts import (
+    FeatureAdapter,
+    Normalise,
+    PadBeforeNorm,
+    ResidualSelfAttention,
+    Resize,
+    Train,
+)
 
 
 def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    if any(".lora_" in key for key in tensors):
+        raise ValueError(
+            "it holds LoRA, as MSA's code trains it with -mod sam_lora or sam_adalora; adapterkit "
+            "reads what it trains with -mod sam_adpt, its adapters"
+        )
     names: dict[str, str] = {}
     for key in tensors:
         match = re.fullmatch(
@@ -34,13 +46,29 @@ def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
                 resized = [*resized, *([] if block.index in resized else [block.index])]
                 names[key] = f"trained.blocks.{block.index}.{table}.value"
     image_size = (rows + 1) // 2 * base.patch_projection.kernel_size[0]
-    trained, trained_names = trained_components(base, tensors, "mask_decoder")
+    decoder, decoder_names = _decoder(base, tensors)
     found = [
         *parts(base, image_size=image_size),
+        *([PadBeforeNorm()] if any(not block.attends_globally for block in base.blocks) else []),
         *([Train("rel_pos", blocks=tuple(resized))] if resized else []),
-        *trained,
+        *decoder,
     ]
-    return found, names | trained_names
+    return found, names | decoder_names
+
+
+def _decoder(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    """The trained mask decoder, which later versions of the published code took from EfficientSAM.
+
+    They are told apart by what the layers of its MLPs are called.
+    """
+    trained, names = trained_components(base, tensors, "mask_decoder")
+    if not any(".mlp.fc." in key for key in tensors):
+        return trained, names
+    efficient = {
+        key.replace(".mlp.lin1.", ".mlp.layers.0.0.").replace(".mlp.lin2.", ".mlp.fc."): ours
+        for key, ours in names.items()
+    }
+    return [ResidualSelfAttention(), *trained], efficient
 
 
 @register_method(
@@ -51,7 +79,11 @@ def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
     read_checkpoint=read_checkpoint,
 )
 def parts(view: ViT | None = None, image_size: int | None = None) -> list[Part]:
-    """One adapter after each attention, one parallel to each MLP.
+    """One adapter after each attention, one parallel to each MLP; SAM itself stays frozen.
+
+    The published code differs from this in three ways, which its checkpoints bring with them when
+    they are loaded: it fills up windows before norm1 (`PadBeforeNorm`), its mask decoder is
+    EfficientSAM's (`ResidualSelfAttention`) with SAM's weights, and is trained too.
 
     Args:
         view: of the encoder; None for a `Sam`.

@@ -11,6 +11,8 @@ from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.registry import PARTS, register_part
 from adapterkit.parts.resize import Resize
 from adapterkit.parts.train import Train
+from adapterkit.parts.two_way import ResidualSelfAttention
+from adapterkit.parts.window_padding import PadBeforeNorm
 
 __all__ = [
     "PARTS",
@@ -27,9 +29,11 @@ __all__ = [
     "LoRA",
     "LowRankUpdate",
     "Normalise",
+    "PadBeforeNorm",
     "Peft",
     "PooledPosition",
     "PositionAdapter",
+    "ResidualSelfAttention",
     "Resize",
     "Train",
     "as_part",
