@@ -38,7 +38,7 @@ from adapterkit.promptable.protocol import Embedding, Masks
 from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.command_line import check_positive, run
 from adapterkit.training.run_folder import new_folder, write_text
-from benchmarks.speed import ceiling
+from benchmarks.measuring import ceiling
 from recipes import samus_camus
 
 MEASURED = ("first mask", "click", "switch")

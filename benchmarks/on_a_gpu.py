@@ -32,19 +32,9 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.system.command_line import check_positive, run
 from adapterkit.system.files import save_tensors
 from adapterkit.training.run_folder import write_text
-from benchmarks.speed import (
-    BASES,
-    Contestant,
-    Measured,
-    Work,
-    ceilings,
-    describe,
-    in_words,
-    machine,
-    measure,
-    table,
-    times,
-)
+from benchmarks.measuring import Measured, ceilings, in_words, machine, measure
+from benchmarks.speed import describe, table, times
+from benchmarks.work import BASES, Contestant, Work
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "timm", "segment-anything", "transformers", "peft", "accelerate", "monai")

@@ -21,7 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapterkit.evaluation.tables import markdown
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import run
-from benchmarks.speed import Contestant, ceilings, expected, groups, in_words, machine, prepared
+from benchmarks.measuring import ceilings, in_words, machine
+from benchmarks.speed import expected, groups
+from benchmarks.work import Contestant, prepared
 
 KINDS = {
     "products: linear layers, convolutions, attention": (

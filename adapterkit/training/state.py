@@ -19,7 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from adapterkit.system.files import save_tensors
+from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 
 _KEY = "adapterkit training state"
 
@@ -131,8 +131,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"no training state at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        check_metadata(metadata)
+        check_tensors(tensors, metadata)
+        return json.loads(metadata[_KEY]), tensors
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a whole training state: {error!r}") from error
 

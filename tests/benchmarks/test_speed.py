@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import speed
+from benchmarks import measuring, work
 
 
 def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
@@ -36,27 +36,27 @@ def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
 
 
 def test_large_work_has_a_process_for_each_turn(monkeypatch: pytest.MonkeyPatch):
-    contestant = speed.Contestant(speed.Work("small Sam", "SAM", "embedding", 128, 1), fast=True)
-    monkeypatch.setattr(speed, "is_large", lambda work: True)
+    contestant = work.Contestant(work.Work("small Sam", "SAM", "embedding", 128, 1), fast=True)
+    monkeypatch.setattr(measuring, "is_large", lambda _: True)
     started: list[int] = []
     start = multiprocessing.get_context("spawn").Process.start
     monkeypatch.setattr(
         "multiprocessing.context.SpawnProcess.start",
         lambda process: start(process) or started.append(process.pid),
     )
-    (measured,) = speed.measure([contestant], rounds=2, device="cpu")
+    (measured,) = measuring.measure([contestant], rounds=2, device="cpu")
     assert len(set(started)) == 3  # The last counts.
     assert len(measured.seconds) == 2
     assert measured.flop > 1e8
     assert measured.peak_bytes > measured.library_bytes > 2**20
 
 
-@pytest.mark.parametrize("method", speed.METHODS)
+@pytest.mark.parametrize("method", work.METHODS)
 def test_the_work_is_where_it_is_measured(method: str):
-    work = speed.Work("small Sam", method, "embedding", 128, 1)
+    done = work.Work("small Sam", method, "embedding", 128, 1)
     with ExitStack() as kept:
         # Of meta's tensors there is no data, but the device is checked.
-        speed.prepared(speed.Contestant(work, fast=True), "meta", kept)()
+        work.prepared(work.Contestant(done, fast=True), "meta", kept)()
 
 
 @pytest.mark.parametrize(
