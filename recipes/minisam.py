@@ -392,7 +392,8 @@ def shaken(
     """Boxes as a hand draws them: each corner off by 10 % of the side, at most 2 % of the image."""
     sides = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
     noise = torch.randn(boxes.shape, generator=generator).to(boxes.device)
-    return boxes + noise * (0.1 * sides).clamp(max=0.02 * image_size)
+    moved = boxes + noise * (0.1 * sides).clamp(max=0.02 * image_size)
+    return moved.clamp(0, image_size)
 
 
 def mask_losses(

@@ -17,7 +17,7 @@ def as_promptable(model: nn.Module) -> Promptable:
     Raises:
         TypeError: it is of no family that can be prompted.
     """
-    model = unwrapped(model)
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
     if isinstance(model, Promptable):
         return model
     if isinstance(model, Sam):

@@ -87,6 +87,33 @@ class Prompts:
             return value.shape[0], value.shape[1]
         return None
 
+    def check_within(self, side: int) -> None:
+        """See that points and boxes are in square images of this side, in pixels.
+
+        Raises:
+            ValueError: one is outside, or a box has no area.
+        """
+        if torch.compiler.is_compiling() or any(each.is_meta for each in self.given.values()):
+            return
+        if self.points is not None and self.labels is not None:
+            inside = ((self.points >= -0.5) & (self.points <= side - 0.5)).all(dim=-1)
+            outside = ~inside & (self.labels >= 0)
+            if outside.any():
+                x, y = self.points[outside][0].tolist()
+                raise ValueError(
+                    f"points has ({x:g}, {y:g}), outside of the images: expected x and y from 0 to "
+                    f"{side - 1}, in pixels of the model's input"
+                )
+        if self.boxes is not None:
+            upper_left, lower_right = self.boxes[..., :2], self.boxes[..., 2:]
+            inside = (upper_left >= 0) & (upper_left < lower_right) & (lower_right <= side)
+            if not inside.all():
+                box = self.boxes[~inside.all(dim=-1)][0].tolist()
+                raise ValueError(
+                    f"boxes has {box}: expected (x0, y0, x1, y1) with 0 <= x0 < x1 <= {side} and "
+                    f"0 <= y0 < y1 <= {side}, in pixels of the model's input"
+                )
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prompts":
         """With `change` of each tensor: `prompts.map(lambda each: each[:, :1])`, say."""
         return Prompts(**{name: change(value) for name, value in self.given.items()})

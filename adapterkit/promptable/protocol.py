@@ -4,10 +4,12 @@ Everything that uses a model (predictor, archive, page, export, training, evalua
 file and no family of models. A family implements `_encode` and `_decode`.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -127,8 +129,10 @@ class Promptable(nn.Module):
         """The embedding of RGB images in [0, 255].
 
         Raises:
-            ValueError: the images have another shape or size than the model takes.
+            ValueError: the images have another shape or size than the model takes, or values that
+                are not in this range.
         """
+        _check_images(images)
         return self._encode(images)
 
     def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Masks:
@@ -141,4 +145,34 @@ class Promptable(nn.Module):
         prompts = Prompts() if prompts is None else prompts
         if prompts.shape is not None and prompts.shape[0] != len(embedding):
             raise ValueError(f"{len(embedding)} images but prompts for {prompts.shape[0]}")
+        prompts.check_within(embedding.image_size)
         return self._decode(embedding, prompts)
+
+
+def _check_images(images: object) -> None:
+    """Refuse what are no images in [0, 255]; values are looked at unless this is traced."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images is a {type(images).__name__}: expected a tensor, (B, 3, H, W)")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(
+            f"images has the shape {tuple(images.shape)}: expected (B, 3, H, W), red, green and "
+            "blue; of a grey image, the same three times: images.expand(-1, 3, -1, -1)"
+        )
+    if images.is_complex() or images.dtype == torch.bool:
+        raise ValueError(f"images is {images.dtype}: expected numbers from 0 to 255")
+    if torch.compiler.is_compiling() or images.is_meta:
+        return
+    low, high = (each.item() for each in images.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("images has values that are NaN or infinite: expected 0 to 255")
+    # What was interpolated may leave the range by a little.
+    if low < -1 or high > 256:
+        raise ValueError(
+            f"images has values from {low:g} to {high:g}: expected 0 to 255, before any "
+            "normalisation, which the model does itself"
+        )
+    if images.is_floating_point() and 0 < high <= 1:
+        raise ValueError(
+            f"images has values from {low:g} to {high:g}, as if in [0, 1]: expected 0 to 255; "
+            "multiply them by 255"
+        )

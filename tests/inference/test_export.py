@@ -117,6 +117,9 @@ def check(sam: Sam, encoder: Run, decoder: Run, tolerance: float = 1e-4) -> None
     def close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         torch.testing.assert_close(list(found), list(expected), rtol=0, atol=tolerance)
 
+    def boxes_of(corners: Tensor) -> Tensor:
+        return corners.unflatten(-1, (2, 2)).sort(dim=-2).values.flatten(-2)
+
     for batch in (1, 2):
         images = 255 * torch.rand(batch, 3, side, side, generator=draw)
         with torch.no_grad():
@@ -126,7 +129,7 @@ def check(sam: Sam, encoder: Run, decoder: Run, tolerance: float = 1e-4) -> None
         low_res = 4 * image.shape[-1]
         for number in (1, 2, 3):
             k = 3 - batch + number % 2
-            points, boxes = random(batch, k, number, 2), random(batch, k, 4)
+            points, boxes = (random(batch, k, number, 2) - 0.5), boxes_of(random(batch, k, 4))
             labels = torch.arange(batch * k * number).view(batch, k, number) % 3 - 1
             masks = torch.randn(batch, k, low_res, low_res, generator=draw)
             padded = torch.cat([points, torch.zeros(batch, k, 1, 2)], dim=2)

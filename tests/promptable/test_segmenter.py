@@ -1,13 +1,17 @@
 """The batched segmenter computes what the stock Sam computes, one image and prompt at a time."""
 
+from typing import Any, cast
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 import adapterkit as ak
+from adapterkit.promptable.families import as_promptable
 from adapterkit.promptable.protocol import Embedding
 from tests.models import TINY
 
@@ -24,7 +28,7 @@ def pixels(image: Tensor) -> Tensor:
 
 def random_prompts(batch: int, prompts: int, points: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    coordinates = 256 * torch.rand(batch, prompts, points, 2, generator=generator)
+    coordinates = 255 * torch.rand(batch, prompts, points, 2, generator=generator)
     return coordinates, torch.randint(0, 2, (batch, prompts, points), generator=generator)
 
 
@@ -79,7 +83,8 @@ def test_outputs_and_gradients_are_those_of_one_prompt_at_a_time(batch, prompts,
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(batch, 32, 16, 16, generator=generator, requires_grad=True)
     coordinates, labels = random_prompts(batch, prompts, points, seed=1)
-    boxes = 256 * torch.rand(batch, prompts, 4) if kind.draw(st.booleans()) else None
+    corners = 256 * torch.rand(batch, prompts, 2, 2).sort(dim=-2).values
+    boxes = corners.flatten(-2) if kind.draw(st.booleans()) else None
     masks = torch.randn(batch, prompts, 64, 64) if kind.draw(st.booleans()) else None
     asked = ak.Prompts(coordinates, labels, boxes, masks)
 
@@ -136,3 +141,108 @@ def test_bad_input_is_explained(adapted: Sam, pixels: Tensor):
         segmenter(pixels, ak.Prompts(points))
     with pytest.raises(ValueError, match="1 images but prompts for 2"):
         segmenter.decode(segmenter.encode(pixels[:1]), ak.Prompts(points, labels))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 3, 256, 256)), "images is a ndarray: expected a tensor, \\(B, 3, H, W\\)"),
+        (
+            torch.zeros(3, 256, 256),
+            r"the shape \(3, 256, 256\): expected \(B, 3, H, W\)",
+        ),
+        (torch.zeros(2, 1, 256, 256), "of a grey image, the same three times"),
+        (torch.zeros(2, 3, 256, 256, dtype=torch.bool), "images is torch.bool: expected numbers"),
+        (torch.full((2, 3, 256, 256), torch.nan), "images has values that are NaN"),
+        (
+            torch.full((2, 3, 256, 256), 300.0),
+            "from 300 to 300: expected 0 to 255, before",
+        ),
+        (torch.full((2, 3, 256, 256), -2.0), "from -2 to -2: expected 0 to 255"),
+        (torch.full((2, 3, 256, 256), 0.7), r"as if in \[0, 1\]: .*multiply them by 255"),
+    ],
+)
+def test_images_are_checked_at_the_door(adapted: Sam, images: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        ak.Segmenter(adapted).encode(images)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, 255.0])
+def test_dark_and_bright_images_are_images(adapted: Sam, value: float):
+    with torch.no_grad():
+        embedding = ak.Segmenter(adapted).encode(torch.full((1, 3, 256, 256), value))
+    assert embedding.image.isfinite().all()
+
+
+ONE = {"points": torch.full((1, 2, 1, 2), 30.0), "labels": torch.ones(1, 2, 1, dtype=torch.long)}
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"points": [[[[3, 4]]]], "labels": ONE["labels"]}, "points is a list: expected a tensor"),
+        (
+            ONE | {"points": torch.ones(1, 2, 2)},
+            r"the shape \(1, 2, 2\): expected \(B, K",
+        ),
+        (ONE | {"points": ONE["points"].long()}, "points is torch.int64: expected floating-point"),
+        (ONE | {"labels": torch.ones(1, 2, 2, dtype=torch.long)}, "expected one for each point"),
+        (
+            ONE | {"labels": 7 * ONE["labels"]},
+            "labels has the value 7: expected 1 inside",
+        ),
+        (ONE | {"labels": -2 * ONE["labels"]}, "labels has the value -2"),
+        (ONE | {"points": torch.nan * ONE["points"]}, "points has values that are NaN or infinite"),
+        ({"points": ONE["points"]}, "points and labels belong together"),
+        (ONE | {"boxes": torch.ones(1, 3, 4)}, r"\(B, K\) differ among the prompts"),
+        ({"classes": torch.tensor([[0, -2]])}, "classes has the value -2: expected from 0, or -1"),
+        ({"classes": torch.tensor([[0.0]])}, "classes is torch.float32: expected integers"),
+    ],
+)
+def test_prompts_are_checked_at_the_door(prompts: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        ak.Prompts(**prompts)
+
+
+def test_prompts_outside_of_the_images_are_refused(adapted: Sam, pixels: Tensor):
+    segmenter = ak.Segmenter(adapted)
+    with torch.no_grad():
+        embedding = segmenter.encode(pixels[:1])
+        outside = ONE | {"points": torch.full((1, 2, 1, 2), 256.0)}
+        with pytest.raises(ValueError, match=r"points has \(256, 256\), .*from 0 to 255"):
+            segmenter.decode(embedding, ak.Prompts(**outside))
+        nowhere = outside | {"labels": -ONE["labels"]}
+        assert segmenter.decode(embedding, ak.Prompts(**nowhere)).all_iou.isfinite().all()
+        for box in ([0, 0, 257, 9], [9, 9, 9, 20], [20, 0, 10, 9]):
+            boxes = torch.tensor([[box]], dtype=torch.float32)
+            with pytest.raises(ValueError, match=r"boxes has .*expected \(x0, y0, x1, y1\) with"):
+                segmenter.decode(embedding, ak.Prompts(boxes=boxes))
+
+
+def test_prompts_scale_with_the_image():
+    whole = ak.Prompts(**ONE, boxes=torch.tensor([[[0.0, 0, 64, 64], [8, 8, 16, 16]]]))
+    half = whole.scaled(0.5)
+    assert half.points is not None
+    assert half.boxes is not None
+    # The first pixel of two lies half of itself before their middle.
+    assert half.points.unique().tolist() == [14.75]
+    assert half.boxes[0, 0].tolist() == [0, 0, 32, 32]
+    assert half.labels is whole.labels
+    assert whole.shape == half.shape == (1, 2)
+    assert ak.Prompts().shape is None
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), "no model"])
+def test_what_cannot_be_prompted_is_refused_at_once(model: Any):
+    with pytest.raises(TypeError, match="cannot be prompted; expected a segment_anything Sam"):
+        as_promptable(model)
+    with pytest.raises(TypeError, match="expected a segment_anything Sam"):
+        ak.Segmenter(model)
+
+
+def test_a_wrapped_sam_is_promptable(sam: Sam):
+    found = as_promptable(cast(nn.Module, torch.compile(sam, backend="eager")))
+    assert found.model is sam
+    assert as_promptable(found) is found
