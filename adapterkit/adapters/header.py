@@ -102,6 +102,9 @@ class AdapterHeader:
     def from_json(cls, text: str) -> "AdapterHeader":
         """The header that a JSON object holds.
 
+        Args:
+            text: what `to_json` gives.
+
         Raises:
             ValueError: the text is no header; the message says what was found and expected.
         """

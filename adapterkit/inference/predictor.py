@@ -85,6 +85,11 @@ class Predictor:
     ) -> "Predictor":
         """A predictor on the checkpoint of a `Sam`; the first adapter is in use, if there is one.
 
+        Args:
+            checkpoint: as `load_sam` takes it.
+            *adapter_files: each is an adapter under its file's name without ending.
+            device: where the model computes, as PyTorch calls it.
+
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: the checkpoint is none of a `Sam`, or as `load`.

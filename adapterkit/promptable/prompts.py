@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from wadler_lindig import pformat
 
 _SHAPES = {
     "points": ("(B, K, N, 2)", 4),
@@ -40,6 +41,9 @@ class Prompts:
     boxes: Float[Tensor, "b k 4"] | None = None
     masks: Float[Tensor, "b k h w"] | None = None
     classes: Int[Tensor, "b k"] | None = None
+
+    def __repr__(self) -> str:
+        return pformat(self)
 
     def __post_init__(self) -> None:
         for name, value in self.given.items():
@@ -115,7 +119,11 @@ class Prompts:
                 )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prompts":
-        """With `change` of each tensor: `prompts.map(lambda each: each[:, :1])`, say."""
+        """With `change` of each tensor: `prompts.map(lambda each: each[:, :1])`, say.
+
+        Args:
+            change: what is done to each of the tensors that are given.
+        """
         return Prompts(**{name: change(value) for name, value in self.given.items()})
 
     def to(self, device: torch.device | str) -> "Prompts":

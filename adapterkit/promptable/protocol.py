@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from wadler_lindig import pformat
 
 from adapterkit.promptable.prompts import Prompts
 
@@ -31,6 +32,9 @@ class Embedding:
     image: Float[Tensor, "b c h w"]
     image_size: int
     maps: Mapping[str, Float[Tensor, "b ..."]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return pformat(self)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -64,6 +68,9 @@ class Masks:
     all_logits: Float[Tensor, "b k m h w"]
     all_iou: Float[Tensor, "b k m"]
     image_size: int
+
+    def __repr__(self) -> str:
+        return pformat(self)
 
     @property
     def low_res_logits(self) -> Float[Tensor, "b k h w"]:
