@@ -1,3 +1,3 @@
 from adapterkit.system.extras import require
 
-require("train", "accelerate", "matplotlib", "monai")
+require("train", "accelerate", "matplotlib", "monai", "pandas")

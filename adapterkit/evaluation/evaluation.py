@@ -4,12 +4,12 @@ With several processes, as `accelerate launch` starts them, each predicts its sh
 and all get the whole result.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -20,14 +20,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from adapterkit.data.dataset import SegmentationDataset, to_native
-from adapterkit.evaluation.metrics import Summary, segmentation_metrics, summarise
+from adapterkit.evaluation.metrics import (
+    DISTANCES,
+    Statistics,
+    segmentation_metrics,
+    summarise,
+    with_unit,
+)
 from adapterkit.promptable.points import PointStrategy, choose_points
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.files import atomic_write
 from adapterkit.system.random import seeded_generator
-
-_DISTANCES = ("hausdorff", "hausdorff95", "average_surface_distance")
 
 
 @dataclass(frozen=True)
@@ -151,25 +155,28 @@ class Evaluation:
     attributes: Sequence[Mapping[str, str]]
     values: Mapping[str, Float[Tensor, "N K"]]
 
-    def summary(self) -> Summary:
+    def summary(self) -> Statistics:
         """Mean and standard deviation over images, as `metrics.summarise` says."""
         return summarise(self.values, self.structures)
 
-    def summary_by(self, attribute: str) -> dict[str, Summary]:
+    def summary_by(self, attribute: str) -> dict[str, Statistics]:
         """The summary of the images of each value of an attribute, "view" say."""
         return {value: summarise(of, self.structures) for value, of in self._groups(attribute)}
 
-    def summary_over(self, attribute: str) -> Summary:
+    def summary_over(self, attribute: str) -> Statistics:
         """Mean and standard deviation over the groups of images that share an attribute.
 
         Over "patient", each patient counts once, with the mean of their images.
         """
-        groups = [values for _, values in self._groups(attribute)]
-        means = {
-            metric: torch.stack([values[metric].mean(dim=0) for values in groups])
-            for metric in self.values
-        }
+        means = {metric: self.means_of(attribute, metric) for metric in self.values}
         return summarise(means, self.structures)
+
+    def means_of(self, attribute: str, metric: str) -> Float[Tensor, "g K"]:
+        """The mean of a metric over the images of each value of an attribute, in sorted order."""
+        values = pd.DataFrame(self.values[metric].double().numpy())
+        of_images = [each[attribute] for each in self.attributes]
+        means: pd.DataFrame = values.groupby(of_images).mean()  # pyright: ignore[reportAssignmentType]
+        return torch.tensor(means.to_numpy())
 
     def in_pixels_of(self, size: int, measured_at: int) -> "Evaluation":
         """With distances in pixels of another input size than the one they were measured at."""
@@ -179,16 +186,20 @@ class Evaluation:
         }
         return Evaluation(self.structures, self.names, self.attributes, scaled)
 
+    def table(self) -> pd.DataFrame:
+        """A row per image and structure; columns "image", each attribute, "structure", metrics."""
+        images = pd.DataFrame(
+            [{"image": n, **a} for n, a in zip(self.names, self.attributes, strict=True)]
+        )
+        rows = images.loc[images.index.repeat(len(self.structures))].reset_index(drop=True)
+        rows["structure"] = [*self.structures] * len(self.names)
+        return rows.assign(**{name: each.flatten().numpy() for name, each in self.values.items()})
+
     def write_csv(self, path: Path) -> None:
-        """One row per image and structure, one column per attribute and metric."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", *self.attributes[0], "structure", *self.values])
-            for n, (name, attributes) in enumerate(zip(self.names, self.attributes, strict=True)):
-                for k, structure in enumerate(self.structures):
-                    # Nine digits tell any two float32 values apart.
-                    numbers = [f"{value[n, k].item():.9g}" for value in self.values.values()]
-                    writer.writerow([name, *attributes.values(), structure, *numbers])
+        """Write `table`."""
+        with atomic_write(path) as temporary:
+            # Nine digits tell any two float32 values apart.
+            self.table().to_csv(temporary, index=False, float_format="%.9g")
 
     @classmethod
     def read_csv(cls, path: Path) -> "Evaluation":
@@ -198,32 +209,28 @@ class Evaluation:
             FileNotFoundError: there is no such file.
             ValueError: it is not such a file, or not whole.
         """
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
         try:
-            columns = list(rows[0])
-            split = columns.index("structure")
-            structures = list(dict.fromkeys(row["structure"] for row in rows))
-            first = rows[:: len(structures)]
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+            split = list(rows).index("structure")
+            structures = rows["structure"].unique().tolist()
+            images = rows.iloc[:: len(structures)]
+            values = rows.iloc[:, split + 1 :].astype("float32")
             return cls(
                 structures,
-                [row["image"] for row in first],
-                [{key: row[key] for key in columns[1:split]} for row in first],
+                images["image"].tolist(),
+                images.iloc[:, 1:split].to_dict("records"),
                 {
-                    metric: torch.tensor([float(row[metric]) for row in rows]).view(
-                        -1, len(structures)
-                    )
-                    for metric in columns[split + 1 :]
+                    metric: torch.tensor(values[metric].to_numpy()).view(-1, len(structures))
+                    for metric in values
                 },
             )
-        except (IndexError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no table of metrics: {error}; remove it") from error
 
     def _groups(self, attribute: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        of_images = [each[attribute] for each in self.attributes]
-        for group in sorted(set(of_images)):
-            chosen = torch.tensor([each == group for each in of_images])
-            yield group, {metric: value[chosen] for metric, value in self.values.items()}
+        of_images = pd.Series([each[attribute] for each in self.attributes])
+        for group, chosen in of_images.groupby(of_images).indices.items():
+            yield str(group), {metric: value[chosen] for metric, value in self.values.items()}
 
 
 def evaluate(
@@ -246,12 +253,9 @@ def evaluate(
     for each in predict(
         segmenter, dataset, seed=seed, points=points, batch_size=batch_size, progress=progress
     ):
-        in_pixels = segmentation_metrics(each.predicted, each.reference)
+        in_pixels = with_unit(segmentation_metrics(each.predicted, each.reference), "px")
         for i, index in enumerate(each.indices):
-            values = {
-                f"{metric}_px" if metric in _DISTANCES else metric: value[i]
-                for metric, value in in_pixels.items()
-            }
+            values = {metric: value[i] for metric, value in in_pixels.items()}
             values |= _distances_in_mm(each.logits[i], dataset, index)
             found.append((index, each.names[i], each.attributes[i], values))
     found = sorted(gather_object(found), key=lambda image: image[0])
@@ -267,7 +271,7 @@ def _distances_in_mm(
         return {}
     predicted = to_native(logits, reference.shape[-2:]) > 0
     values = segmentation_metrics(predicted[None], reference[None], spacing)
-    return {f"{metric}_mm": values[metric][0] for metric in _DISTANCES}
+    return {f"{metric}_mm": values[metric][0] for metric in DISTANCES}
 
 
 def _stack(values: Iterable[Mapping[str, Tensor]]) -> dict[str, Float[Tensor, "n k"]]:

@@ -13,9 +13,7 @@ from torch import Tensor
 from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
 from adapterkit.data.files.images import find_images, is_picture, read_image, read_picture, stem
 from adapterkit.evaluation.evaluation import Evaluation
-from adapterkit.evaluation.metrics import segmentation_metrics
-
-_DISTANCES = ("hausdorff", "hausdorff95", "average_surface_distance")
+from adapterkit.evaluation.metrics import DISTANCES, segmentation_metrics, with_unit
 
 
 @dataclass(frozen=True)
@@ -109,18 +107,13 @@ def evaluate_masks(
             masks = ours[frame : frame + 1], theirs[frame : frame + 1]
             names.append(pair.name)
             attributes.append({"frame": str(frame)})
-            in_pixels.append(segmentation_metrics(*masks))
+            in_pixels.append(with_unit(segmentation_metrics(*masks), "px"))
             in_mm.append(None if spacing is None else segmentation_metrics(*masks, spacing))
-    values = {
-        f"{metric}_px" if metric in _DISTANCES else metric: torch.cat(
-            [each[metric] for each in in_pixels]
-        )
-        for metric in in_pixels[0]
-    }
+    values = {metric: torch.cat([each[metric] for each in in_pixels]) for metric in in_pixels[0]}
     known = [each for each in in_mm if each is not None]
     if len(known) == len(in_mm):
         values |= {
-            f"{metric}_mm": torch.cat([each[metric] for each in known]) for metric in _DISTANCES
+            f"{metric}_mm": torch.cat([each[metric] for each in known]) for metric in DISTANCES
         }
     return Evaluation(list(structures), names, attributes, values)
 

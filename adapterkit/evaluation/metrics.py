@@ -6,6 +6,7 @@ Overlaps and distances come from MONAI. This module decides what they are when a
 import math
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from monai.metrics.meandice import compute_dice
@@ -13,8 +14,11 @@ from monai.metrics.meaniou import compute_iou
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from torch import Tensor
 
-Summary = dict[str, dict[str, dict[str, float]]]
-"""`summary[structure][metric]["mean" | "std"]`, with a row "mean" after the structures."""
+Statistics = dict[str, dict[str, dict[str, float]]]
+"""`statistics[structure][metric]["mean" | "std"]`, with a row "mean" after the structures."""
+
+DISTANCES = ("hausdorff", "hausdorff95", "average_surface_distance")
+"""The metrics that have a unit, which their names in an evaluation end with: "hausdorff_mm"."""
 
 
 def segmentation_metrics(
@@ -82,7 +86,15 @@ def segmentation_metrics(
     return {name: value.to(device, torch.float32) for name, value in values.items()}
 
 
-def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]) -> Summary:
+def with_unit(values: Mapping[str, Tensor], unit: str) -> dict[str, Tensor]:
+    """The results of `segmentation_metrics`, with distances named as of a unit, "px" or "mm"."""
+    return {
+        f"{metric}_{unit}" if metric in DISTANCES else metric: value
+        for metric, value in values.items()
+    }
+
+
+def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[str]) -> Statistics:
     """Mean and standard deviation over images, per structure and of the structures' mean.
 
     The row ``"mean"`` describes each image's mean over its structures, so its mean is the mean of
@@ -118,14 +130,15 @@ def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[s
     if len({value.shape[0] for value in values.values()}) > 1:
         raise ValueError("the metrics differ in the number of images")
 
-    summary: Summary = {name: {} for name in [*structures, "mean"]}
+    statistics: Statistics = {name: {} for name in [*structures, "mean"]}
     for metric, value in values.items():
-        exact = value.detach().cpu().double()
-        columns = torch.cat([exact, exact.mean(dim=1, keepdim=True)], dim=1)
-        for name, column in zip(summary, columns.unbind(dim=1), strict=True):
-            std = column.std(correction=1).item() if len(column) > 1 else 0.0
-            summary[name][metric] = {"mean": column.mean().item(), "std": std}
-    return summary
+        columns = pd.DataFrame(value.detach().cpu().double().numpy(), columns=list(structures))
+        columns["mean"] = columns.mean(axis=1)
+        means = columns.mean().tolist()
+        deviations = columns.std(ddof=1).fillna(0.0).tolist()
+        for each, mean, deviation in zip(statistics.values(), means, deviations, strict=True):
+            each[metric] = {"mean": mean, "std": deviation}
+    return statistics
 
 
 def _check_masks(predicted: Tensor, reference: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Tables and figures of evaluations, side by side."""
 
-import resource
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +8,13 @@ from torch.utils.data import Subset
 
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.evaluation import Evaluation, predict
-from adapterkit.evaluation.metrics import Summary
+from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import Case
 from adapterkit.promptable.points import PointStrategy
 from adapterkit.promptable.protocol import Promptable
+from adapterkit.system.memory import peak_bytes
 
-_COLUMNS = {
+HEADS: dict[str, tuple[str, float]] = {
     "dice": ("Dice (%)", 100),
     "iou": ("IoU (%)", 100),
     "hausdorff_px": ("HD (px)", 1),
@@ -24,10 +24,11 @@ _COLUMNS = {
     "hausdorff95_mm": ("HD95 (mm)", 1),
     "average_surface_distance_mm": ("ASD (mm)", 1),
 }
+"""How each metric is headed in a table, and what it is multiplied by."""
 
 
 def markdown_table(
-    summaries: Mapping[str, Summary], metrics: Sequence[str] = tuple(_COLUMNS)
+    summaries: Mapping[str, Statistics], metrics: Sequence[str] = tuple(HEADS)
 ) -> str:
     """Mean ± standard deviation of each model's structures, as far as they have the metrics."""
     rows = [
@@ -36,12 +37,12 @@ def markdown_table(
         for structure, values in structures.items()
     ]
     shown = [metric for metric in metrics if all(metric in values for *_, values in rows)]
-    heads = ["model", "structure", *(_COLUMNS[metric][0] for metric in shown)]
+    heads = ["model", "structure", *(HEADS[metric][0] for metric in shown)]
     lines = []
     for model, structure, values in rows:
         cells = [
             f"{scale * values[metric]['mean']:.2f} ± {scale * values[metric]['std']:.2f}"
-            for metric, scale in ((metric, _COLUMNS[metric][1]) for metric in shown)
+            for metric, scale in ((metric, HEADS[metric][1]) for metric in shown)
         ]
         lines.append([model, structure, *cells])
     return markdown(heads, lines)
@@ -65,10 +66,15 @@ def tables(evaluations: Mapping[str, Evaluation], attributes: Sequence[str]) -> 
 
 
 def summaries(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, Any]:
-    """Over images, over patients, and over the images of each value of each attribute."""
+    """Over images, over the images of each value of each attribute, and over patients and groups.
+
+    The last ones as "patients" and "groups", where the images have the attribute "patient" or
+    "group".
+    """
+    known = evaluation.attributes[0]
     return {
         "images": evaluation.summary(),
-        "patients": evaluation.summary_over("patient"),
+        **{f"{of}s": evaluation.summary_over(of) for of in ("patient", "group") if of in known},
         **{attribute: evaluation.summary_by(attribute) for attribute in attributes},
     }
 
@@ -107,7 +113,7 @@ def extreme_cases(
 
 def peak_memory() -> dict[str, int]:
     """The most memory that this process has held, in bytes, and the most of a GPU if it has one."""
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = {"process": peak_bytes()}
     if torch.cuda.is_available():
         peak["GPU"] = torch.cuda.max_memory_allocated()
     return peak

@@ -1,6 +1,5 @@
 """What the runs of a comparison came to, and which differences between systems are real."""
 
-import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from jaxtyping import Float
 from scipy.stats import wilcoxon
+from statsmodels.stats.multitest import multipletests
 
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.system.files import atomic_write
@@ -143,10 +143,8 @@ def write_csv(path: Path, results: Sequence[SystemResults]) -> None:
             rows.append({"system": each.name, "seed": seed, "status": "failed", "error": error})
         for seed in each.unfinished:
             rows.append({"system": each.name, "seed": seed, "status": "not finished"})
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, heads)
-        writer.writeheader()
-        writer.writerows(rows)
+    with atomic_write(path) as temporary:
+        pd.DataFrame(rows, columns=heads, dtype=object).to_csv(temporary, index=False)
 
 
 # Which differences are real
@@ -184,26 +182,23 @@ def differences(results: Sequence[SystemResults], reference: SystemResults) -> l
         if each.name != reference.name and seeds:
             difference = _dice_of_patients(each, seeds) - _dice_of_patients(reference, seeds)
             found.append((each, difference, paired_p(difference)))
-    adjusted = holm([p for *_, p in found])
+    if not found:
+        return []
+    adjusted: Any = multipletests([p for *_, p in found], method="holm")[1]
     return [
-        Difference(each, len(difference), float(difference.mean()), p, holms)
+        Difference(each, len(difference), float(difference.mean()), p, float(holms))
         for (each, difference, p), holms in zip(found, adjusted, strict=True)
     ]
 
 
 def _dice_of_patients(system: SystemResults, seeds: set[int]) -> Float[np.ndarray, "patients"]:
     """The mean Dice of each test patient, in the order of their names."""
-    of_seeds = []
-    for run in system.finished:
-        if run.seed in seeds:
-            dice = run.evaluation.values["dice"].double().mean(dim=1)
-            patients = [each["patient"] for each in run.evaluation.attributes]
-            means = [
-                dice[torch.tensor([each == patient for each in patients])].mean()
-                for patient in sorted(set(patients))
-            ]
-            of_seeds.append(torch.stack(means))
-    return torch.stack(of_seeds).mean(dim=0).numpy()
+    of_seeds = [
+        run.evaluation.means_of("patient", "dice").mean(dim=1).numpy()
+        for run in system.finished
+        if run.seed in seeds
+    ]
+    return np.mean(of_seeds, axis=0)
 
 
 def paired_p(difference: Float[np.ndarray, "n"]) -> float:
@@ -217,17 +212,3 @@ def paired_p(difference: Float[np.ndarray, "n"]) -> float:
 def smallest_p(count: int) -> float:
     """The least that the test can give of so many patients: all differences of one sign."""
     return 2.0 ** (1 - count)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p-values that are tested together.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian
-    Journal of Statistics 6.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted

@@ -115,7 +115,7 @@ class Network:
     is_trained: bool = field(default=True, init=False)
 
     def build(self, base: Base, structures: int) -> Unprompted:
-        system, input_size = models.SYSTEMS[self.title], base.size // 4
+        system, input_size = models.NETWORKS[self.title], base.size // 4
         if base.is_small:
             network = system.small(1 + structures, input_size)
         else:

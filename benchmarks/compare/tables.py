@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapterkit.data.collections.camus import STRUCTURES
-from adapterkit.evaluation.tables import markdown
+from adapterkit.evaluation.tables import HEADS, markdown
 from benchmarks.compare.results import (
     SIGNIFICANCE,
     SystemResults,
@@ -63,14 +63,8 @@ PAPER_TABLES = (
     ),
 )
 
-METRICS: dict[str, tuple[str, float]] = {
-    "dice": ("Dice (%)", 100),
-    "hausdorff_px": ("HD (px)", 1),
-    "hausdorff95_px": ("HD95 (px)", 1),
-    "hausdorff_mm": ("HD (mm)", 1),
-    "hausdorff95_mm": ("HD95 (mm)", 1),
-}
-"""How each metric is headed, and what it is multiplied by."""
+METRICS = ("dice", "hausdorff_px", "hausdorff95_px", "hausdorff_mm", "hausdorff95_mm")
+"""Those in the tables."""
 
 
 def report(setting: Setting, results: Sequence[SystemResults]) -> str:
@@ -125,7 +119,7 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
 def _paper_table(shown: Sequence[SystemResults], with_paper: bool) -> str:
     rows = []
     for column, metric in enumerate(("dice", "hausdorff_px")):
-        head, _ = METRICS[metric]
+        head, _ = HEADS[metric]
         rows.append([head, *(_metric(each, metric) for each in shown)])
         if with_paper:
             paper = [
@@ -142,7 +136,7 @@ def _structures(results: Sequence[SystemResults]) -> str:
         for each in results
         for structure in (*STRUCTURES.values(), "mean")
     ]
-    return markdown(["system", "structure", *(METRICS[metric][0] for metric in shown)], rows)
+    return markdown(["system", "structure", *(HEADS[metric][0] for metric in shown)], rows)
 
 
 def _validation(results: Sequence[SystemResults]) -> str:
@@ -161,7 +155,7 @@ def _validation(results: Sequence[SystemResults]) -> str:
 
 
 def _metric(each: SystemResults, metric: str, structure: str = "mean") -> str:
-    scale = METRICS[metric][1]
+    scale = HEADS[metric][1]
     return _cell(each, [scale * value for value in each.over_seeds(metric, structure)], "{:.2f}")
 
 

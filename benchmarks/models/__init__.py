@@ -2,7 +2,7 @@
 
 A network segments background and all structures at once, without a prompt:
 
-    model = SYSTEMS["TransUNet"].published(classes=4, image_size=256, pretrained=True)
+    model = NETWORKS["TransUNet"].published(classes=4, image_size=256, pretrained=True)
     logits = model(images)  # (b, 3, 256, 256) in [0, 255] to (b, 4, 256, 256)
 """
 
@@ -16,7 +16,7 @@ from benchmarks.models.swin_unet import small_swin_unet, swin_unet
 from benchmarks.models.transunet import small_transunet, transunet
 from benchmarks.models.unet import small_unet, unet
 
-__all__ = ["SYSTEMS", "SegmentationModel", "System"]
+__all__ = ["NETWORKS", "Architecture", "SegmentationModel"]
 
 
 class Published(Protocol):
@@ -37,7 +37,7 @@ class Small(Protocol):
 
 
 @dataclass(frozen=True)
-class System:
+class Architecture:
     """A comparison network.
 
     Attributes:
@@ -55,22 +55,22 @@ class System:
     source: str
 
 
-SYSTEMS = {
-    "U-Net": System(
+NETWORKS = {
+    "U-Net": Architecture(
         encoder="none",
         published=unet,
         small=small_unet,
         parameters=31_030_658,
         source="Figure 1 of Ronneberger et al. 2015, counted: one input channel, two classes",
     ),
-    "CE-Net": System(
+    "CE-Net": Architecture(
         encoder="ResNet-34",
         published=ce_net,
         small=small_ce_net,
         parameters=29_003_093,
         source="the authors' code, counted: Guzaiwang/CE-Net at d7f0865, one class",
     ),
-    "Swin-Unet": System(
+    "Swin-Unet": Architecture(
         encoder="Swin-T",
         published=swin_unet,
         small=small_swin_unet,
@@ -78,7 +78,7 @@ SYSTEMS = {
         source="the authors' code, counted: HuCaoFighting/Swin-Unet at f48f623, 224 pixels, "
         "nine classes",
     ),
-    "TransUNet": System(
+    "TransUNet": Architecture(
         encoder="R50 + ViT-B/16",
         published=transunet,
         small=small_transunet,
@@ -86,7 +86,7 @@ SYSTEMS = {
         source="Sun et al. 2024 (DA-TransUNet), Table 3; so has the authors' code: "
         "Beckschen/TransUNet at 02ef001, 224 pixels, two classes",
     ),
-    "H2Former": System(
+    "H2Former": Architecture(
         encoder="ResNet-34",
         published=h2former,
         small=small_h2former,

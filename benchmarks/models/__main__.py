@@ -6,7 +6,7 @@ python -m benchmarks.models
 import torch
 from torch import nn
 
-from benchmarks.models import SYSTEMS
+from benchmarks.models import NETWORKS
 
 CLASSES = 4
 IMAGE_SIZE = 224
@@ -15,13 +15,13 @@ IMAGE_SIZE = 224
 def main() -> None:
     print("| system | encoder | parameters | published | source | small |")
     print("|---|---|---|---|---|---|")
-    for name, system in SYSTEMS.items():
+    for name, network in NETWORKS.items():
         with torch.device("meta"):
-            parameters = count_parameters(system.published(CLASSES, IMAGE_SIZE))
-            small = count_parameters(system.small(CLASSES, IMAGE_SIZE))
+            parameters = count_parameters(network.published(CLASSES, IMAGE_SIZE))
+            small = count_parameters(network.small(CLASSES, IMAGE_SIZE))
         print(
-            f"| {name} | {system.encoder} | {parameters / 1e6:.2f} M "
-            f"| {system.parameters / 1e6:.2f} M | {system.source} | {small / 1e6:.2f} M |"
+            f"| {name} | {network.encoder} | {parameters / 1e6:.2f} M "
+            f"| {network.parameters / 1e6:.2f} M | {network.source} | {small / 1e6:.2f} M |"
         )
     print(f"\nOf {CLASSES} classes and RGB images of {IMAGE_SIZE}x{IMAGE_SIZE} pixels.")
 

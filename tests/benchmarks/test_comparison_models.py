@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.models import SYSTEMS, SegmentationModel
+from benchmarks.models import NETWORKS, SegmentationModel
 from benchmarks.models.__main__ import count_parameters, main
 
 ENCODERS = {
@@ -19,12 +19,12 @@ ENCODERS = {
     "H2Former": "resnet34.tv_in1k",
 }
 
-every_system = pytest.mark.parametrize("name", SYSTEMS)
+every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def build_small(name: str) -> SegmentationModel:
     torch.manual_seed(0)
-    return SYSTEMS[name].small(classes=4, image_size=64)
+    return NETWORKS[name].small(classes=4, image_size=64)
 
 
 def draw_batch(size: int = 64) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def draw_batch(size: int = 64) -> tuple[Tensor, Tensor]:
 def test_the_command_s_table_has_every_size_within_five_percent(capsys: pytest.CaptureFixture[str]):
     main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:7]]
-    assert [row[0] for row in rows] == list(SYSTEMS)
+    assert [row[0] for row in rows] == list(NETWORKS)
     for _, _, measured, published, _, small in rows:
         assert millions(measured) == pytest.approx(millions(published), rel=0.05)
         assert 2 <= millions(small) <= 3
@@ -63,17 +63,17 @@ def millions(cell: str) -> float:
 )
 def test_no_parameter_more_or_less_than_in_the_authors_code(name, classes, image_size, difference):
     with torch.device("meta"):
-        model = SYSTEMS[name].published(classes, image_size)
-    assert count_parameters(model) == SYSTEMS[name].parameters + difference
+        model = NETWORKS[name].published(classes, image_size)
+    assert count_parameters(model) == NETWORKS[name].parameters + difference
 
 
-@every_system
+@every_network
 @pytest.mark.parametrize(
     ("size", "image_size"), [("small", 128), ("small", 256), ("published", 224)]
 )
 def test_logits_have_the_image_s_resolution(name: str, size: str, image_size: int):
     with torch.device("meta"):
-        model = getattr(SYSTEMS[name], size)(classes=5, image_size=image_size)
+        model = getattr(NETWORKS[name], size)(classes=5, image_size=image_size)
         logits = model(torch.empty(2, 3, image_size, image_size))
     assert logits.shape == (2, 5, image_size, image_size)
 
@@ -85,7 +85,7 @@ def test_convolutional_networks_take_any_size(name: str):
         assert model(torch.rand(1, 3, 96, 32)).shape == (1, 4, 96, 32)
 
 
-@every_system
+@every_network
 def test_a_small_network_overfits_one_batch(name: str):
     """To 40 % of the loss in 20 steps; the gradient reaches every parameter."""
     model = build_small(name)
@@ -107,7 +107,7 @@ def test_a_small_network_overfits_one_batch(name: str):
     assert unreached == []
 
 
-@every_system
+@every_network
 def test_an_image_s_logits_do_not_depend_on_the_batch(name: str):
     model = build_small(name).eval()
     images, _ = draw_batch()
@@ -117,7 +117,7 @@ def test_an_image_s_logits_do_not_depend_on_the_batch(name: str):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-@every_system
+@every_network
 def test_a_seed_gives_the_same_network_and_the_same_pass_in_training(name: str):
     images, _ = draw_batch()
     outputs = []
@@ -160,7 +160,7 @@ def test_pretrained_weights_arrive(name, image_size, not_used, monkeypatch: pyte
         return create_model(*args, **options, pretrained_cfg_overlay=overlay)
 
     monkeypatch.setattr(timm, "create_model", create_from_weights)
-    model = SYSTEMS[name].published(classes=4, image_size=image_size, pretrained=True).eval()
+    model = NETWORKS[name].published(classes=4, image_size=image_size, pretrained=True).eval()
     arrived = {fingerprint(tensor) for tensor in model.state_dict().values()}
     missing = {key for key, tensor in weights.items() if fingerprint(tensor) not in arrived}
     assert {key for key in missing if not re.match(not_used, key)} == set()
@@ -178,10 +178,10 @@ def fingerprint(tensor: Tensor) -> tuple[torch.Size, float]:
     return tensor.shape, tensor.double().sum().item()
 
 
-@every_system
+@every_network
 @pytest.mark.parametrize("image_size", [0, -64, 100, 250])
 def test_a_side_that_cannot_be_halved_is_refused_when_building(name: str, image_size: int):
-    for build in (SYSTEMS[name].published, SYSTEMS[name].small):
+    for build in (NETWORKS[name].published, NETWORKS[name].small):
         with pytest.raises(ValueError, match=rf"{image_size} pixels, and {name} takes multiples"):
             build(classes=4, image_size=image_size)
 

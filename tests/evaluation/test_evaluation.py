@@ -1,5 +1,6 @@
 """Evaluation sees what a prediction is worth, in pixels and in mm, and whose it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, evaluate, mean_dice, predict
 from adapterkit.evaluation.metrics import segmentation_metrics
+from adapterkit.evaluation.tables import summaries
 from adapterkit.promptable.points import farthest_point
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Masks, Promptable
@@ -174,6 +176,16 @@ def test_summaries_by_and_over_an_attribute():
     # Patients have 0.2, 0.5 and 0.7.
     assert over_patients["mean"] == pytest.approx(1.4 / 3)
     assert over_patients["std"] == pytest.approx(torch.tensor([0.2, 0.5, 0.7]).std().item())
+
+
+def test_images_without_a_patient_have_no_summary_over_patients():
+    found = evaluation()
+    plain = replace(found, attributes=[{"frame": "0"}] * 4)
+    assert list(summaries(found, ["phase"])) == ["images", "patients", "phase"]
+    assert summaries(plain, []) == {"images": found.summary()}
+    grouped = [{"group": each["patient"]} for each in found.attributes]
+    groups = summaries(replace(found, attributes=grouped), [])["groups"]
+    assert groups == found.summary_over("patient")
 
 
 def test_pixels_of_another_input_size():
