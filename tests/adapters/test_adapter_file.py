@@ -91,7 +91,7 @@ image = 255 * load_file("image.safetensors")["image"]
 points, labels = torch.full((2, 1, 1, 2), 128.0), torch.ones(2, 1, 1, dtype=torch.long)
 with torch.no_grad():
     logits = ak.Segmenter(sam)(image, ak.Prompts(points, labels)).low_res_logits
-save_file({{"logits": logits}}, "logits.safetensors")
+save_file({{"logits": logits.contiguous()}}, "logits.safetensors")
 """
     subprocess.run([sys.executable, "-c", script], cwd=file.parent, check=True)
     assert torch.equal(load_file(file.parent / "logits.safetensors")["logits"], expected)
