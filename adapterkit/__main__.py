@@ -28,14 +28,14 @@ COMMANDS = {
 def main() -> None:
     """Run the command line's command."""
     app = SubcommandApp()
-    for name, summary in COMMANDS.items():
-        # Only the command that is run is imported, and has its options worked out.
-        if sys.argv[1:2] == [name]:
-            app.command(name=name)(command(name))
-        else:
-            app.command(name=name, help=summary)(_other)
-    keep_freed_memory()
     with one_line_errors():
+        for name, summary in COMMANDS.items():
+            # Only the command that is run is imported, and has its options worked out.
+            if sys.argv[1:2] == [name]:
+                app.command(name=name)(command(name))
+            else:
+                app.command(name=name, help=summary)(_other)
+        keep_freed_memory()
         app.cli(prog="adapterkit", description=__doc__)
 
 
