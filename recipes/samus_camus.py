@@ -37,7 +37,7 @@ from adapterkit.evaluation.tables import (
     summaries,
     tables,
 )
-from adapterkit.promptable.points import PointStrategy
+from adapterkit.promptable.points import PromptStrategy
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import check_positive, run
 from adapterkit.training.loop import Settings, log_to, make_accelerator, train
@@ -69,7 +69,7 @@ class Config:
     """Side of SAMUS's square input, in pixels. By default a quarter of the base's: 256 for SAM."""
     train_decoder: bool = False
     """Also train the mask decoder, which SAMUS keeps frozen."""
-    points: PointStrategy = "1"
+    points: PromptStrategy = "1"
     """One random point per structure, or a second one: random, by entropy, or by distance."""
     augment: bool = False
     """Augment the training images as the published SAMUS does."""

@@ -57,3 +57,12 @@ def train_one_step(model: nn.Module, image: Tensor) -> None:
     (output - target).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def random_prompts(
+    batch: int, prompts: int, points: int, seed: int, side: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Points anywhere in an image, and their labels, 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    coordinates = (side - 1) * torch.rand(batch, prompts, points, 2, generator=generator)
+    return coordinates, torch.randint(0, 2, (batch, prompts, points), generator=generator)

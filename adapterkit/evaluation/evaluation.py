@@ -27,7 +27,7 @@ from adapterkit.evaluation.metrics import (
     summarise,
     with_unit,
 )
-from adapterkit.promptable.points import PointStrategy, choose_points
+from adapterkit.promptable.points import PromptStrategy, choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.files import atomic_write
@@ -44,7 +44,8 @@ class Predictions:
         attributes: what else is known of each image, such as its patient and view.
         logits: one map per structure; above 0 is foreground.
         reference: the masks by an expert.
-        points: the prompts of each structure, (x, y) in pixels.
+        points: those that each structure was asked for by, (x, y) in pixels; 0 of them where it
+            was by others.
     """
 
     indices: Sequence[int]
@@ -64,7 +65,7 @@ def predict(
     dataset: Dataset,
     *,
     seed: int,
-    points: PointStrategy = "1",
+    points: PromptStrategy = "1",
     batch_size: int = 8,
     progress: str = "",
 ) -> Iterator[Predictions]:
@@ -76,7 +77,7 @@ def predict(
         segmenter: any promptable model; put in evaluation mode.
         dataset: samples as `data.dataset.Sample` says.
         seed: of the points.
-        points: how they are chosen.
+        points: how the prompts are chosen.
         batch_size: images at a time.
         progress: what to call this in a progress bar; "" shows none.
     """
@@ -104,20 +105,20 @@ def predict(
 def _segment(
     segmenter: Promptable,
     batch: Mapping[str, Any],
-    strategy: PointStrategy,
+    strategy: PromptStrategy,
     seed: int,
     device: torch.device,
 ) -> tuple[Float[Tensor, "b k n 2"], Float[Tensor, "b k S S"]]:
     images = batch["image"].to(device)
 
-    def segment(points: Tensor, labels: Tensor) -> Tensor:
-        return segmenter(images, Prompts(points, labels).to(device)).logits()
+    def segment(prompts: Prompts) -> Tensor:
+        return segmenter(images, prompts.to(device)).logits()
 
     generators = [seeded_generator(seed, name) for name in batch["name"]]
-    points, labels = choose_points(
-        batch["masks"].bool(), strategy, generators, lambda *first: segment(*first).float().cpu()
-    )
-    return points, segment(points, labels)
+    masks = batch["masks"].bool()
+    prompts = choose_prompts(masks, strategy, generators, lambda p: segment(p).float().cpu())
+    points = masks.new_zeros((*masks.shape[:2], 0, 2), dtype=torch.float32)
+    return points if prompts.points is None else prompts.points, segment(prompts)
 
 
 def mean_dice(
@@ -125,7 +126,7 @@ def mean_dice(
     dataset: Dataset,
     *,
     seed: int,
-    points: PointStrategy = "1",
+    points: PromptStrategy = "1",
     batch_size: int = 8,
 ) -> float:
     """Dice, in [0, 1], averaged over the images and structures of a data set."""
@@ -238,7 +239,7 @@ def evaluate(
     dataset: SegmentationDataset,
     *,
     seed: int,
-    points: PointStrategy = "1",
+    points: PromptStrategy = "1",
     batch_size: int = 8,
     progress: str = "",
 ) -> Evaluation:

@@ -10,7 +10,7 @@ from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.evaluation import Evaluation, predict
 from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import Case
-from adapterkit.promptable.points import PointStrategy
+from adapterkit.promptable.points import PromptStrategy
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.memory import peak_bytes
 
@@ -84,7 +84,7 @@ def extreme_cases(
     dataset: SegmentationDataset,
     evaluation: Evaluation,
     seed: int,
-    points: PointStrategy = "1",
+    points: PromptStrategy = "1",
 ) -> list[Case]:
     """For each structure the images of its highest, median and lowest Dice, segmented anew.
 

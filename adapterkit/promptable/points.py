@@ -17,51 +17,128 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-PointStrategy = Literal["1", "2-random", "2-entropy", "2-max-distance"]
-"""How many points a mask gets, and how the second is chosen; the first is always random."""
+from adapterkit.promptable.prompts import Prompts
+
+PromptStrategy = Literal[
+    "1", "2-random", "2-entropy", "2-max-distance", "3", "5", "box", "class", "class+1", "mixed"
+]
+"""What a structure is asked for by. See `choose_prompts`."""
+
+Segment = Callable[[Prompts], Float[Tensor, "B K H W"]]
+"""The mask logits that prompts give."""
 
 
-def choose_points(
+def choose_prompts(
     masks: Bool[Tensor, "B K H W"],
-    strategy: PointStrategy,
+    strategy: PromptStrategy,
     generators: Sequence[torch.Generator],
-    segment: Callable[[Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]], Float[Tensor, "B K H W"]],
-) -> tuple[Float[Tensor, "B K n 2"], Int[Tensor, "B K n"]]:
-    """The points of each structure of each image, by one of the study's four strategies.
+    segment: Segment,
+) -> Prompts:
+    """The prompts of each structure of each image.
 
-    Strategies agree in the first point, so their results differ by the second alone.
+    Strategies of points agree in the first, so their results differ by the others alone.
+
+    - "1": one random point of the structure.
+    - "2-random", "2-entropy", "2-max-distance": a second one at random, where the prediction from
+      the first is least certain, or farthest from the first.
+    - "3", "5": so many, each further one at random where the prediction so far is wrong.
+    - "box": the box around the structure, each edge moved by up to a tenth of the box's side; the
+      whole image where the structure is absent.
+    - "class": its name alone. "class+1": its name and a point.
+    - "mixed": for each structure of each image one of "class", "1" and "class+1", at random.
 
     Args:
-        masks: reference masks of K structures in each of B images.
-        strategy: "1" for one random point; a second one is drawn at random too ("2-random"), or is
-            where the prediction from the first is least certain ("2-entropy"), or farthest from
-            the first ("2-max-distance").
+        masks: reference masks of K structures, the model's classes in order, in each of B images.
+        strategy: which.
         generators: a source of randomness for each image, such as `seeded_generator` gives.
-        segment: the mask logits that points and labels give; called for "2-entropy" alone.
+        segment: called where points depend on what is predicted.
 
     Returns:
-        points (x, y) in pixels, float32, and labels, int64: 1, or 0 where a mask has no
-        foreground and its points are from the background.
+        Points (x, y) in pixels with labels 1, or 0 where a mask has no foreground and its points
+        are from the background; boxes; classes.
 
     Raises:
-        ValueError: if the strategy is unknown, or there is not one generator per image.
+        ValueError: the strategy is unknown, or there is not one generator per image.
 
-    Source: the SAMUS reproduction study, Table 4.
+    Source: the SAMUS reproduction study, Table 4, for one and two points; Kirillov et al. 2023,
+    arXiv 2304.02643, appendix A, for points from the error and moved boxes.
     """
-    if strategy not in get_args(PointStrategy):
-        raise ValueError(f"strategy is {strategy!r}: expected one of {get_args(PointStrategy)}")
+    if strategy not in get_args(PromptStrategy):
+        raise ValueError(f"strategy is {strategy!r}: expected one of {get_args(PromptStrategy)}")
     if len(generators) != len(masks):
         raise ValueError(f"{len(masks)} images, but {len(generators)} generators")
+    images, structures = masks.shape[:2]
+    classes = torch.arange(structures, device=masks.device).repeat(images, 1)
+    if strategy == "class":
+        return Prompts(classes=classes)
+    if strategy == "box":
+        each = zip(masks, generators, strict=True)
+        return Prompts(boxes=torch.stack([moved_boxes(*of_image) for of_image in each]))
     count = 2 if strategy == "2-random" else 1
     drawn = [random_points(*each, count) for each in zip(masks, generators, strict=True)]
     points, labels = map(torch.stack, zip(*drawn, strict=True))
+    first = Prompts(points, labels)
     if strategy == "2-max-distance":
-        second = farthest_point(masks, points[..., 0, :])
-    elif strategy == "2-entropy":
-        second = entropy_point(masks, segment(points, labels).sigmoid())
-    else:
-        return points, labels
-    return torch.cat([points, second[0]], dim=-2), torch.cat([labels, second[1]], dim=-1)
+        return _with(first, *farthest_point(masks, points[..., 0, :]))
+    if strategy == "2-entropy":
+        return _with(first, *entropy_point(masks, segment(first).sigmoid()))
+    if strategy in ("3", "5"):
+        return _corrected(first, masks, int(strategy) - 1, generators, segment)
+    if strategy == "class+1":
+        return Prompts(points, labels, classes=classes)
+    if strategy == "mixed":
+        draws = [torch.randint(3, (structures,), generator=each) for each in generators]
+        kinds = torch.stack(draws).to(masks.device)
+        labels = labels.masked_fill((kinds == 0)[..., None], -1)
+        return Prompts(points, labels, classes=classes.masked_fill(kinds == 1, -1))
+    return first
+
+
+def _with(
+    prompts: Prompts, points: Float[Tensor, "B K n 2"], labels: Int[Tensor, "B K n"]
+) -> Prompts:
+    assert prompts.points is not None
+    assert prompts.labels is not None
+    return Prompts(
+        torch.cat([prompts.points, points], dim=-2), torch.cat([prompts.labels, labels], dim=-1)
+    )
+
+
+def _corrected(
+    prompts: Prompts,
+    masks: Bool[Tensor, "B K H W"],
+    times: int,
+    generators: Sequence[torch.Generator],
+    segment: Segment,
+) -> Prompts:
+    """With further points, each drawn where what the ones so far give is wrong."""
+    for _ in range(times):
+        wrong = (segment(prompts) > 0).to(masks.device) != masks
+        drawn = [random_points(*each) for each in zip(wrong, generators, strict=True)]
+        points = torch.stack([point for point, _ in drawn])
+        x, y = points.long()[..., 0, :].unbind(-1)
+        inside = masks.flatten(2).gather(2, (y * masks.shape[-1] + x)[..., None])
+        prompts = _with(prompts, points, inside.long())
+    return prompts
+
+
+def moved_boxes(
+    masks: Bool[Tensor, "k H W"], generator: torch.Generator, share: float = 0.1
+) -> Float[Tensor, "k 4"]:
+    """The box around each mask, each edge moved by up to a share of the box's side, within the
+    image; the whole image where a mask has no foreground."""
+    height, width = masks.shape[-2:]
+    whole = torch.tensor([0, 0, width, height], dtype=torch.float32, device=masks.device)
+    moves = (2 * torch.rand(len(masks), 4, generator=generator) - 1).to(masks.device) * share
+    boxes = []
+    for mask, move in zip(masks, moves, strict=True):
+        if not mask.any():
+            boxes.append(whole)
+            continue
+        box = boxes_around(mask[None])[0]
+        sides = (box[2:] - box[:2]).repeat(2)
+        boxes.append(torch.minimum((box + move * sides).clamp(min=0), whole[2:].repeat(2)))
+    return torch.stack(boxes)
 
 
 def boxes_around(masks: Bool[Tensor, "k H W"]) -> Float[Tensor, "k 4"]:

@@ -144,6 +144,11 @@ class Prompts:
         )
 
 
+def every_class(images: int, structures: int, device: torch.device | None = None) -> Prompts:
+    """Each structure of each image, by its class."""
+    return Prompts(classes=torch.arange(structures, device=device).repeat(images, 1))
+
+
 def _check_tensor(name: str, value: object) -> None:
     shape, axes = _SHAPES[name]
     _expect(

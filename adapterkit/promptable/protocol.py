@@ -17,6 +17,9 @@ from wadler_lindig import pformat
 
 from adapterkit.promptable.prompts import Prompts
 
+ABSENT = -20.0
+"""The logit of a structure that is judged absent: a probability of 2e-9."""
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -63,18 +66,22 @@ class Masks:
             prompt, and the one of highest estimated IoU is what `SamPredictor` prefers.
         all_iou: the model's own estimate of each mask's quality.
         image_size: side of the images, in pixels.
+        presence: logits of whether the structure that was asked for is in the image at all; None
+            where the model does not judge it.
     """
 
     all_logits: Float[Tensor, "b k m h w"]
     all_iou: Float[Tensor, "b k m"]
     image_size: int
+    presence: Float[Tensor, "b k"] | None = None
 
     def __repr__(self) -> str:
         return pformat(self)
 
     @property
     def low_res_logits(self) -> Float[Tensor, "b k h w"]:
-        """Of the answer: at SAM's patch stride, a quarter of the images' size."""
+        """Of the answer: a quarter of the images' size at SAM's patch stride, their whole size
+        where an adapter adds detail."""
         return self.all_logits[:, :, 0]
 
     @property
@@ -83,9 +90,15 @@ class Masks:
         return self.all_iou[:, :, 0]
 
     def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
-        """The answer's, interpolated bilinearly to `size`; None: to the images' size."""
+        """The answer's, interpolated bilinearly to `size`; None: to the images' size.
+
+        A structure that is judged absent has an empty mask.
+        """
         size = size or (self.image_size, self.image_size)
-        return F.interpolate(self.low_res_logits, size, mode="bilinear", align_corners=False)
+        logits = F.interpolate(self.low_res_logits, size, mode="bilinear", align_corners=False)
+        if self.presence is None:
+            return logits
+        return logits.masked_fill((self.presence < 0)[..., None, None], ABSENT)
 
 
 class Promptable(nn.Module):
@@ -104,6 +117,11 @@ class Promptable(nn.Module):
     @abstractmethod
     def model(self) -> nn.Module:
         """The model within: what `inject`, `activate` and `save_adapter` take."""
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The names of the structures that can be asked for by their class, in order."""
+        return ()
 
     @property
     def parts(self) -> str:

@@ -1,13 +1,18 @@
 """A (patched) Sam of `segment_anything` as a batched, differentiable, promptable model."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 
 from adapterkit.adapters.injection import adapters_of
 from adapterkit.encoders.views import view
-from adapterkit.promptable.prompts import Prompts
+from adapterkit.parts import ClassPrompts
+from adapterkit.parts.class_prompts import CLASSES, PRESENCE
+from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 
 
@@ -47,6 +52,14 @@ class Segmenter(Promptable):
         return str([found[name].parts for name in found.active]) if found else ""
 
     @property
+    def structures(self) -> tuple[str, ...]:
+        """The names of the structures that can be asked for by their class, in order."""
+        found = adapters_of(self.sam)
+        parts = [part for name in found.active for part in found[name].parts] if found else []
+        named = [part.structures for part in parts if isinstance(part, ClassPrompts)]
+        return named[-1] if named else ()
+
+    @property
     def normalisation(self) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
         """Mean and standard deviation of an image's channels, in [0, 255]."""
         return self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")
@@ -72,24 +85,71 @@ class Segmenter(Promptable):
         return Embedding(image, self.image_size, adapters.handed_on() if adapters else {})
 
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
-        if prompts.shape is None:
-            raise ValueError("no prompt: give points with labels, boxes, or masks")
+        prompts = self._asked(embedding, prompts)
+        assert prompts.shape is not None
         batch, count = prompts.shape
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
-        sparse, dense = self.sam.prompt_encoder(
-            points=(flat["points"], flat["labels"]) if "points" in flat else None,
-            boxes=flat.get("boxes"),
-            masks=flat["masks"][:, None] if "masks" in flat else None,
-        )
-        logits, iou = predict_masks(
-            self.sam.mask_decoder,
-            embedding.image.repeat_interleave(count, dim=0),
-            self.sam.prompt_encoder.get_dense_pe(),
-            sparse,
-            dense,
-        )
+        with self._given(embedding, flat.get("classes")) as presence_of:
+            sparse, dense = self.sam.prompt_encoder(
+                points=(flat["points"], flat["labels"]) if "points" in flat else None,
+                boxes=flat.get("boxes"),
+                masks=flat["masks"][:, None] if "masks" in flat else None,
+            )
+            logits, iou = predict_masks(
+                self.sam.mask_decoder,
+                embedding.image.repeat_interleave(count, dim=0),
+                self.sam.prompt_encoder.get_dense_pe(),
+                sparse,
+                dense,
+            )
+            presence = presence_of()
         shape = (batch, count)
-        return Masks(logits.unflatten(0, shape), iou.unflatten(0, shape), embedding.image_size)
+        return Masks(
+            logits.unflatten(0, shape),
+            iou.unflatten(0, shape),
+            embedding.image_size,
+            None if presence is None else presence.unflatten(0, shape),
+        )
+
+    def _asked(self, embedding: Embedding, prompts: Prompts) -> Prompts:
+        """The prompts, or every class where there are none."""
+        structures = self.structures
+        if prompts.shape is None:
+            if not structures:
+                raise ValueError(
+                    "no prompt: give points with labels, boxes, or masks; a model without class "
+                    "prompts has nothing to segment without"
+                )
+            return every_class(len(embedding), len(structures), embedding.image.device)
+        classes = prompts.classes
+        if classes is not None and not structures:
+            raise ValueError(
+                "classes are given, and this model has no class prompts; give points or boxes, or "
+                'inject a method with structures, such as "samus_plus"'
+            )
+        if classes is not None and int(classes.max()) >= len(structures):
+            raise ValueError(
+                f"classes go up to {int(classes.max())}: expected 0 to {len(structures) - 1} "
+                f"({', '.join(structures)}), or -1 for none"
+            )
+        return prompts
+
+    @contextmanager
+    def _given(
+        self, embedding: Embedding, classes: Int[Tensor, "p"] | None
+    ) -> Iterator[Callable[[], Float[Tensor, "p"] | None]]:
+        """Within it, parts in the decoder read what belongs to these images and prompts; what it
+        gives tells, after the decoder's forward, the presence that they judged."""
+        found = adapters_of(self.sam)
+        if found is None:
+            yield lambda: None
+            return
+        values = dict(embedding.maps)
+        if classes is not None:
+            values |= {f"{name}.{CLASSES}": classes for name in found.active}
+        with found.given(values):
+            contexts = [found[name].context.values for name in found.active]
+            yield lambda: next((v[PRESENCE] for v in contexts if PRESENCE in v), None)
 
 
 def predict_masks(
@@ -99,21 +159,14 @@ def predict_masks(
     sparse: Float[Tensor, "p n c"],
     dense: Float[Tensor, "p c h w"],
 ) -> tuple[Float[Tensor, "p m mask_h mask_w"], Float[Tensor, "p m"]]:
-    """`MaskDecoder.predict_masks`, with an image embedding per prompt.
+    """The decoder's own `predict_masks`, with an image embedding per prompt.
 
-    The original takes the prompts of one image at a time.
+    It takes the prompts of one image at a time, whose embedding it repeats and adds to each dense
+    prompt; here that sum is given as the dense prompt, and the image's embedding is zero.
     """
-    prompts = sparse.shape[0]  # and not len, which fixes it where the decoder is exported
-    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output_tokens.expand(prompts, -1, -1), sparse], dim=1)
-    tokens, features = decoder.transformer(
-        embedding + dense, position.expand(prompts, -1, -1, -1), tokens
+    return decoder.predict_masks(
+        image_embeddings=torch.zeros_like(embedding[:1]),
+        image_pe=position,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=embedding + dense,
     )
-    upscaled = decoder.output_upscaling(features.transpose(1, 2).reshape(embedding.shape))
-    mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens].unbind(dim=1)
-    weights = [
-        mlp(token)
-        for mlp, token in zip(decoder.output_hypernetworks_mlps, mask_tokens, strict=True)
-    ]
-    logits = torch.stack(weights, dim=1) @ upscaled.flatten(2)
-    return logits.unflatten(2, upscaled.shape[2:]), decoder.iou_prediction_head(tokens[:, 0])

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import rich
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import is_tensorboard_available
 from rich.console import Console
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from adapterkit.encoders.views import view
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.parts.conv import ConvBlock
-from adapterkit.promptable.points import PointStrategy, choose_points
+from adapterkit.promptable.points import PromptStrategy, choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.allocator import give_back_freed_memory
@@ -75,7 +76,7 @@ class Settings:
     schedule: Literal["constant", "cosine", "polynomial"] = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
-    points: PointStrategy = "1"
+    points: PromptStrategy = "1"
     activation_checkpointing: bool = False
     patience: int | None = None
     seed: int = 0
@@ -357,12 +358,12 @@ class _Run:
             for name in batch["name"]
         ]
 
-        def segment(points: Tensor, labels: Tensor) -> Tensor:
+        def segment(prompts: Prompts) -> Tensor:
             with torch.no_grad(), self.accelerator.autocast():
-                return self.segmenter(images, Prompts(points, labels)).logits().float()
+                return self.segmenter(images, prompts).logits().float()
 
-        points, labels = choose_points(masks, self.settings.points, generators, segment)
-        return self.objective(images, masks, points, labels)
+        prompts = choose_prompts(masks, self.settings.points, generators, segment)
+        return self.objective(images, masks, prompts)
 
     def _save(self) -> None:
         if self.state_file is not None and self.accelerator.is_main_process:
@@ -384,9 +385,18 @@ class _Objective(nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
-    def forward(self, images: Tensor, masks: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        logits = self.segmenter(images, Prompts(points, labels)).low_res_logits
-        return dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
+    def forward(self, images: Tensor, masks: Tensor, prompts: Prompts) -> Tensor:
+        found = self.segmenter(images, prompts)
+        logits, presence = found.low_res_logits, getattr(found, "presence", None)
+        loss = dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
+        if presence is None:
+            return loss
+        is_there = masks.flatten(2).any(dim=2).to(presence.dtype)
+        return loss + _PRESENCE * F.binary_cross_entropy_with_logits(presence, is_there)
+
+
+_PRESENCE = 0.1
+"""Weight of the loss on whether a structure is there at all."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import adapterkit as ak
 from adapterkit.attach.attachment import Part
 from adapterkit.methods import find_method, parts_of
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
-from adapterkit.promptable.points import PointStrategy
+from adapterkit.promptable.points import PromptStrategy
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks
 from adapterkit.system.files import save_tensors
@@ -70,7 +70,7 @@ class Promptable:
     method: str | None
     variant: str = ""
     without: tuple[type, ...] = ()
-    points: PointStrategy = "1"
+    points: PromptStrategy = "1"
 
     @property
     def title(self) -> str:
@@ -111,7 +111,7 @@ class Network:
     """
 
     title: str
-    points: PointStrategy = field(default="1", init=False)
+    points: PromptStrategy = field(default="1", init=False)
     is_trained: bool = field(default=True, init=False)
 
     def build(self, base: Base, structures: int) -> Unprompted:

@@ -1,7 +1,7 @@
 """A network that needs no prompt, as a promptable model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,14 @@ class ClassMaps(Masks):
         class_logits: background first; their softmax over the classes is the probabilities.
     """
 
-    class_logits: Float[Tensor, "b classes h w"]
+    class_logits: Float[Tensor, "b classes h w"] = field(kw_only=True)
 
     @classmethod
     def of(cls, class_logits: Float[Tensor, "b classes h w"], image_size: int) -> "ClassMaps":
         """From the logits of a network for images of this side, in pixels."""
         odds = _against_others(class_logits, torch.logsumexp)[:, :, None]
-        return cls(odds, odds.detach().sigmoid().amax(dim=(-2, -1)), image_size, class_logits)
+        quality = odds.detach().sigmoid().amax(dim=(-2, -1))
+        return cls(odds, quality, image_size, class_logits=class_logits)
 
     def logits(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b k H W"]:
         """How far a structure is above the best other class, at `size`; None: at the images'.

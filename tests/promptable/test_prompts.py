@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterkit.promptable.points import (
+    PromptStrategy,
     boxes_around,
-    choose_points,
+    choose_prompts,
     entropy_point,
     farthest_point,
     random_points,
 )
+from adapterkit.promptable.prompts import Prompts
 from adapterkit.system.random import seeded_generator
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -199,37 +201,91 @@ def test_strategies_share_the_first_point(strategy):
     masks = random_masks((2, 3, 9, 8), 7) | (torch.arange(8) == 5)
     asked = []
 
-    def segment(points, labels):
-        asked.append((points, labels))
+    def segment(prompts: Prompts) -> torch.Tensor:
+        asked.append(prompts)
         return least_certain(masks, (5, 6))
 
     def generators():
         return [seeded_generator(0, name) for name in ("a", "b")]
 
-    first, first_labels = choose_points(masks, "1", generators(), segment)
-    points, labels = choose_points(masks, strategy, generators(), segment)
+    first, _ = points_of(choose_prompts(masks, "1", generators(), segment))
+    points, labels = points_of(choose_prompts(masks, strategy, generators(), segment))
     count = 1 if strategy == "1" else 2
     assert points.shape == (2, 3, count, 2)
     assert_valid(points, labels, masks)
     assert torch.equal(points[:, :, :1], first)
     assert len(asked) == (strategy == "2-entropy")
     if strategy == "2-entropy":
-        assert torch.equal(asked[0][0], first)
-        assert torch.equal(asked[0][1], first_labels)
+        assert torch.equal(asked[0].points, first)
         assert (points[:, :, 1] == torch.tensor([5.0, 6.0])).all()
     elif strategy == "2-max-distance":
         assert torch.equal(points[:, :, 1:], farthest_point(masks, first[:, :, 0])[0])
-    alone = choose_points(masks[1:], strategy, generators()[1:], lambda *_: segment(*_)[1:])
-    assert torch.equal(alone[0], points[1:])
+    alone = choose_prompts(masks[1:], strategy, generators()[1:], lambda each: segment(each)[1:])
+    assert torch.equal(points_of(alone)[0], points[1:])
+
+
+def points_of(prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+    assert prompts.points is not None
+    assert prompts.labels is not None
+    return prompts.points, prompts.labels
+
+
+def chosen(masks: torch.Tensor, strategy: PromptStrategy, wrong: torch.Tensor) -> Prompts:
+    generators = [seeded_generator(0, name) for name in ("a", "b")]
+    predicted = torch.where(masks ^ wrong, 9.0, -9.0)
+    return choose_prompts(masks, strategy, generators, lambda _: predicted)
+
+
+def test_further_points_are_where_the_prediction_is_wrong():
+    masks = random_masks((2, 3, 9, 8), 7) | (torch.arange(8) == 5)
+    wrong = torch.zeros_like(masks)
+    wrong[..., 4, 2] = True
+    strategies: list[tuple[PromptStrategy, int]] = [("3", 3), ("5", 5)]
+    for strategy, count in strategies:
+        points, labels = points_of(chosen(masks, strategy, wrong))
+        assert points.shape == (2, 3, count, 2)
+        assert (points[:, :, 1:] == torch.tensor([2.0, 4.0])).all()
+        assert torch.equal(
+            labels[:, :, 1:], masks[..., 4, 2, None].long().expand(-1, -1, count - 1)
+        )
+
+
+def test_structures_are_asked_for_by_name_by_point_and_by_both():
+    masks = torch.ones(2, 40, 4, 4, dtype=torch.bool)
+    nothing = torch.zeros_like(masks)
+    by_name = chosen(masks, "class", nothing)
+    assert list(by_name.given) == ["classes"]
+    assert by_name.classes is not None
+    assert by_name.classes.tolist() == [list(range(40))] * 2
+    both = chosen(masks, "class+1", nothing)
+    assert torch.equal(points_of(both)[0], points_of(chosen(masks, "1", nothing))[0])
+    mixed = chosen(masks, "mixed", nothing)
+    assert mixed.classes is not None
+    named, pointed = mixed.classes >= 0, points_of(mixed)[1][..., 0] >= 0
+    assert (named | pointed).all()
+    for kind in (named & pointed, named & ~pointed, ~named):
+        assert 0.1 < kind.float().mean() < 0.6
+
+
+def test_boxes_are_moved_within_the_image_and_are_all_of_it_around_nothing():
+    masks = torch.zeros(2, 2, 20, 30, dtype=torch.bool)
+    masks[:, 0, 5:15, 10:30] = True
+    boxes = chosen(masks, "box", torch.zeros_like(masks)).boxes
+    assert boxes is not None
+    exact = torch.tensor([10.0, 5, 30, 15])
+    assert ((boxes[:, 0] - exact).abs() <= torch.tensor([2.0, 1, 2, 1])).all()
+    assert not torch.equal(boxes[0, 0], exact)
+    assert boxes[..., 2].max() <= 30
+    assert (boxes[:, 1] == torch.tensor([0.0, 0, 30, 20])).all()
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_strategy_errors():
     masks = torch.ones(2, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="'3-random': expected one of"):
-        choose_points(masks, "3-random", [torch.Generator()] * 2, lambda *_: masks.float())  # pyright: ignore[reportArgumentType]
+        choose_prompts(masks, "3-random", [torch.Generator()] * 2, lambda *_: masks.float())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="2 images, but 1 generators"):
-        choose_points(masks, "1", [torch.Generator()], lambda *_: masks.float())
+        choose_prompts(masks, "1", [torch.Generator()], lambda *_: masks.float())
 
 
 def test_a_box_goes_from_edge_to_edge_of_the_pixels():

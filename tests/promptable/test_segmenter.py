@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import adapterkit as ak
 from adapterkit.promptable.families import as_promptable
 from adapterkit.promptable.protocol import Embedding
-from tests.models import TINY
+from tests.models import TINY, random_prompts
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ def adapted(sam: Sam) -> Sam:
 @pytest.fixture
 def pixels(image: Tensor) -> Tensor:
     return 255 * image
-
-
-def random_prompts(batch: int, prompts: int, points: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    coordinates = 255 * torch.rand(batch, prompts, points, 2, generator=generator)
-    return coordinates, torch.randint(0, 2, (batch, prompts, points), generator=generator)
 
 
 def test_it_agrees_with_the_stock_forward(adapted: Sam, pixels: Tensor):
