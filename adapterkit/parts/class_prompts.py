@@ -33,7 +33,8 @@ class AddClassTokens:
             return output
         # Of a prompt that names no class, the last row; of one with nothing else, the stock
         # encoder has made a batch of one.
-        tokens = self.tokens(classes).unflatten(1, (-1, sparse.shape[-1]))
+        rows = torch.where(classes < 0, self.tokens.num_embeddings - 1, classes)
+        tokens = self.tokens(rows).unflatten(1, (-1, sparse.shape[-1]))
         prompts = len(classes)
         sparse = torch.cat([tokens, sparse.expand(prompts, -1, -1)], dim=1)
         return sparse, dense.expand(prompts, -1, -1, -1)
