@@ -1,6 +1,6 @@
 """Data sets as they lie on disk. Importing this package registers the formats that come with it."""
 
-from adapterkit.data.collections import camus, folders, us30k
+from adapterkit.data.collections import camus, coco, folders, tables, us30k
 from adapterkit.data.collections.collection import (
     Collection,
     collection_format,
@@ -11,9 +11,11 @@ from adapterkit.data.collections.collection import (
 __all__ = [
     "Collection",
     "camus",
+    "coco",
     "collection_format",
     "folders",
     "format_names",
     "open_collection",
+    "tables",
     "us30k",
 ]

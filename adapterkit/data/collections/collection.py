@@ -8,6 +8,7 @@ name beside it:
 """
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adapterkit.data.dataset import Record
+from adapterkit.data.collections.labels import counted_as, merged, relabelled
+from adapterkit.data.dataset import LabelledImage, Record
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split, split_patients
 
@@ -121,6 +123,66 @@ class Collection:
             splits.append(Split(tuple(sorted(rest)), parts[validation], parts[test]))
         return splits
 
+    def choose(
+        self,
+        structures: Mapping[int, str] | None = None,
+        leave_out: Sequence[int | str] = (),
+    ) -> "Collection":
+        """With other names of structures, with some merged, or without some.
+
+        Args:
+            structures: new names of some labels; labels of one name are merged.
+            leave_out: labels, or names, that count as background.
+
+        Raises:
+            DataError: a label or name is not there, or none is left.
+        """
+        known = {label: name for each in self.records for label, name in each.structures.items()}
+        named = known | dict(structures or {})
+        gone = [label for label in known if {label, str(label), known[label]} & {*leave_out}]
+        found = {*known, *map(str, known), *known.values()}
+        strange = [each for each in (*(structures or {}), *leave_out) if each not in found]
+        if strange:
+            have = ", ".join(f"{label}={name}" for label, name in known.items())
+            raise DataError(f"{self.name} has no structure {strange[0]}: expected some of {have}.")
+        records = tuple(
+            _Chosen(
+                record,
+                {label: named[label] for label in record.structures if label not in gone},
+                tuple(label for label in record.structures if label in gone),
+            )
+            for record in self.records
+        )
+        if not all(record.kept for record in records):
+            raise DataError(f"all structures of {self.name} are left out: keep one.")
+        return replace(self, records=records)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A record with some of its structures, or with other names of them."""
+
+    record: Record
+    kept: Mapping[int, str]
+    left_out: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def structures(self) -> Mapping[int, str]:
+        return merged(self.kept)
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        return self.record.attributes
+
+    def read(self) -> LabelledImage:
+        native = self.record.read()
+        counts_as = counted_as(self.kept, self.left_out)
+        return replace(native, labels=relabelled(native.labels, counts_as, Path(self.name)))
+
 
 Open = TypeVar("Open", bound=Callable[..., Collection])
 
@@ -135,6 +197,7 @@ class Format:
 
 
 _FORMATS: dict[str, Format] = {}
+_CHOICE = ("structures", "leave_out")
 
 
 def collection_format(name: str, *, recognises: Callable[[Path], bool]) -> Callable[[Open], Open]:
@@ -163,7 +226,8 @@ def open_collection(path: str | Path, format: str | None = None, **options: Any)
     Args:
         path: a folder, or a file that lists images.
         format: None to find it out.
-        **options: of the format; None counts as not given.
+        **options: of the format; None and () count as not given. `structures` and `leave_out` any
+            format takes: those that know their structures as `Collection.choose` does.
 
     Raises:
         DataError: there is nothing at `path`, it is of no known format, or the format lacks an
@@ -181,15 +245,40 @@ def open_collection(path: str | Path, format: str | None = None, **options: Any)
             f"it, or another of the formats {', '.join(_FORMATS)}; --format says which."
         )
     found = _FORMATS[format] if format is not None else recognised[0]
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     known = set(inspect.signature(found.open).parameters)
+    # Where the data name their structures, any format can do with some of them.
+    choice = {name: given.pop(name) for name in _CHOICE if name in given and name not in known}
     unknown = [name for name in given if name not in known]
     if unknown:
         raise DataError(
             f"{path} is of the format {found.name}, which has no option {unknown[0]!r}: "
             f"expected {', '.join(sorted(known - {'path'})) or 'none'}."
         )
-    return found.open(path, **given)
+    collection = found.open(path, **given)
+    return collection.choose(**choice) if choice else collection
+
+
+def group_of(name: str, pattern: str | None) -> str:
+    """What an image's name says of the group that it is in.
+
+    Args:
+        name: of a record, with subfolders.
+        pattern: a regular expression; the group is what it finds, or what its first group does.
+            None: the subfolder, or where there is none the name itself.
+
+    Raises:
+        DataError: the pattern is none, or finds nothing.
+    """
+    if pattern is None:
+        return name.rpartition("/")[0] or name
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise DataError(f"--group {pattern!r} is no regular expression ({error}).") from error
+    if found is None:
+        raise DataError(f"--group {pattern!r} finds nothing in the name {name!r}.")
+    return found.group(1) if found.groups() else found.group()
 
 
 def check_one_name_each(names: Sequence[str], where: Path) -> None:

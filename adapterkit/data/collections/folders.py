@@ -4,25 +4,32 @@
     masks/a.png                   or a_mask.png, a_seg.png, a_label.png, a_gt.png
     masks/a_lv.png, a_la.png      or one binary mask for each structure
 
-They are pictures: PNG, JPEG, TIFF and others. A mask is binary (all that is not 0), or a label map.
+or all in one folder, as a.png with a_mask.png. They are pictures: PNG, JPEG, TIFF and others. A
+mask is binary (all that is not 0), a label map, or coded by colours.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.data.collections.collection import Collection, collection_format
+from adapterkit.data.collections.collection import Collection, collection_format, group_of
+from adapterkit.data.collections.labels import (
+    BINARY,
+    check_binary,
+    counted_as,
+    merged,
+    relabelled,
+)
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import read_picture
 
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)
-_BINARY = {1: "foreground"}
 _SUFFIX = re.compile(r"[_-](mask|masks|seg|segmentation|label|labels|gt|annotation)$", re.I)
 
 
@@ -44,6 +51,8 @@ class Pair:
     attributes: Mapping[str, str] = field(default_factory=dict)
     structures_of_masks: tuple[int, ...] = (1,)
     """The label of each file in `masks`, where they are binary."""
+    colours: Mapping[tuple[int, int, int], int] | None = None
+    """The label of each colour (red, green, blue) of a colour-coded mask, 0 of background too."""
 
     def read(self) -> LabelledImage:
         """The image in the file's own values, and its label map; the spacing is not known.
@@ -59,7 +68,7 @@ class Pair:
         return LabelledImage(image, labels.astype(np.uint8), spacing=None)
 
     def _read_mask(self, path: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "H W"]:
-        mask = read_mask(path)
+        mask = read_mask(path) if self.colours is None else read_coded(path, self.colours)
         if mask.shape != size:
             raise DataError(
                 f"{path} is {mask.shape[0]} x {mask.shape[1]} (rows x columns) but its image "
@@ -72,15 +81,7 @@ class Pair:
             raise DataError(
                 f"{path} is a JPEG, whose compression changes labels: save it as PNG or TIFF."
             )
-        if not np.isin(found := np.unique(mask), [0, *self.labels]).all():
-            raise DataError(
-                f"{path} holds the labels {_listed(found)}: expected only 0 (background), "
-                f"{', '.join(map(str, self.labels))}; name the others, or leave them out."
-            )
-        result = np.zeros(mask.shape, np.uint8)
-        for label, counts_as in self.labels.items():
-            result[mask == label] = counts_as
-        return result
+        return relabelled(mask, self.labels, path)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -96,9 +97,38 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
-@collection_format(
-    "folders", recognises=lambda path: (path / "images").is_dir() and (path / "masks").is_dir()
-)
+def read_coded(path: Path, colours: Mapping[tuple[int, int, int], int]) -> np.ndarray:
+    """The label map, (H, W), that a mask's colours stand for; black is background.
+
+    Raises `DataError`, naming the file, where it cannot be read or has another colour.
+    """
+    picture = read_picture(path)
+    rgb = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
+    labels = np.zeros(rgb.shape[:2], np.uint8)
+    known = (rgb == 0).all(axis=-1)
+    for colour, label in colours.items():
+        here = (rgb == colour).all(axis=-1)
+        labels[here] = label
+        known |= here
+    if not known.all():
+        first = rgb[~known][0]
+        raise DataError(
+            f"{path} has the colour #{bytes(first.astype(np.uint8)).hex()} in "
+            f"{(~known).sum()} pixels: expected black or "
+            f"{', '.join('#' + bytes(each).hex() for each in colours)}; name it in --colours."
+        )
+    return labels
+
+
+def _recognises(path: Path) -> bool:
+    if (path / "images").is_dir() and (path / "masks").is_dir():
+        return True
+    return path.is_dir() and any(
+        _SUFFIX.search(each.stem) and each.suffix.lower() in _ENDINGS for each in path.iterdir()
+    )
+
+
+@collection_format("folders", recognises=_recognises)
 def open_folders(
     path: Path,
     images: Path | None = None,
@@ -106,8 +136,9 @@ def open_folders(
     structures: Mapping[int, str] | None = None,
     leave_out: Sequence[int] = (),
     group: str | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> Collection:
-    """The data set in `path/images` and `path/masks`.
+    """The data set in `path/images` and `path/masks`, or in `path` where it has neither.
 
     Args:
         path: the folder that holds the two.
@@ -120,52 +151,42 @@ def open_folders(
         group: a regular expression; what it finds in an image's name, or what its first group
             does, is what images that belong together share. None: the subfolder, if images lie in
             some, else each image for itself.
+        colours: of masks that are coded by colours, as "#ff8000", and what they stand for.
 
     Raises:
         DataError: as `find_pairs`; or masks hold several labels and `structures` names none, or
             `group` finds nothing in a name.
     """
-    pairs = find_pairs(path, structures, images, masks, leave_out)
-    if structures is None:
-        _check_binary(pairs)
+    if images is None and masks is None and not (path / "images").is_dir():
+        images = masks = path
+    if colours is not None:
+        if structures is not None or leave_out:
+            raise DataError("colours name the structures: give no labels beside --colours.")
+        named = _names(colours)
+        structures = dict(enumerate(dict.fromkeys(named.values()), start=1))
+        label_of = {name: label for label, name in structures.items()}
+        coded = {colour: label_of[name] for colour, name in named.items()}
+        pairs = find_pairs(path, structures, images, masks)
+        pairs = [replace(pair, colours=coded) for pair in pairs]
+    else:
+        pairs = find_pairs(path, structures, images, masks, leave_out)
+        if structures is None:
+            check_binary_masks(pairs)
     return Collection(
         name=path.resolve().name,
         format="folders",
         records=tuple(pairs),
-        groups=tuple(_group(pair.name, group) for pair in pairs),
+        groups=tuple(group_of(pair.name, group) for pair in pairs),
     )
 
 
-def _group(name: str, pattern: str | None) -> str:
-    if pattern is None:
-        return name.rpartition("/")[0] or name
-    try:
-        found = re.search(pattern, name)
-    except re.error as error:
-        raise DataError(f"--group {pattern!r} is no regular expression ({error}).") from error
-    if found is None:
-        raise DataError(f"--group {pattern!r} finds nothing in the name {name!r}.")
-    return found.group(1) if found.groups() else found.group()
-
-
-def _check_binary(pairs: Sequence[Pair]) -> None:
-    """Masks that are taken as binary hold one value beside 0, all of them the same."""
+def check_binary_masks(pairs: Sequence[Pair]) -> None:
+    """Raises `DataError` where masks that are taken as binary hold several values beside 0."""
     values: dict[float, Path] = {}
     for path in (path for pair in pairs for path in pair.masks):
         if path.suffix.lower() not in _JPEG:
             values |= {value: path for value in np.unique(read_mask(path)) if value != 0}
-    if len(values) > 1:
-        named = " ".join(f"{value:g}=NAME" for value in sorted(values)[:3])
-        raise DataError(
-            f"the masks hold the labels {_listed(sorted(values))} ({next(iter(values.values()))}, "
-            f"for one), and none has a name: expected --structures {named} ..., with one name for "
-            "labels that are to be merged, and --leave-out for others."
-        )
-
-
-def _listed(labels: Sequence[float] | np.ndarray) -> str:
-    shown = ", ".join(f"{value:g}" for value in labels[:10])
-    return f"{shown}, ..." if len(labels) > 10 else shown
+    check_binary(values)
 
 
 def find_pairs(
@@ -191,9 +212,14 @@ def find_pairs(
             image, two files of a folder share a name, or a label is out of range.
     """
     root = Path(root)
-    labels = _counted_as(structures, leave_out)
+    if structures is None and leave_out:
+        raise DataError("labels are left out, and none is named: give --structures too.")
+    labels = None if structures is None else counted_as(structures, leave_out)
     folders = (images or root / "images", masks or root / "masks")
     there, theirs = (_pictures(folder) for folder in folders)
+    if folders[0].resolve() == folders[1].resolve():
+        theirs = {name: path for name, path in there.items() if _SUFFIX.search(name)}
+        there = {name: path for name, path in there.items() if name not in theirs}
     matched = _matched(there, theirs)
     unmatched = sorted(name for name in there if not matched[name])
     if unmatched:
@@ -214,9 +240,9 @@ def find_pairs(
             f"{folders[1]} has one mask for each of {', '.join(names)}, which name the structures: "
             "give no --structures, or one label map for each image."
         )
-    named = dict(enumerate(names, start=1)) if names else structures or _BINARY
+    named = dict(enumerate(names, start=1)) if names else structures or BINARY
     return [
-        _pair(name, there[name], matched[name], _merged(named), labels) for name in sorted(there)
+        _pair(name, there[name], matched[name], merged(named), labels) for name in sorted(there)
     ]
 
 
@@ -239,33 +265,16 @@ def _pair(
     )
 
 
-def _merged(structures: Mapping[int, str]) -> dict[int, str]:
-    """The first label of each name."""
-    return {label: name for name, label in _first_labels(structures).items()}
-
-
-def _first_labels(structures: Mapping[int, str]) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for label, name in structures.items():
-        first.setdefault(name, label)
-    return first
-
-
-def _counted_as(
-    structures: Mapping[int, str] | None, leave_out: Sequence[int]
-) -> dict[int, int] | None:
-    if structures is None:
-        if leave_out:
-            raise DataError("labels are left out, and none is named: give --structures too.")
-        return None
-    all_labels = [*structures, *leave_out]
-    if not structures or not all(0 < label < 256 for label in all_labels):
-        raise DataError(
-            f"structures is {dict(structures)}, and left out are {list(leave_out)}: expected at "
-            "least one label, each from 1 to 255."
-        )
-    first = _first_labels(structures)
-    return {label: first[name] for label, name in structures.items()} | dict.fromkeys(leave_out, 0)
+def _names(colours: Mapping[str, str]) -> dict[tuple[int, int, int], str]:
+    """By red, green and blue of colours such as "#ff8000"."""
+    named = {}
+    for colour, name in colours.items():
+        try:
+            red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+        except ValueError:
+            raise DataError(f"--colours {colour}={name}: expected a colour as #ff8000.") from None
+        named[red, green, blue] = name
+    return named
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

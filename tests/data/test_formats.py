@@ -1,0 +1,220 @@
+"""Each format gives what the plain folder of the same images gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pycocotools import mask as coco_mask
+
+from adapterkit.data.collections import Collection, open_collection
+from adapterkit.data.files.image_file import DataError
+from adapterkit.data.splits import Split
+from tests.data.written_collections import (
+    STRUCTURES,
+    coco,
+    draw,
+    rows,
+    save,
+    write_coco,
+    write_folders,
+)
+
+DRAWN = draw()
+PARTS = ["train", "train", "val", "val", "test", "test"]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Collection:
+    folder = write_folders(tmp_path / "plain", DRAWN)
+    return open_collection(folder, structures=STRUCTURES, group=r"p\d")
+
+
+def check_equal(found: Collection, plain: Collection) -> None:
+    assert dict(found.structures) == dict(plain.structures)
+    assert [Path(each.name).name for each in found.records] == [e.name for e in plain.records]
+    assert found.groups == plain.groups
+    for record, expected in zip(found.records, plain.records, strict=True):
+        one, other = record.read(), expected.read()
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_the_plain_folder_is_what_was_drawn(plain: Collection):
+    assert plain.format == "folders"
+    assert plain.groups == tuple(each.patient for each in DRAWN)
+    for record, each in zip(plain.records, DRAWN, strict=True):
+        np.testing.assert_array_equal(record.read().image, each.image)
+        np.testing.assert_array_equal(record.read().labels, each.labels)
+
+
+# Folders
+
+
+def test_masks_beside_their_images(tmp_path: Path, plain: Collection):
+    for each in DRAWN:
+        save(tmp_path / "data" / f"{each.name}.png", each.image)
+        save(tmp_path / "data" / f"{each.name}_mask.png", each.labels)
+    found = open_collection(tmp_path / "data", structures=STRUCTURES, group=r"p\d")
+    check_equal(found, plain)
+
+
+def test_one_mask_for_each_structure(tmp_path: Path, plain: Collection):
+    for each in DRAWN:
+        save(tmp_path / "data/images" / each.patient / f"{each.name}.png", each.image)
+        for label, name in ((1, "a"), (2, "b")):
+            mask = np.where(each.labels == label, 255, 0).astype(np.uint8)
+            save(tmp_path / "data/masks" / each.patient / f"{each.name}_{name}.png", mask)
+    found = open_collection(tmp_path / "data", structures=None)
+    assert dict(found.structures) == {1: "a", 2: "b"}
+    check_equal(found.choose(STRUCTURES), plain)
+
+
+def test_masks_coded_by_colours(tmp_path: Path, plain: Collection):
+    colours = np.array([[0, 0, 0], [255, 128, 0], [0, 0, 255]], np.uint8)
+    for each in DRAWN:
+        save(tmp_path / "data/images" / f"{each.name}.png", each.image)
+        save(tmp_path / "data/masks" / f"{each.name}.png", colours[each.labels])
+    named = {"#ff8000": "ventricle", "#0000FF": "atrium"}
+    check_equal(open_collection(tmp_path / "data", colours=named, group=r"p\d"), plain)
+    with pytest.raises(DataError, match=r"has the colour #0000ff in 30 pixels: .* #ff8000; name"):
+        open_collection(tmp_path / "data", colours={"ff8000": "a"}).records[0].read()
+    with pytest.raises(DataError, match="expected a colour as #ff8000"):
+        open_collection(tmp_path / "data", colours={"red": "a"})
+
+
+# COCO
+
+
+def test_coco_with_polygons_and_run_lengths(tmp_path: Path, plain: Collection):
+    found = open_collection(write_coco(tmp_path / "coco", DRAWN), group=r"p\d")
+    assert found.format == "coco"
+    check_equal(found, plain)
+    file = open_collection(tmp_path / "coco/instances.json", group=r"p\d")
+    check_equal(file, plain)
+
+
+def test_coco_with_compressed_run_lengths_and_an_image_of_background(tmp_path: Path):
+    folder = write_coco(tmp_path / "coco", DRAWN)
+    written = coco(DRAWN)
+    for each in written["annotations"]:
+        if isinstance(each["segmentation"], dict):
+            packed = coco_mask.frPyObjects(each["segmentation"], *each["segmentation"]["size"])
+            each["segmentation"] = {**packed, "counts": packed["counts"].decode()}
+    written["annotations"] = written["annotations"][2:]
+    (folder / "instances.json").write_text(json.dumps(written))
+    found = open_collection(folder)
+    assert not found.records[0].read().labels.any()
+    np.testing.assert_array_equal(found.records[1].read().labels, DRAWN[1].labels)
+
+
+def test_of_regions_that_overlap_the_smaller_one_is_on_top(tmp_path: Path):
+    folder = write_coco(tmp_path / "coco", DRAWN[:1])
+    written = coco(DRAWN[:1])
+    written["annotations"][0]["segmentation"] = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    written["annotations"][1]["segmentation"] = [[0, 0, 10, 0, 10, 10, 0, 10]]
+    for order in (1, -1):
+        (folder / "instances.json").write_text(
+            json.dumps({**written, "annotations": written["annotations"][::order]})
+        )
+        labels = open_collection(folder).records[0].read().labels
+        assert (labels[:4, :4] == 1).all()
+        assert (labels == 2).sum() == 100 - 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(images=[]), "lists no images"),
+        (lambda d: d.update(annotations=[]), "lists no annotations"),
+        (lambda d: d.pop("categories"), "has no list of categories"),
+        (lambda d: d["annotations"][0].update(category_id=9), "annotation 0: there is no category"),
+        (lambda d: d["annotations"][0].update(image_id=99), "annotates the image 99"),
+        (lambda d: d["annotations"][0].pop("segmentation"), "annotation 0 has no segmentation"),
+        (
+            lambda d: d["annotations"][0].update(segmentation=[[0, 0, 90, 0, 9, 9]]),
+            "annotation 0 has a polygon outside of its image of 20 x 28",
+        ),
+        (
+            lambda d: d["annotations"][0].update(segmentation=[[0, 0, 9, 0]]),
+            "a polygon of 4 numbers",
+        ),
+        (lambda d: d["images"][0].update(file_name="z.png"), "lists z.png, which is not in"),
+        (lambda d: d["images"][0].pop("height"), r"is not as COCO has it \(KeyError: 'height'\)"),
+        (lambda d: d["images"].append(d["images"][0]), "p0_a is listed twice"),
+    ],
+)
+def test_wrong_coco_is_refused(tmp_path: Path, change, message: str):
+    folder = write_coco(tmp_path / "coco", DRAWN)
+    written = coco(DRAWN)
+    change(written)
+    (folder / "instances.json").write_text(json.dumps(written))
+    with pytest.raises(DataError, match=message):
+        open_collection(folder, format="coco")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
+def test_what_is_no_coco_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=r"a\.json"):
+        open_collection(tmp_path / "a.json")
+
+
+# Tables
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_tables(tmp_path: Path, plain: Collection, ending: str):
+    table = pd.DataFrame(rows(tmp_path, DRAWN, PARTS))
+    path = tmp_path / f"data.{ending}"
+    if ending == "csv":
+        table.to_csv(path, index=False)
+    elif ending == "parquet":
+        table.to_parquet(path)
+    else:
+        table.to_json(path, orient="records", lines=True)
+    found = open_collection(path, structures=STRUCTURES)
+    assert found.split == Split(("p0",), ("p1",), ("p2",))
+    check_equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="mask"), "has no column mask, but image, group, split"),
+        (lambda t: t.iloc[:0], "has no row"),
+        (lambda t: t.assign(mask=["", *t["mask"][1:]]), "row 1, has no mask"),
+        (lambda t: t.assign(image=["x.png", *t["image"][1:]]), r"row 1: there is no .*x\.png"),
+        (lambda t: t.assign(split="train"), "no row of the split validation"),
+        (lambda t: t.assign(split="fit"), "row 1, has the split 'fit'"),
+        (
+            lambda t: t.assign(split=["train", "test", *t["split"][2:]]),
+            "row 2: p0 is in test and in train",
+        ),
+        (lambda t: pd.concat([t, t[:1]]), "scans/p0_a is listed twice"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path: Path, change, message: str):
+    change(pd.DataFrame(rows(tmp_path, DRAWN, PARTS))).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        open_collection(tmp_path / "t.csv", structures=STRUCTURES)
+
+
+# Structures
+
+
+def test_structures_are_merged_renamed_and_left_out(tmp_path: Path):
+    folder = write_coco(tmp_path / "coco", DRAWN)
+    merged = open_collection(folder, structures={1: "heart", 2: "heart"})
+    assert dict(merged.structures) == {1: "heart"}
+    without = open_collection(folder, leave_out=["ventricle"])
+    assert dict(without.structures) == {2: "atrium"}
+    for index, each in enumerate(DRAWN):
+        np.testing.assert_array_equal(merged.records[index].read().labels, each.labels > 0)
+        expected = np.where(each.labels == 2, 2, 0)
+        np.testing.assert_array_equal(without.records[index].read().labels, expected)
+    with pytest.raises(DataError, match="no structure 5: expected some of 1=ventricle, 2=atrium"):
+        open_collection(folder, leave_out=[5])
+    with pytest.raises(DataError, match="all structures of coco are left out"):
+        open_collection(folder, leave_out=[1, 2])

@@ -1,0 +1,104 @@
+"""One small data set, written as each format has it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+STRUCTURES = {1: "ventricle", 2: "atrium"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image of a patient, with its label map of two structures."""
+
+    name: str
+    patient: str
+    image: np.ndarray
+    labels: np.ndarray
+
+
+def draw(count: int = 6, size: tuple[int, int] = (20, 28), seed: int = 0) -> list[Drawn]:
+    """Two images of each patient: rectangles in noise, that do not touch."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for index in range(count):
+        image = rng.integers(0, 256, size, dtype=np.uint8)
+        labels = np.zeros(size, np.uint8)
+        top, left = rng.integers(1, 5, 2)
+        labels[top : top + 6, left : left + 5] = 1
+        labels[top + 8 : top + 13, left + 9 : left + 15] = 2
+        patient = f"p{index // 2}"
+        drawn.append(Drawn(f"{patient}_{'ab'[index % 2]}", patient, image, labels))
+    return drawn
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def write_folders(root: Path, drawn: Sequence[Drawn]) -> Path:
+    for each in drawn:
+        save(root / "images" / f"{each.name}.png", each.image)
+        save(root / "masks" / f"{each.name}.png", each.labels)
+    return root
+
+
+def run_lengths(mask: np.ndarray) -> dict:
+    """COCO's uncompressed run lengths: by columns, background first."""
+    flat = mask.T.ravel().astype(int)
+    borders = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.array([0, *borders.tolist(), flat.size])).tolist()
+    return {"counts": runs if flat[0] == 0 else [0, *runs], "size": list(mask.shape)}
+
+
+def rectangle(mask: np.ndarray) -> list[list[float]]:
+    """The polygon around a rectangle."""
+    rows, columns = np.nonzero(mask)
+    top, bottom = int(rows.min()), int(rows.max()) + 1
+    left, right = int(columns.min()), int(columns.max()) + 1
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def coco(drawn: Sequence[Drawn]) -> dict:
+    """Polygons of one structure, run lengths of the other, as a crowd; ids as in no order."""
+    images = [
+        {"id": 10 + i, "file_name": f"{each.name}.png", "height": each.labels.shape[0],
+         "width": each.labels.shape[1]}
+        for i, each in enumerate(drawn)
+    ]  # fmt: skip
+    annotations = []
+    for image, each in zip(images, drawn, strict=True):
+        for category, label in ((3, 1), (7, 2)):
+            mask = each.labels == label
+            region = rectangle(mask) if label == 1 else run_lengths(mask)
+            annotations.append(
+                {"id": len(annotations), "image_id": image["id"], "category_id": category,
+                 "segmentation": region, "iscrowd": label - 1}
+            )  # fmt: skip
+    categories = [{"id": 7, "name": STRUCTURES[2]}, {"id": 3, "name": STRUCTURES[1]}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write_coco(root: Path, drawn: Sequence[Drawn]) -> Path:
+    for each in drawn:
+        save(root / "images" / f"{each.name}.png", each.image)
+    (root / "instances.json").write_text(json.dumps(coco(drawn)))
+    return root
+
+
+def rows(root: Path, drawn: Sequence[Drawn], parts: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table, whose files are written."""
+    found = []
+    for index, each in enumerate(drawn):
+        save(root / "scans" / f"{each.name}.png", each.image)
+        save(root / "labels" / f"{each.name}_map.png", each.labels)
+        row = {"image": f"scans/{each.name}.png", "mask": f"labels/{each.name}_map.png",
+               "group": each.patient}  # fmt: skip
+        found.append(row | ({"split": parts[index]} if parts else {}))
+    return found
