@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from adapterkit.adapters.injection import Model, attach, base_state_dict, deactivated
 from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT
-from adapterkit.methods import find_method, method_names
+from adapterkit.methods import find_method
 from adapterkit.methods.checkpoints import ENCODER
 from adapterkit.system.checkpoints import load_state_dict, tensors_only
 
@@ -21,6 +22,7 @@ def load_published(
     method: str,
     name: str = "default",
     load_base: bool = False,
+    **options: Any,
 ) -> Model:
     """Inject a method with the weights that its published implementation trained.
 
@@ -38,6 +40,7 @@ def load_published(
         load_base: take the base's tensors from the checkpoint too, where it holds them. By
             default they must equal the model's. The released `medsam_vit_b.pth` was trained with
             its image encoder, so it needs this.
+        **options: what the checkpoint does not tell: `image_size` of SAMed's, 512 by default.
 
     Returns:
         The same model.
@@ -48,13 +51,7 @@ def load_published(
             the model's, or it predicts another number of masks; the message names the tensor, and
             the model is as before.
     """
-    read_checkpoint = find_method(method).read_checkpoint
-    if read_checkpoint is None:
-        published = [each for each in method_names() if find_method(each).read_checkpoint]
-        raise ValueError(
-            f"no checkpoints of method {method!r} are published; expected one of "
-            f"{', '.join(published)}"
-        )
+    found = find_method(method)
     if isinstance(checkpoint, str | Path):
         source, tensors = str(checkpoint), load_state_dict(checkpoint)
     else:
@@ -64,7 +61,7 @@ def load_published(
         try:
             tensors = _of_components(base, _named_as_in_a_sam(tensors))
             _check_number_of_masks(base, tensors)
-            parts, names = read_checkpoint(base, tensors)
+            parts, names = found.read(base, tensors, **options)
             trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The command `adapterkit convert`."""
 
 from pathlib import Path
+from typing import Any
 
 import adapterkit as ak
 from adapterkit.system.command_line import check_free, console
@@ -11,6 +12,7 @@ def convert(
     published: Path,
     method: str,
     out: Path,
+    image_size: int | None = None,
     load_base: bool = False,
     force: bool = False,
 ) -> None:
@@ -24,6 +26,8 @@ def convert(
         published: the published checkpoint.
         method: whose it is, by its name in `adapterkit methods`.
         out: the adapter file.
+        image_size: side of the square input that it was trained with, in pixels, where its file
+            does not tell (SAMed's, 512 by default).
         load_base: take the base's tensors from the published checkpoint too, where it has them;
             the adapter then fits only that base, which is written as OUT's .base.safetensors.
         force: replace OUT if it exists.
@@ -33,7 +37,9 @@ def convert(
     beside = out.with_name(f"{out.stem}.base.safetensors")
     for path in (out, beside) if load_base else (out,):
         check_free(path, force)
-    sam = ak.load_published(ak.load_sam(checkpoint), published, method, load_base=load_base)
+    options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    sam = ak.load_sam(checkpoint)
+    ak.load_published(sam, published, method, load_base=load_base, **options)
     ak.save_adapter(sam, out, training={"converted from": published.name, "method": method})
     console.print(f"the adapter is in {out}", soft_wrap=True)
     if load_base:

@@ -8,7 +8,7 @@ ak.inject(model, "shallow", blocks=2)
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -24,9 +24,10 @@ for the method's options, each with a default."""
 Mapped = tuple[list[Part], dict[str, str]]
 """A method's parts and, for each published key that it trains, the adapter's key."""
 
-ReadCheckpoint = Callable[[ViT, Mapping[str, Tensor]], Mapped]
-"""What a published checkpoint, its keys named as within a `Sam`, holds of a method for a view.
-It raises KeyError where a tensor is missing."""
+ReadCheckpoint = Callable[..., Mapped]
+"""What a published checkpoint, its keys named as within a `Sam`, holds of a method: of a view, the
+checkpoint's tensors by key, and options, each with a default, for what it does not tell. It raises
+KeyError where a tensor is missing."""
 
 Function = TypeVar("Function", bound=MakeParts)
 
@@ -73,7 +74,7 @@ class Method:
     @property
     def options(self) -> tuple[str, ...]:
         """The names of its options."""
-        return tuple(inspect.signature(self.make_parts).parameters)[1:]
+        return _options(self.make_parts, 1)
 
     def parts(self, view: ViT | None = None, **options: Any) -> list[Part]:
         """Its parts for an encoder.
@@ -85,13 +86,43 @@ class Method:
         Raises:
             ValueError: it has no such option, or the encoder lacks what the method is about.
         """
-        unknown = [option for option in options if option not in self.options]
-        if unknown:
-            raise ValueError(
-                f"method {self.name!r} has no option {unknown[0]!r}; it has "
-                f"{', '.join(self.options) or 'none'}"
-            )
+        _check_options(f"method {self.name!r}", options, self.options)
         return self.make_parts(view, **options)
+
+    def read(self, view: ViT, tensors: Mapping[str, Tensor], **options: Any) -> Mapped:
+        """Its parts as a published checkpoint has them, and where its tensors go.
+
+        Args:
+            view: of the base that the checkpoint was trained from.
+            tensors: the checkpoint's, named as within a `Sam`.
+            **options: what the checkpoint does not tell.
+
+        Raises:
+            KeyError: it lacks a tensor.
+            ValueError: no checkpoints of this method are published, reading them takes no such
+                option, or it holds what adapterkit does not read.
+        """
+        if self.read_checkpoint is None:
+            published = [each.name for each in _METHODS.values() if each.read_checkpoint]
+            raise ValueError(
+                f"no checkpoints of method {self.name!r} are published; expected one of "
+                f"{', '.join(published)}"
+            )
+        known = _options(self.read_checkpoint, 2)
+        _check_options(f"a checkpoint of {self.name!r}", options, known)
+        return self.read_checkpoint(view, tensors, **options)
+
+
+def _options(function: Callable[..., Any], first: int) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)[first:]
+
+
+def _check_options(whose: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(
+            f"{whose} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}"
+        )
 
 
 _METHODS: dict[str, Method] = {}

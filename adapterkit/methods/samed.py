@@ -11,7 +11,13 @@ from adapterkit.methods.registry import Mapped, Schedule, register_method
 from adapterkit.parts import LoRA, Normalise, Resize, Train
 
 
-def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor], image_size: int = 512) -> Mapped:
+    """The checkpoint does not tell its image size; 512 is that of the published ones."""
+    if "sa_a_000" in tensors:
+        raise ValueError(
+            "it is a checkpoint of SAMed_s, which has LoRA in the mask decoder too; adapterkit "
+            "reads those of SAMed"
+        )
     names: dict[str, str] = {}
     for block in base.blocks:
         for offset, target in enumerate("qv"):
@@ -20,8 +26,7 @@ def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
             names[f"w_b_{number}"] = f"lora.{block.index}.{target}.b"
     rank = len(tensors["w_a_000"])
     trained, trained_names = trained_components(base, tensors, "prompt_encoder", "mask_decoder")
-    # The checkpoint does not tell its image size; SAMed's is 512 unless it was told otherwise.
-    found = [Normalise(), LoRA(rank, targets=("q", "v")), *trained]
+    found = [*_in_the_encoder(rank, image_size), *trained]
     return found, names | trained_names
 
 
@@ -52,4 +57,12 @@ def parts(view: ViT | None = None, rank: int = 4, image_size: int = 512) -> list
         for what in ("prompt_encoder", "mask_decoder")
         if view is None or what in view.components
     ]
-    return [Resize(image_size), Normalise(), LoRA(rank, targets=("q", "v")), *trained]
+    return [*_in_the_encoder(rank, image_size), *trained]
+
+
+def _in_the_encoder(rank: int, image_size: int) -> list[Part]:
+    return [
+        Resize(image_size, antialias=False, interpolation="bilinear"),
+        Normalise(),
+        LoRA(rank, targets=("q", "v")),
+    ]

@@ -22,6 +22,8 @@ _PUBLISHED_NAMES = (
     (r"cnn_embed\.downs\.(\d+)\.maxpool_conv\.(.+)", r"cnn_branch.convolutions.pools.\1.\2"),
 )
 
+_POOLING = re.compile(re.escape(ENCODER) + r"cnn_embed\.downs\.\d+\.")
+
 
 def checkpoint_names(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """For each key of a published SAMUS that the method trains, the adapter's key."""
@@ -41,6 +43,13 @@ def checkpoint_names(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, str]
 
 
 def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
+    poolings = {key.split(".")[3] for key in tensors if _POOLING.match(key)}
+    if len(poolings) != 3:
+        raise ValueError(
+            f"its CNN branch halves the image {len(poolings)} times, and not 3 times as at 256 "
+            "pixels; the published code shows its transformer 256x256 pixels whatever it is given, "
+            "which adapterkit's SAMUS does not, so that only checkpoints made at 256 are read"
+        )
     first = base.select("global")[0].index
     rows = len(tensors[f"{ENCODER}blocks.{first}.attn.rel_pos_h"])
     # The published implementation fixes the patch stride at 8 pixels.

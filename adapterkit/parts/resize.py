@@ -1,7 +1,7 @@
 """Another input size and patch stride for a pretrained encoder."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.tokens import OnGrid
 from adapterkit.encoders.views import Geometry
 from adapterkit.parts.registry import register_part
+
+Interpolation = Literal["bicubic", "bilinear"]
 
 _MAX_GRID = 512
 """Tokens a side; attention over 512 times 512 has 69 billion products for each head."""
@@ -35,11 +37,19 @@ class Resize:
         image_size: side of the square input, in pixels; a multiple of the patch stride.
         patch_stride: pixels between patches; None keeps the encoder's own.
         antialias: whether the position embedding is interpolated with antialiasing, as timm does.
+        interpolation: of the position embedding.
     """
 
     image_size: int
     patch_stride: int | None = None
     antialias: bool = True
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(
+                f"Resize(interpolation={self.interpolation!r}): expected 'bicubic' or 'bilinear'"
+            )
 
     def attach(self, to: Attachment) -> None:
         if next(to.modules.children(), None) is not None:
@@ -80,7 +90,7 @@ class Resize:
         view.resizer(to, Geometry(self.image_size, stride, to.grid))
         positions = view.pos_embed
         if positions is not None:
-            fit = OnGrid(positions.layout, FitGrid(to.grid, self.antialias))
+            fit = OnGrid(positions.layout, FitGrid(to.grid, self.antialias, self.interpolation))
             to.overlay(positions.module, positions.name, fit, last=True)
 
 
@@ -98,15 +108,17 @@ class ResizeImage:
 
 @dataclass(frozen=True)
 class FitGrid:
-    """An overlay that interpolates a position embedding bicubically to a grid, if it has another.
+    """An overlay that interpolates a position embedding to a grid, if it has another.
 
     Args:
         grid: rows and columns of tokens.
         antialias: of the interpolation.
+        interpolation: which.
     """
 
     grid: tuple[int, int]
     antialias: bool = True
+    interpolation: Interpolation = "bicubic"
 
     def __call__(self, pos_embed: Float[Tensor, "1 H W width"]) -> Float[Tensor, "1 h w width"]:
         if tuple(pos_embed.shape[1:3]) == self.grid:
@@ -118,7 +130,7 @@ class FitGrid:
         resized = F.interpolate(
             channels_first,
             self.grid,
-            mode="bicubic",
+            mode=self.interpolation,
             align_corners=False,
             antialias=self.antialias,
         )

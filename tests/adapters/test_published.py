@@ -1,12 +1,15 @@
 """SAMed and MSA compute what their published implementations compute; MedSAM's decoder loads."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import MaskDecoder, Sam
 from segment_anything.modeling.image_encoder import ImageEncoderViT
@@ -22,6 +25,8 @@ SAMED = ak.SamConfig(
     width=48, depth=4, num_heads=2, global_blocks=(1, 3), image_size=256, prompt_width=32,
     decoder_mlp_width=64, decoder_num_heads=4, iou_head_width=32,
 )  # fmt: skip
+
+OPTIONS: dict[str, dict[str, Any]] = {"samed": {"image_size": 256}, "msa": {}}
 
 
 def reference(name: str) -> dict[str, Tensor]:
@@ -78,7 +83,7 @@ def close(encoder: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def test_samed_is_the_published_one(samed_base: Sam, samed: dict[str, Tensor]):
     before = snapshot(samed_base)
-    ak.load_published(samed_base, below("official/", samed), method="samed")
+    ak.load_published(samed_base, below("official/", samed), method="samed", image_size=256)
     close(samed_base.image_encoder, samed)
     assert snapshot(ak.eject(samed_base)) == before
 
@@ -98,7 +103,7 @@ def test_samed_s_whole_file_brings_prompt_encoder_and_decoder(
     other[buffer] = samed_base.state_dict()[buffer]
     trained = {k: v for k, v in other.items() if not k.startswith("image_encoder.")}
     torch.save({**below("official/", samed), **trained}, tmp_path / "samed.pth")
-    ak.load_published(samed_base, tmp_path / "samed.pth", method="samed")
+    ak.load_published(samed_base, tmp_path / "samed.pth", method="samed", image_size=256)
     close(samed_base.image_encoder, samed)
     token = "mask_decoder.iou_token"
     seen = torch.as_tensor(samed_base.get_submodule(token).weight)
@@ -132,6 +137,53 @@ def test_medsam_with_a_trained_encoder_needs_load_base(sam: Sam):
     )
 
 
+def resized_as_samed_s_code_does(sam: Sam, image_size: int) -> dict[str, Tensor]:
+    """The tensors of a Sam for another image size: positions bilinear, relative ones linear."""
+    weights, side = sam.state_dict(), image_size // 16
+    positions = weights["image_encoder.pos_embed"].permute(0, 3, 1, 2)
+    positions = F.interpolate(positions, (side, side), mode="bilinear", align_corners=False)
+    weights["image_encoder.pos_embed"] = positions.permute(0, 2, 3, 1)
+    for block in SAMED.global_blocks:
+        for axis in "hw":
+            key = f"image_encoder.blocks.{block}.attn.rel_pos_{axis}"
+            size = (2 * side - 1, weights[key].shape[1])
+            weights[key] = F.interpolate(weights[key][None, None], size, mode="bilinear")[0, 0]
+    return weights
+
+
+@pytest.mark.parametrize("image_size", [128, 512])
+def test_samed_takes_the_size_that_it_is_told(samed_base: Sam, samed, image_size: int):
+    config = dataclasses.replace(SAMED, image_size=image_size)
+    rebuilt = ak.build_sam(config)
+    rebuilt.load_state_dict(resized_as_samed_s_code_does(samed_base, image_size))
+    ak.load_published(
+        rebuilt.image_encoder, below("official/", samed), "samed", image_size=image_size
+    )
+    encoder = samed_base.image_encoder
+    ak.load_published(encoder, below("official/", samed), "samed", image_size=image_size)
+    image = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(image), rebuilt.image_encoder(image))
+
+
+def test_samed_is_of_512_pixels_unless_it_is_told_otherwise(samed_base: Sam, samed):
+    ak.load_published(samed_base, below("official/", samed), "samed")
+    assert samed_base.image_encoder.img_size == 512
+    with pytest.raises(ValueError, match="a checkpoint of 'samed' has no option 'rank'; it has im"):
+        ak.load_published(samed_base, below("official/", samed), "samed", "other", rank=2)
+
+
+def test_samus_of_another_size_is_refused(sam: Sam, samus_reference: dict[str, Tensor]):
+    weights = below("official/", samus_reference)
+    weights |= {
+        key.replace(".downs.2.", ".downs.3."): value
+        for key, value in weights.items()
+        if "cnn_embed.downs.2." in key
+    }
+    with pytest.raises(ValueError, match=r"halves the image 4 times, .* made at 256 are read"):
+        ak.load_published(sam, weights, "samus")
+
+
 @pytest.mark.parametrize("method", ["samed", "msa"])
 def test_from_a_checkpoint_to_a_fresh_process(request, tmp_path: Path, method: str):
     tensors = reference(method)
@@ -140,7 +192,7 @@ def test_from_a_checkpoint_to_a_fresh_process(request, tmp_path: Path, method: s
     save_file(encoder.state_dict(), tmp_path / "base.safetensors")
     checkpoint = {f"module.{k}": v for k, v in below("official/", tensors).items()}
     torch.save(checkpoint, tmp_path / "published.pth")
-    ak.load_published(base, tmp_path / "published.pth", method=method)
+    ak.load_published(base, tmp_path / "published.pth", method=method, **OPTIONS[method])
     ak.save_adapter(encoder, tmp_path / "adapter.safetensors")
     with torch.no_grad():
         embedding = encoder(tensors["in/image"])
@@ -167,6 +219,7 @@ with torch.no_grad():
         ("samed", lambda w: w.pop("w_b_003"), "lacks 'w_b_003'"),
         ("samed", lambda w: w.update(w_c_000=torch.zeros(1)), "w_c_000"),
         ("samed", lambda w: w.pop("w_a_000"), "w_a_000"),
+        ("samed", lambda w: w.update(sa_a_000=torch.zeros(1)), "SAMed_s, which has LoRA in the m"),
         ("msa", lambda w: w.pop("blocks.1.MLP_Adapter.D_fc2.bias"), r"mlp\.1\.up\.bias"),
         ("msa", lambda w: w.pop("blocks.3.attn.rel_h"), r"blocks\.3\.attn\.rel_pos_h"),
         ("msa", lambda w: w.update(stray=torch.zeros(1)), "stray"),
@@ -178,7 +231,7 @@ def test_an_unfit_checkpoint_is_refused_by_name(request, method: str, change, me
     before = snapshot(base)
     change(weights)
     with pytest.raises(ValueError, match=message):
-        ak.load_published(base, weights, method=method)
+        ak.load_published(base, weights, method=method, **OPTIONS[method])
     assert snapshot(base) == before
 
 
@@ -193,7 +246,7 @@ def test_an_encoder_alone_takes_what_a_checkpoint_holds_for_it(
     whole = {**below("official/", samed), **samed_base.state_dict()}
     encoder = samed_base.image_encoder
     before = snapshot(encoder)
-    ak.load_published(encoder, whole, method="samed")
+    ak.load_published(encoder, whole, method="samed", image_size=256)
     close(encoder, samed)
     assert snapshot(ak.eject(encoder)) == before
     with pytest.raises(ValueError, match="mask decoder, which an image encoder alone does not"):
@@ -232,10 +285,10 @@ def test_samed_s_decoder_of_other_classes_fits_a_decoder_of_as_many_masks(
     weights = {**below("official/", samed), **decoder}
     before = snapshot(samed_base)
     with pytest.raises(ValueError, match=r"predicts 9 masks .*, and this model's 4.*outputs=8"):
-        ak.load_published(samed_base, weights, method="samed")
+        ak.load_published(samed_base, weights, method="samed", image_size=256)
     assert snapshot(samed_base) == before
 
-    model = ak.load_published(with_masks(samed_base, 8), weights, method="samed")
+    model = ak.load_published(with_masks(samed_base, 8), weights, method="samed", image_size=256)
     image, points = samed["in/image"], torch.full((len(samed["in/image"]), 1, 1, 2), 100.0)
     with torch.no_grad():
         embedding = Embedding(model.image_encoder(image), image.shape[-1])

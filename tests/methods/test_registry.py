@@ -106,7 +106,7 @@ def test_an_unknown_method_or_option_is_refused_with_those_that_there_are():
 
 def test_a_published_checkpoint_needs_a_method_that_has_some():
     with pytest.raises(ValueError, match="no checkpoints of method 'samus_plus' are published"):
-        ak.load_published(ak.build_sam(TINY, seed=0), {}, "samus_plus")
+        ak.load_published(ak.build_sam(TINY, seed=0), {"a": torch.ones(1)}, "samus_plus")
 
 
 @pytest.mark.usefixtures("forgets")
