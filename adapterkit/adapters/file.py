@@ -27,6 +27,7 @@ from adapterkit.adapters.injection import (
 )
 from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT, view
+from adapterkit.encoders.wrappers import whole
 from adapterkit.parts import Normalise, Peft
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 
@@ -68,7 +69,7 @@ def save_adapter(
     if name is None and len(found.active) != 1:
         raise ValueError(f"{len(found.active)} adapters are active; name one of {found.names}")
     adapter = found[name or found.active[0]]
-    tensors = adapter.added.state_dict()
+    tensors = {key: whole(value) for key, value in adapter.added.state_dict().items()}
     for key, value in tensors.items():
         if not value.isfinite().all():
             raise ValueError(f"{key} of the adapter is not finite everywhere; it is not saved")

@@ -13,7 +13,7 @@ from adapterkit.attach.actions import clash
 from adapterkit.attach.attachment import CONTAINER, Adapter, Part
 from adapterkit.attach.probe import check_reached
 from adapterkit.encoders.views import ViT, view
-from adapterkit.encoders.wrappers import plain_names
+from adapterkit.encoders.wrappers import plain_names, whole
 from adapterkit.kernels.fast_forward import keep_fast
 from adapterkit.methods import parts_of
 from adapterkit.parts import as_part
@@ -358,7 +358,7 @@ def base_state_dict(base: ViT) -> dict[str, Tensor]:
     prefix = "image_encoder." if base.model is base.encoder else ""
     plain_name = plain_names(base.model)
     return {
-        prefix + plain_name(key): value
+        prefix + plain_name(key): whole(value)
         for key, value in base.model.state_dict().items()
         if CONTAINER not in key.split(".")
     }

@@ -40,18 +40,16 @@ def set_overlay(module: nn.Module, name: str, transforms: tuple[Transform, ...])
     """
     current = {**overlays(module), name: transforms}
     current = {key: value for key, value in current.items() if value}
-    base, hooks = plain_class(module), _hooks(module)
     if current:
         module.__dict__[_OVERLAYS] = current
     else:
         module.__dict__.pop(_OVERLAYS, None)
-    module.__class__ = _changed(base, frozenset(current), hooks)
+    _change(module, plain_class(module), _hooks(module))
 
 
 def count_hooks(module: nn.Module, more: int) -> None:
     """Note that `module` has so many more hooks of adapters, or fewer."""
-    names, hooks = frozenset(overlays(module)), _hooks(module) + more
-    module.__class__ = _changed(plain_class(module), names, hooks)
+    _change(module, plain_class(module), _hooks(module) + more)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
@@ -61,7 +59,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 def set_class(module: nn.Module, base: type[nn.Module]) -> None:
     """Make `module` one of class `base`, with the overlays and hooks that it has."""
-    module.__class__ = _changed(base, frozenset(overlays(module)), _hooks(module))
+    _change(module, base, _hooks(module))
 
 
 def _hooks(module: nn.Module) -> int:
@@ -78,11 +76,26 @@ def raw_parameter(module: nn.Module, name: str) -> Tensor:
 def _read_through(name: str) -> property:
     def read(module: nn.Module) -> Tensor:
         value = raw_parameter(module, name)
+        if type(value) is not nn.Parameter and hasattr(value, "full_tensor"):
+            return value  # fully_shard's: it is seen as a whole during a forward, and so changed.
         for transform in module.__dict__[_OVERLAYS][name]:
             value = transform(value)
         return value
 
     return property(read)
+
+
+def _change(module: nn.Module, base: type[nn.Module], hooks: int) -> None:
+    """Give `module` the class that its overlays and so many hooks on class `base` ask for."""
+    wanted = _changed(base, frozenset(overlays(module)), hooks)
+    current = type(module)
+    changed = vars(current).get("_plain_class", current) is not current
+    inherits = getattr(current, "_plain_class", None) is not None
+    if inherits and not changed:
+        # fully_shard has made a class of its own on top.
+        bases = tuple(wanted if hasattr(b, "_plain_class") else b for b in current.__bases__)
+        wanted = type(current.__name__, bases, dict(vars(current)))
+    module.__class__ = wanted
 
 
 def _rebuild(base: type[nn.Module], names: frozenset[str], hooks: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 _NAMES = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -34,6 +34,12 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
         return name
 
     return plain
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that `fully_shard` has distributed, gathered; every process has to ask for it."""
+    gather = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()
 
 
 def _name_of_wrapped(module: nn.Module) -> str | None:

@@ -182,3 +182,57 @@ def test_two_processes_train_one_adapter(tmp_path: Path):
         dist.destroy_process_group()
         """
     run(*(start(script, RANK=str(rank), FOLDER=str(tmp_path)) for rank in range(2)))
+
+
+@pytest.mark.slow
+def test_two_processes_shard_one_model(tmp_path: Path):
+    script = """
+        import os
+        import timm
+        import torch.distributed as dist
+        from safetensors.torch import load_file
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, PositionAdapter, Train
+
+        rank, folder = int(os.environ["RANK"]), os.environ["FOLDER"]
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+        )
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64, global_pool="avg")
+        parts = [FeatureAdapter(zero_init=False), CNNBranch(stem_channels=4), Train("fc_norm")]
+        ak.inject(model, [*parts, LoRA(), PositionAdapter()])
+        image = torch.rand(2, 3, 64, 64)
+        names = [name for name, each in model.named_parameters() if each.requires_grad]
+        trained = [model.get_parameter(name) for name in names]
+        expected = model(image).detach()
+        alone = torch.autograd.grad(model(image).square().mean(), trained)
+        ak.save_adapter(model, f"{folder}/before{rank}.safetensors")
+
+        mesh = init_device_mesh("cpu", (2,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        own = slice(rank, rank + 1)
+        output = model(image[own])
+        torch.testing.assert_close(output, expected[own], rtol=1e-4, atol=1e-5)
+        output.square().mean().backward()
+        for name, gradient in zip(names, alone):
+            mine = model.get_parameter(name).grad.full_tensor()
+            torch.testing.assert_close(mine, gradient, rtol=1e-3, atol=1e-6)
+
+        ak.save_adapter(model, f"{folder}/after{rank}.safetensors")
+        files = [f"{folder}/{when}{rank}.safetensors" for when in ("before", "after")]
+        assert str(ak.inspect_adapter(files[0])) == str(ak.inspect_adapter(files[1]))
+        before, after = map(load_file, files)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        with ak.disabled(model):
+            base = model(image[own])
+        again = model(image[own])
+        assert not torch.allclose(base, again)
+        torch.testing.assert_close(again, output)
+        dist.destroy_process_group()
+        """
+    run(*(start(script, RANK=str(rank), FOLDER=str(tmp_path)) for rank in range(2)))
