@@ -13,6 +13,7 @@ from adapterkit.system.command_line import one_line_errors
 COMMANDS = {
     "inspect": "Show what an adapter file holds, without its base.",
     "methods": "List the methods, and what each trains and stores on a given base.",
+    "check": "Say what a data set holds, and what is wrong with it.",
     "predict": "Segment images: files, and folders with their subfolders.",
     "evaluate": "Compare masks with masks: Dice, IoU and distances of each structure.",
     "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",

@@ -1,0 +1,117 @@
+"""The command `adapterkit check`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from adapterkit.data.collections.check import Report
+
+
+def check(
+    data: Positional[Path],
+    format: str | None = None,
+    images: Path | None = None,
+    masks: Path | None = None,
+    structures: Annotated[tuple[str, ...], arg(metavar="LABEL=NAME ...")] = (),
+    leave_out: tuple[int, ...] = (),
+    colours: Annotated[tuple[str, ...], arg(metavar="#RRGGBB=NAME ...")] = (),
+    group: str | None = None,
+    sheet: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Say what a data set holds, and what is wrong with it.
+
+    Ends with status 1 where training on it would be wrong.
+
+    Example: adapterkit check thyroid --structures 1=nodule 2=cyst --sheet thyroid.png
+
+    Args:
+        data: a folder or file of images with masks.
+        format: how it lies on disk. By default it is found out.
+        images: another folder of images than the format's own.
+        masks: another folder of masks.
+        structures: what labels stand for; labels of one name are merged.
+        leave_out: labels that count as background.
+        colours: of masks that are coded by colours, and what they stand for.
+        group: a regular expression of what images of one patient share in their names, or the
+            column of a table.
+        sheet: a PNG to write, of some images with contours of their structures.
+        force: replace the PNG if it exists.
+    """
+    from adapterkit.data.collections import open_collection
+    from adapterkit.data.collections.check import check_collection
+    from adapterkit.data.collections.contact_sheet import draw_contact_sheet
+    from adapterkit.system.command_line import check_free, console
+
+    if sheet is not None:
+        check_free(sheet, force)
+    named: dict[int, str] = {}
+    for label, name in _named("structures", structures).items():
+        if not label.isdecimal():
+            raise ValueError(f"--structures {label}={name}: expected LABEL=NAME, as 1=nodule")
+        named[int(label)] = name
+    collection = open_collection(
+        data,
+        format,
+        images=images,
+        masks=masks,
+        structures=named or None,
+        leave_out=leave_out,
+        colours=_named("colours", colours) or None,
+        group=group,
+    )
+    report = check_collection(collection)
+    for line in _lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if sheet is not None:
+        count = draw_contact_sheet(collection, sheet)
+        console.print(f"{count} images with contours are in {sheet}", soft_wrap=True)
+    if report.is_wrong:
+        sys.exit(1)
+
+
+def _named(option: str, given: tuple[str, ...]) -> Mapping[str, str]:
+    named: dict[str, str] = {}
+    for each in given:
+        what, equals, name = each.partition("=")
+        if not (equals and what and name):
+            raise ValueError(f"--{option} {each}: expected {option} and their names, joined by =")
+        if what in named:
+            raise ValueError(f"--{option} {each}: {what} is there twice")
+        named[what] = name
+    return named
+
+
+def _lines(report: "Report") -> list[str]:
+    found = report.collection
+    count = len(found.records)
+    lines = [f"{found.name}: {count} images in {len(found.group_names)} groups ({found.format})"]
+    lines += [f"  {name} in {images} images" for name, images in report.images.items()]
+    sizes = ", ".join(f"{rows} x {columns} ({n})" for (rows, columns), n
+                      in report.sizes.most_common(3))  # fmt: skip
+    more = f" and {len(report.sizes) - 3} others" if len(report.sizes) > 3 else ""
+    lines.append(f"  sizes (rows x columns): {sizes or 'none'}{more}")
+    known = [spacing for spacing in report.spacings if spacing is not None]
+    sides = [side for spacing in known for side in spacing]
+    lines.append(
+        f"  pixels of {min(sides):.3g} to {max(sides):.3g} mm" if sides else "  pixel size unknown"
+    )
+    if report.sizes:
+        lines.append(f"  values from {report.lowest:g} to {report.highest:g}")
+    split = found.split
+    if split is not None:
+        parts = (len(split.train), len(split.validation), len(split.test))
+        lines.append(
+            "  its own split: {} groups for training, {} validation, {} test".format(*parts)
+        )
+    for problem in report.problems:
+        lines.append(
+            f"{'wrong' if problem.is_error else 'look'}: {' '.join(problem.message.split())}"
+        )
+    if not report.problems:
+        lines.append("nothing wrong was found")
+    return lines

@@ -1,0 +1,189 @@
+"""`adapterkit check`: what a data set holds, and 25 that are wrong, each in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapterkit.commands.check import check
+from adapterkit.data.collections import open_collection
+from adapterkit.data.collections.check import check_collection
+from adapterkit.data.files.image_file import DataError
+from adapterkit.data.splits import Split
+from tests.data.written_collections import (
+    STRUCTURES,
+    coco,
+    draw,
+    rows,
+    save,
+    write_coco,
+    write_folders,
+)
+
+DRAWN = draw()
+OPTIONS = {"structures": STRUCTURES, "group": r"p\d"}
+
+
+def test_the_fingerprint(tmp_path: Path):
+    report = check_collection(open_collection(write_folders(tmp_path / "d", DRAWN), **OPTIONS))
+    assert report.images == {"ventricle": 6, "atrium": 6}
+    assert report.sizes == {(20, 28): 6}
+    assert report.spacings == {None: 6}
+    values = np.stack([each.image for each in DRAWN])
+    assert (report.lowest, report.highest) == (values.min(), values.max())
+    assert report.problems == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_folders(tmp_path / "d", DRAWN)
+    named = ("1=ventricle", "2=atrium")
+    check(folder, structures=named, group=r"p\d", sheet=tmp_path / "sheet.png")
+    printed = capsys.readouterr().out
+    assert "d: 6 images in 3 groups (folders)" in printed
+    assert "ventricle in 6 images" in printed
+    assert "nothing wrong was found" in printed
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 192, 5 * 192, 3)
+    assert (sheet == (230, 159, 0)).all(axis=-1).any()
+    _each(folder, lambda mask: np.where(mask == 2, 0, mask))
+    with pytest.raises(SystemExit) as ended:
+        check(folder, structures=named, group=r"p\d")
+    assert ended.value.code == 1
+    assert "wrong: atrium is in no mask" in capsys.readouterr().out
+
+
+def test_an_image_on_two_sides_is_wrong_and_twice_is_for_a_look(tmp_path: Path):
+    folder = write_folders(tmp_path / "d", DRAWN)
+    save(folder / "images/p0_a.png", DRAWN[2].image)
+    found = open_collection(folder, **OPTIONS)
+    report = check_collection(found)
+    assert not report.is_wrong
+    (problem,) = report.problems
+    assert "p0_a and p1_a are the same image, of the groups p0 and p1" in problem.message
+    report = check_collection(found, Split(("p0",), ("p1",), ("p2",)))
+    assert report.is_wrong
+    assert "are the same image, in train and in validation" in report.problems[0].message
+
+
+def test_images_of_one_patient_without_a_group_are_for_a_look(tmp_path: Path):
+    folder = write_folders(tmp_path / "d", DRAWN)
+    report = check_collection(open_collection(folder, structures=STRUCTURES))
+    assert not report.is_wrong
+    (problem,) = report.problems
+    assert problem.message.startswith("p0_a and p0_b look like one patient's (3 such)")
+
+
+# Wrong data sets: a name, how the folder is spoilt, and what is said of it.
+
+Spoil = Callable[[Path], object]
+
+
+def _write_coco(change: Callable[[dict], object]) -> Spoil:
+    def spoil(root: Path) -> None:
+        for each in (*root.rglob("*.png"),):
+            each.unlink()
+        for folder in ("images", "masks"):
+            (root / folder).rmdir()
+        write_coco(root, DRAWN)
+        written = coco(DRAWN)
+        change(written)
+        (root / "instances.json").write_text(json.dumps(written))
+
+    return spoil
+
+
+def _each(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for path in (root / "masks").iterdir():
+        save(path, change(np.asarray(Image.open(path))))
+
+
+def _empty_folder(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _swap(root: Path) -> None:
+    (root / "images").rename(root / "other")
+    (root / "masks").rename(root / "images")
+    (root / "other").rename(root / "masks")
+
+
+def _one_image(root: Path) -> None:
+    for path in root.rglob("*.png"):
+        if path.stem != "p0_a":
+            path.unlink()
+
+
+WRONG: dict[str, tuple[Spoil, str]] = {
+    "a mask is missing": (lambda r: (r / "masks/p1_a.png").unlink(), "p1_a.png has no mask"),
+    "all masks are missing": (lambda r: _empty_folder(r / "masks"), "masks holds no picture"),
+    "an image is missing": (lambda r: (r / "images/p1_a.png").unlink(), "p1_a.png has no image"),
+    "no images": (lambda r: _empty_folder(r / "images"), "images holds no picture"),
+    "folders are swapped": (_swap, "holds the labels"),
+    "masks in colour": (
+        lambda r: _each(r, lambda m: np.stack([m * 100, m, m], -1)), "is in colour"),
+    "label 300": (lambda r: _each(r, lambda m: m.astype(np.uint16) * 150), "150"),
+    "an unknown label": (lambda r: _each(r, lambda m: m + m // 2 * 3), "holds the labels 0, 1, 5"),
+    "0/255 masks": (lambda r: _each(r, lambda m: (m > 0).astype(np.uint8) * 255), "0, 255"),
+    "other size": (lambda r: _each(r, lambda m: m[:-1]), "expected the same size"),
+    "turned masks": (lambda r: _each(r, lambda m: m.T.copy()), "is 28 x 20"),
+    "a stem twice": (lambda r: save(r / "images/p0_a.tif", DRAWN[0].image), "p0_a is listed twice"),
+    "an unreadable image": (
+        lambda r: (r / "images/p1_a.png").write_bytes(b"\x89PNG"), "p1_a.png cannot be read"),
+    "an unreadable mask": (
+        lambda r: (r / "masks/p1_b.png").write_bytes(b""), "p1_b.png cannot be read"),
+    "a truncated image": (
+        lambda r: (r / "images/p1_a.png").write_bytes((r / "images/p1_a.png").read_bytes()[:300]),
+        "p1_a.png cannot be read"),
+    "one image only": (_one_image, "has 1 group of images: expected at least 3"),
+    "a structure never present": (
+        lambda r: _each(r, lambda m: np.where(m == 2, 0, m)), "atrium is in no mask"),
+    "all masks are empty": (lambda r: _each(r, np.zeros_like), "ventricle is in no mask"),
+    "a name without a patient": (
+        lambda r: (save(r / "images/x.png", DRAWN[0].image),
+                   save(r / "masks/x.png", DRAWN[0].labels)),
+        "finds nothing in the name 'x'"),
+    "COCO without images": (_write_coco(lambda d: d["images"].clear()), "lists no images"),
+    "COCO without annotations": (
+        _write_coco(lambda d: d["annotations"].clear()), "lists no annotations"),
+    "COCO without names": (_write_coco(lambda d: d["categories"].clear()), "0 different"),
+    "a polygon outside": (
+        _write_coco(lambda d: d["annotations"][0].update(segmentation=[[0, 0, 99, 0, 0, 99]])),
+        "has a polygon outside of its image"),
+    "COCO of another size": (
+        _write_coco(lambda d: d["images"][3].update(width=60)), "states 20 x 60"),
+    "an empty JSON": (
+        lambda r: [_write_coco(lambda d: None)(r), (r / "instances.json").write_text("")],
+        "cannot be read as JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+):
+    spoil, message = WRONG[case]
+    folder = write_folders(tmp_path / "d", DRAWN)
+    spoil(folder)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    try:
+        with pytest.raises(SystemExit):
+            check(folder, structures=("1=ventricle", "2=atrium"), group=r"p\d")
+        wrong = [li for li in capsys.readouterr().out.splitlines() if li.startswith("wrong: ")]
+        said = next(line for line in wrong if message in line)
+    except DataError as error:
+        said = str(error)
+    assert message in said
+    assert "\n" not in said
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_table_with_a_patient_on_two_sides_is_refused(tmp_path: Path):
+    listed = rows(tmp_path, DRAWN, ["train", "test", "val", "val", "test", "test"])
+    lines = [",".join(listed[0]), *(",".join(row.values()) for row in listed)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="p0 is in test and in train"):
+        check(tmp_path / "t.csv", structures=("1=a", "2=b"))
