@@ -1,4 +1,7 @@
-"""Adapters of vision transformers, and what is done with them."""
+"""Adapters of vision transformers, and what is done with them.
+
+With methods and parts of your own: adapterkit --plugin mine.py COMMAND ...
+"""
 
 import sys
 from collections.abc import Callable
@@ -30,6 +33,7 @@ def main() -> None:
     """Run the command line's command."""
     app = SubcommandApp()
     with one_line_errors():
+        _load_plugins()
         for name, summary in COMMANDS.items():
             # Only the command that is run is imported, and has its options worked out.
             if sys.argv[1:2] == [name]:
@@ -43,6 +47,17 @@ def main() -> None:
 def command(name: str) -> Callable[..., Any]:
     """The function of a command."""
     return getattr(import_module(f"adapterkit.commands.{name}"), name)
+
+
+def _load_plugins() -> None:
+    """Run the files that `--plugin` names before the command, which is left as if alone."""
+    while sys.argv[1:2] == ["--plugin"]:
+        if len(sys.argv) < 3:
+            raise ValueError("--plugin: expected a Python file that registers methods or parts")
+        from adapterkit.methods import load_plugin
+
+        load_plugin(sys.argv[2])
+        del sys.argv[1:3]
 
 
 def _other() -> None:

@@ -5,7 +5,7 @@ yours is a function with `register_method` wherever you define it.
 """
 
 from adapterkit.methods import medsam, msa, samed, samus, samus_plus
-from adapterkit.methods.plugins import load_plugin
+from adapterkit.methods.plugins import from_file, load_plugin
 from adapterkit.methods.registry import (
     Method,
     Schedule,
@@ -19,6 +19,7 @@ __all__ = [
     "Method",
     "Schedule",
     "find_method",
+    "from_file",
     "load_plugin",
     "medsam",
     "method_names",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from adapterkit.attach.attachment import Attachment
 from adapterkit.methods import find_method, method_names, parts_of, register_method
 from adapterkit.methods.registry import _METHODS
 from adapterkit.parts import PARTS, FeatureAdapter, register_part
-from tests.models import TINY
+from adapterkit.promptable.stock_sam import save_sam
+from tests.conftest import Done
+from tests.models import ECHO, TINY
 
 MINE = '''
 """A method and a part of a user's own."""
@@ -160,6 +163,41 @@ def test_a_method_of_ones_own_is_saved_and_loaded_in_a_fresh_process(plugin: Pat
     """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, check=True)
+
+
+@pytest.mark.usefixtures("forgets")
+def test_a_function_in_a_file_is_a_method(tmp_path: Path):
+    path = tmp_path / "plain_parts.py"
+    path.write_text(
+        "from adapterkit.parts import LoRA\n\n"
+        "def low_rank(view, rank=2):\n    return [LoRA(rank)]\n"
+    )
+    assert ak.methods.from_file(f"{path}:low_rank") == "low_rank"
+    sam = ak.inject(ak.build_sam(TINY, seed=0), "low_rank", rank=3)
+    assert "LoRA(rank=3" in str(ak.summary(sam))
+    assert ak.methods.from_file(f"{path}:low_rank") == "low_rank"
+    with pytest.raises(ValueError, match=r"plain_parts\.py has no function high_rank"):
+        ak.methods.from_file(f"{path}:high_rank")
+    with pytest.raises(ValueError, match="expected a file and a function in it"):
+        ak.methods.from_file("samus")
+
+
+@pytest.mark.usefixtures("forgets")
+def test_the_command_line_knows_a_method_and_a_part_of_ones_own(
+    plugin: Path, tmp_path: Path, run: Callable[..., Done]
+):
+    plugin = plugin.rename(tmp_path / "on_the_command_line.py")
+    save_sam(ak.build_sam(ECHO, seed=0), tmp_path / "base.safetensors")
+    listed = run("--plugin", plugin, "methods", "--checkpoint", tmp_path / "base.safetensors")
+    assert listed.status == 0
+    assert "shifted" in listed.output
+    ak.save_adapter(
+        ak.inject(ak.build_sam(ECHO, seed=0), "shifted"), tmp_path / "shifted.safetensors"
+    )
+    inspected = run("--plugin", plugin, "inspect", tmp_path / "shifted.safetensors")
+    assert inspected.status == 0
+    assert "Shift(at='tokens')" in inspected.output
+    assert "--plugin: expected a Python file" in str(run("--plugin").status)
 
 
 def test_a_plugin_that_is_none_is_refused(tmp_path: Path):
