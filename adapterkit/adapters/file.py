@@ -28,7 +28,7 @@ from adapterkit.adapters.injection import (
 from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.views import ViT, view
 from adapterkit.encoders.wrappers import whole
-from adapterkit.parts import Normalise, Peft
+from adapterkit.parts import ClassPrompts, Normalise, Peft
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 
 _KEY = "adapterkit"
@@ -53,7 +53,7 @@ def save_adapter(
         model: with an adapter on it.
         path: the file, `*.safetensors` by custom; replaced if it exists.
         name: which adapter; None: the active one.
-        classes: names of the structures that it segments.
+        classes: names of the structures that it segments; none: those of its class prompts.
         training: a summary of the training, of JSON values.
 
     Raises:
@@ -92,7 +92,7 @@ def save_adapter(
             image_size=adapter.image_size,
             mean=mean,
             std=std,
-            classes=tuple(classes),
+            classes=tuple(classes) or _structures_of(adapter),
             family=base.family,
             fingerprint={k: v for k, v in fingerprint(model).items() if k not in replaced},
             training=dict(training or {}),
@@ -257,6 +257,11 @@ def _load_tensors(adapter: Adapter, path: str | Path, like: Tensor) -> None:
     # Copies: what safetensors gives is a view of the file, which may be written to later.
     placed = {key: value.to(like.device, like.dtype, copy=True) for key, value in tensors.items()}
     adapter.added.load_state_dict(placed, assign=True)
+
+
+def _structures_of(adapter: Adapter) -> tuple[str, ...]:
+    """The names in its class prompts, if it has some."""
+    return next((each.structures for each in adapter.parts if isinstance(each, ClassPrompts)), ())
 
 
 def _normalisation(

@@ -35,7 +35,8 @@ def predict(
 ) -> None:
     """Segment images: files, and folders with their subfolders.
 
-    Without prompts, a grid of points finds what there is. Given again, it goes on where it was.
+    Without prompts, the structures that the adapter knows by name; or a grid of points finds what
+    there is. Given again, it goes on where it was.
 
     Example: adapterkit predict scans --adapter echo.safetensors --checkpoint \
 sam_vit_b_01ec64.pth --point 120,80 --out masks
@@ -48,8 +49,8 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
         prompts: a CSV or JSON file of each image's prompts; see docs/prompts.md.
-        min_score: without prompts, the least predicted IoU.
-        min_stability: without prompts, a mask's least stability.
+        min_score: of a grid, the least predicted IoU.
+        min_stability: of a grid, a mask's least stability.
         format: of the masks.
         ray: run on a Ray cluster, by default one in this machine.
         workers: of Ray; without, one per GPU or CPU.
@@ -73,8 +74,10 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
     to_do = [task for task in tasks if not task.done]
     results: Iterator[tuple[Task, Outcome]] = iter(())
+    by_name = False
     if to_do:
         predictor = model.predictor()  # What does not fit is told before anything is written.
+        by_name = bool(predictor.promptable.structures)
         if ray is None:
             results = archive.segment_files(to_do, predictor, model.automatic)
         else:
@@ -84,7 +87,8 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     quiet = not _errors.is_terminal
     shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
     outcomes = [outcome for _, outcome in shown]
-    hint = "" if for_all or by_image else "; lower --min-score and --min-stability find more"
+    by_grid = not (for_all or by_image or by_name)
+    hint = "" if not by_grid else "; lower --min-score and --min-stability find more"
     _report(outcomes, len(tasks), out, hint)
 
 

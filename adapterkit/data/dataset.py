@@ -190,7 +190,7 @@ def to_square(image: Real[np.ndarray, "H W *rgb"], size: int) -> UInt8[Tensor, "
         image: in whatever values; scaled to [0, 255] by the rule that `SegmentationDataset` states.
         size: S, in pixels.
     """
-    pixels = torch.from_numpy(_to_grey_values(image))
+    pixels = torch.from_numpy(to_grey_values(image))
     channels = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels[None]
     resized = F.interpolate(
         channels[None], (size, size), mode="bilinear", antialias=True, align_corners=False
@@ -212,7 +212,7 @@ def to_native(
     return native.reshape(*maps.shape[:-2], *size)
 
 
-def _to_grey_values(image: Real[np.ndarray, "H W *rgb"]) -> Float[np.ndarray, "H W *rgb"]:
+def to_grey_values(image: Real[np.ndarray, "H W *rgb"]) -> Float[np.ndarray, "H W *rgb"]:
     """float32 in [0, 255], by the rule that `SegmentationDataset` states."""
     grey = np.ascontiguousarray(image, dtype=np.float32)
     low, high = float(grey.min()), float(grey.max())

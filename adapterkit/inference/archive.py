@@ -38,7 +38,8 @@ class Task:
         image: the file.
         name: of the image within what was given.
         masks: the file to write.
-        prompts: of its structures; None: a grid of points finds what there is.
+        prompts: of its structures; None: those that the adapter knows by name, or else a grid of
+            points finds what there is.
     """
 
     image: Path
@@ -210,15 +211,19 @@ def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any])
     maps = []
     for frame in range(len(image.frames)):
         predictor.set_image(image, frame)
-        if task.prompts is None:
+        if task.prompts is None and predictor.promptable.structures:
+            maps.append(predictor.predict().label_map())
+        elif task.prompts is None:
             # No more than a label map has room for.
             maps.append(predictor.predict_automatic(count=255, **automatic).label_map())
         else:
-            found = predictor.predict(**predict_arguments(task.prompts))
+            by_name = len(predictor.promptable.structures)
+            found = predictor.predict(**predict_arguments(task.prompts, by_name))
             labels = np.array([0, *sorted(task.prompts)], dtype=np.uint8)
             maps.append(labels[found.label_map()])
     # An adapter may have been asked for more structures than it has names for: two nodules, say.
-    named = task.prompts is not None and max(task.prompts) <= len(predictor.structures)
+    asked = max(task.prompts or (0,))
+    named = (asked or predictor.promptable.structures) and asked <= len(predictor.structures)
     task.masks.parent.mkdir(parents=True, exist_ok=True)
     write_masks(task.masks, np.stack(maps), image, predictor.structures if named else ())
     return any(each.any() for each in maps)

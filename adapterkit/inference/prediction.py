@@ -19,6 +19,8 @@ class Prediction:
         scores: (K,) or (K, 3), the model's own estimate of each mask's IoU.
         low_res_logits: (K, h, w) or (K, 3, h, w), the logits at the model's resolution, which a
             further `predict` takes as `masks`.
+        presence: (K,), how probable it is that the structure is in the image at all; None where the
+            model does not judge it. Below one half, the mask is empty.
         spacing: pixel size of the image in mm, (row, column), or None where it is not known.
     """
 
@@ -26,6 +28,7 @@ class Prediction:
     scores: Float[np.ndarray, "K *three"]
     low_res_logits: Float[np.ndarray, "K *three h w"]
     spacing: Spacing | None
+    presence: Float[np.ndarray, "K"] | None = None
 
     def __repr__(self) -> str:
         return pformat(self)

@@ -24,15 +24,15 @@ from torchvision.ops import nms
 from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
 from adapterkit.attach.attachment import Adapter
-from adapterkit.data.dataset import to_native, to_square
 from adapterkit.data.files.image_file import DataError, ImageFile, check_finite
 from adapterkit.data.files.images import read_image
+from adapterkit.inference.fitting import Fit, Pad, Squash
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.prompt_arrays import kind_of, read_prompts, together
 from adapterkit.kernels.fast_forward import fast
 from adapterkit.promptable.families import as_promptable
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Embedding, Masks
+from adapterkit.promptable.protocol import ABSENT, Embedding, Masks
 from adapterkit.promptable.stock_sam import load_sam
 
 MIN_SIDE = 8
@@ -46,8 +46,9 @@ class Predictor:
         predictor.set_image("patient.dcm")
         found = predictor.predict(points=[[(120, 80)]], labels=[[1]])
 
-    Images are brought to the model's input as training brings them, so the result on an image of a
-    data set is that of its evaluation. An image is encoded once for each adapter that is used on
+    With an adapter, images are brought to the model's input as training brings them, so the result
+    on an image of a data set is that of its evaluation; a base alone gives what its own predictor
+    gives, for a `Sam` `SamPredictor`. An image is encoded once for each adapter that is used on
     it: a further prompt costs the decoder alone.
 
     It is about one image at a time, and so for one thread at a time. A server gives each of its
@@ -125,7 +126,7 @@ class Predictor:
     @property
     def structures(self) -> tuple[str, ...]:
         """What the adapter in use segments, in the order of its training; () where no file says."""
-        return self._structures.get(self.in_use or "", ())
+        return self._structures.get(self.in_use or "", ()) or self.promptable.structures
 
     def load(self, path: str | Path, name: str | None = None) -> str:
         """Load an adapter file and use it. The image stays set.
@@ -213,12 +214,10 @@ class Predictor:
         found = adapters_of(self.promptable.model)
         active = tuple(found[name] for name in found.active) if found else ()
         if active not in self._embeddings:
-            square = to_square(self.image.frames[self.frame], self.promptable.image_size)
+            square = self._fit.image(self.image.frames[self.frame])
             device = next(self.promptable.parameters()).device
             with torch.no_grad():
-                self._embeddings[active] = self.promptable.encode(
-                    square.expand(1, 3, -1, -1).float().to(device)
-                )
+                self._embeddings[active] = self.promptable.encode(square[None].to(device))
         return self._embeddings[active]
 
     # Masks
@@ -229,9 +228,13 @@ class Predictor:
         labels: Any = None,
         boxes: Any = None,
         masks: Any = None,
+        classes: Any = None,
         multimask: bool = False,
     ) -> Prediction:
         """Segment K prompted structures of the image that was set.
+
+        Without any prompt, and where the adapter in use knows structures by their names
+        (`promptable.structures`), these: each has a mask, empty where it is judged absent.
 
         An argument has an entry for each structure: an array, nested lists, or None where this
         structure has no such prompt. Structures can differ in their numbers of points and kinds of
@@ -244,27 +247,39 @@ class Predictor:
                 the image.
             masks: (H, W) each, bool, roughly the structure; or (h, w), the `low_res_logits` of a
                 prediction with the same adapter.
+            classes: the name of each, one of `promptable.structures`, or its position there.
             multimask: give three masks of each structure, for prompts that are ambiguous. A trained
                 mask decoder has usually been trained for the single one alone.
 
         Raises:
             ValueError: no image was set, a structure has no prompt, points lack labels, an argument
-                has another shape than stated, or a point or a box lies outside of the image.
+                has another shape than stated, a point or a box lies outside of the image, or there
+                is no class of that name.
         """
         embedding = self.embedding()
+        named = self.promptable.structures
         given = {"points": points, "labels": labels, "boxes": boxes, "masks": masks}
+        given["classes"] = classes
+        if named and all(each is None for each in given.values()):
+            given["classes"] = named
         low_res = 4 * embedding.image.shape[-2], 4 * embedding.image.shape[-1]
-        prompts = read_prompts(given, self._size, low_res, embedding.image_size)
+        prompts = read_prompts(given, self._fit, low_res, named)
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
-        scores = list(logits)
+        scores, presence = list(logits), list(logits)
         # Prompts of one kind are decoded together. To pad the others would change their masks.
         for kind in dict.fromkeys(map(kind_of, prompts)):
             alike = [k for k, prompt in enumerate(prompts) if kind_of(prompt) == kind]
             found = self._decode(embedding, together([prompts[k] for k in alike]))
             for i, k in enumerate(alike):
                 logits[k], scores[k] = found.all_logits[0, i], found.all_iou[0, i]
+                certain = scores[k].new_tensor(torch.inf)
+                presence[k] = certain if found.presence is None else found.presence[0, i]
         chosen = slice(1, None) if multimask else 0
-        return self._prediction(torch.stack(logits)[:, chosen], torch.stack(scores)[:, chosen])
+        return self._prediction(
+            torch.stack(logits)[:, chosen],
+            torch.stack(scores)[:, chosen],
+            torch.stack(presence) if named else None,
+        )
 
     def predict_frames(
         self, image: str | Path | ImageFile | np.ndarray, **prompts: Any
@@ -311,16 +326,17 @@ class Predictor:
         if min(points_per_side, points_per_batch) < 1:
             raise ValueError("points_per_side and points_per_batch: expected 1 or more")
         embedding = self.embedding()
-        side = embedding.image_size
-        grid = side * torch.from_numpy(build_point_grid(points_per_side)).float()
+        rows, columns = self._fit.shown
+        grid = torch.from_numpy(build_point_grid(points_per_side)) * torch.tensor([columns, rows])
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for points in grid.split(points_per_batch):
+        for points in grid.float().split(points_per_batch):
             labels = torch.ones(1, len(points), 1, dtype=torch.int64)
             each = self._decode(embedding, Prompts(points[None, :, None], labels))
             scores = each.all_iou[0, :, 1:].flatten()
             good = scores > min_score
             logits, scores = each.all_logits[0, :, 1:].flatten(0, 1)[good], scores[good]
-            at_side = _at_side(logits, side) if len(logits) else logits
+            at_side = _at_side(logits, embedding.image_size) if len(logits) else logits
+            at_side = at_side[:, :rows, :columns]
             stable = calculate_stability_score(at_side, 0, 1) >= min_stability
             boxes = batched_mask_to_box(at_side[stable] > 0).float()
             found.append((logits[stable], scores[stable], boxes))
@@ -333,21 +349,30 @@ class Predictor:
         return self.promptable.decode(embedding, prompts.to(embedding.image.device))
 
     @property
-    def _size(self) -> tuple[int, int]:
+    def _fit(self) -> Fit:
         assert self.image is not None
-        return self.image.frames.shape[1], self.image.frames.shape[2]
+        size = self.image.frames.shape[1], self.image.frames.shape[2]
+        side, colour = self.promptable.image_size, self.promptable.padding
+        return Squash(size, side) if colour is None else Pad(size, side, colour)
 
     def _prediction(
-        self, low_res: Float[Tensor, "K *three h w"], scores: Float[Tensor, "K *three"]
+        self,
+        low_res: Float[Tensor, "K *three h w"],
+        scores: Float[Tensor, "K *three"],
+        presence: Float[Tensor, "K"] | None = None,
     ) -> Prediction:
         assert self.image is not None
-        logits = low_res.new_zeros(*scores.shape, *self._size)
+        fit = self._fit
+        logits = low_res.new_zeros(*scores.shape, *fit.size)
         if len(scores):
-            square = _at_side(low_res.flatten(0, -3), self.embedding().image_size)
-            logits = to_native(square, self._size).view(logits.shape)
+            square = _at_side(low_res.flatten(0, -3), fit.side)
+            logits = fit.logits(square).view(logits.shape)
+        if presence is not None:
+            logits[presence < 0] = ABSENT
         return Prediction(
             *(each.float().cpu().numpy() for each in (logits, scores, low_res)),
             spacing=self.image.spacing,
+            presence=None if presence is None else presence.float().sigmoid().cpu().numpy(),
         )
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from adapterkit.inference.fitting import Fit, boxes_in_input, mask_in_input
 from adapterkit.promptable.prompts import Prompts
 
 Kind = tuple[tuple[str, torch.Size], ...]
@@ -20,15 +20,15 @@ def kind_of(prompts: Prompts) -> Kind:
 
 
 def read_prompts(
-    given: Mapping[str, Any], size: tuple[int, int], low_res: tuple[int, int], side: int
+    given: Mapping[str, Any], fit: Fit, low_res: tuple[int, int], named: Sequence[str] = ()
 ) -> list[Prompts]:
     """For each structure its prompts, (1, 1, ...), in pixels of the model's square input.
 
     Args:
         given: the arguments of `Predictor.predict`, by name.
-        size: rows and columns of the image.
+        fit: of the image in the model's input.
         low_res: those of the logits that the model takes for a mask.
-        side: of the model's input, in pixels.
+        named: the names of the model's classes.
 
     Raises:
         ValueError: as `Predictor.predict`.
@@ -56,15 +56,14 @@ def read_prompts(
                 f"structure {k} lacks {missing}: give both, and for each point the label 1 if it "
                 "is inside of the structure, 0 if outside"
             )
-        prompts.append(_prompt(k, entry, size, low_res, side))
+        if "classes" in entry:
+            entry["classes"] = _class(k, entry["classes"], named)
+        prompts.append(_prompt(k, entry, fit, low_res))
     return prompts
 
 
-def _prompt(
-    k: int, entry: Mapping[str, Any], size: tuple[int, int], low_res: tuple[int, int], side: int
-) -> Prompts:
-    height, width = size
-    scale = np.array([side / width, side / height])
+def _prompt(k: int, entry: Mapping[str, Any], fit: Fit, low_res: tuple[int, int]) -> Prompts:
+    height, width = fit.size
     prompt: dict[str, np.ndarray] = {}
     if "points" in entry:
         points = _numbers(f"points[{k}]", entry["points"], "(n, 2), n points (x, y)", None, 2)
@@ -78,8 +77,7 @@ def _prompt(
             )
         if not np.isin(labels, [0, 1]).all():
             raise ValueError(f"labels[{k}] is {labels.tolist()}: expected 1 inside, 0 outside")
-        # A point names a pixel, whose centre lies half a pixel further.
-        prompt["points"] = (points + 0.5) * scale - 0.5
+        prompt["points"] = fit.points(points)
         prompt["labels"] = labels.astype(np.int64)
     if "boxes" in entry:
         box = _numbers(f"boxes[{k}]", entry["boxes"], "(4,), x0, y0, x1, y1", 4)
@@ -89,9 +87,11 @@ def _prompt(
                 f"boxes[{k}] is {box.tolist()}: expected (x0, y0, x1, y1) with 0 <= x0 < x1 <= "
                 f"{width} and 0 <= y0 < y1 <= {height}"
             )
-        prompt["boxes"] = box * np.tile(scale, 2)
+        prompt["boxes"] = boxes_in_input(fit, box)
     if "masks" in entry:
-        prompt["masks"] = _mask_prompt(k, entry["masks"], size, low_res)
+        prompt["masks"] = _mask_prompt(k, entry["masks"], fit, low_res)
+    if "classes" in entry:
+        prompt["classes"] = np.array(entry["classes"])
     return Prompts(**{name: _tensor(value) for name, value in prompt.items()})
 
 
@@ -106,24 +106,33 @@ def _tensor(value: np.ndarray) -> Tensor:
     return torch.from_numpy(value if is_integer else value.astype(np.float32))[None, None]
 
 
-def _mask_prompt(
-    k: int, mask: Any, size: tuple[int, int], low_res: tuple[int, int]
-) -> Float[np.ndarray, "h w"]:
+def _class(k: int, given: Any, named: Sequence[str]) -> int:
+    if not named:
+        raise ValueError(
+            f"classes[{k}] is {given!r}, but this model knows no structure by its name; give "
+            "points or a box"
+        )
+    if given in named:
+        return list(named).index(given)
+    is_index = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not is_index or not 0 <= given < len(named):
+        raise ValueError(
+            f"classes[{k}] is {given!r}: expected one of {', '.join(named)}, or its position, 0 to "
+            f"{len(named) - 1}"
+        )
+    return int(given)
+
+
+def _mask_prompt(k: int, mask: Any, fit: Fit, low_res: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     array = np.asarray(mask)
     if array.dtype != bool:
-        expected = f"{size}, bool, or {low_res}, low_res_logits of a prediction"
+        expected = f"{fit.size}, bool, or {low_res}, low_res_logits of a prediction"
         return _numbers(f"masks[{k}]", array, expected, *low_res)
-    if array.shape != size:
-        raise ValueError(f"masks[{k}] has the shape {array.shape}: expected {size}, as the image")
-    share = F.interpolate(
-        torch.from_numpy(array.astype(np.float32))[None, None],
-        low_res,
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )
-    # The decoder is used to logits of this size where it is sure.
-    return torch.logit(share[0, 0], eps=1e-3).numpy()
+    if array.shape != fit.size:
+        raise ValueError(
+            f"masks[{k}] has the shape {array.shape}: expected {fit.size}, as the image"
+        )
+    return mask_in_input(fit, array, low_res)
 
 
 def _length(name: str, entries: Any) -> int:

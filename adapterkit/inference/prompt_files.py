@@ -28,13 +28,19 @@ ImagePrompts = Mapping[int, StructurePrompt]
 """The prompts of an image's structures, by their labels in the mask, which count from 1."""
 
 
-def predict_arguments(prompts: ImagePrompts) -> dict[str, Any]:
-    """The arguments of `Predictor.predict` for the structures, in the order of their labels."""
+def predict_arguments(prompts: ImagePrompts, by_name: int = 0) -> dict[str, Any]:
+    """The arguments of `Predictor.predict` for the structures, in the order of their labels.
+
+    Args:
+        prompts: of the structures.
+        by_name: how many of them, the first ones, the model knows by their names too.
+    """
     ordered = [prompts[label] for label in sorted(prompts)]
     return {
         "points": [each.points or None for each in ordered],
         "labels": [each.labels or None for each in ordered],
         "boxes": [each.box for each in ordered],
+        "classes": [k - 1 if k <= by_name else None for k in sorted(prompts)] if by_name else None,
     }
 
 

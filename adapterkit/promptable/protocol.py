@@ -124,6 +124,12 @@ class Promptable(nn.Module):
         return ()
 
     @property
+    def padding(self) -> Float[Tensor, "3"] | None:
+        """The colour, in [0, 255], around an image that keeps its proportions in the square input;
+        None for a model whose images are squashed."""
+        return None
+
+    @property
     def parts(self) -> str:
         """What adapters in use add to the model, in words; "" for none."""
         return ""

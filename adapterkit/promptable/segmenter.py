@@ -60,6 +60,13 @@ class Segmenter(Promptable):
         return named[-1] if named else ()
 
     @property
+    def padding(self) -> Float[Tensor, "3"] | None:
+        """The mean colour for the base alone, as `SamPredictor` pads; adapters are trained on
+        squashed images."""
+        found = adapters_of(self.sam)
+        return None if found and found.active else self.normalisation[0].flatten()
+
+    @property
     def normalisation(self) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
         """Mean and standard deviation of an image's channels, in [0, 255]."""
         return self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")

@@ -33,7 +33,8 @@ class Answer:
     """What the model says to the clicks on a frame.
 
     Attributes:
-        structures: those that were clicked on, in the order of the prediction's masks.
+        structures: those that were clicked on, and those that the adapter knows by name, in the
+            order of the prediction's masks.
         prediction: one mask of each.
     """
 
@@ -59,7 +60,8 @@ class Session:
         frame: which of them is shown.
         structure: which one a click is about, from 0.
         ending: of the name of the file that `save` writes; at first, of the image's own kind.
-        answer: to the clicks on this frame; None without any.
+        answer: to the clicks on this frame; None without any, unless the adapter knows structures
+            by name.
     """
 
     def __init__(self, predictor: Predictor, lock: Lock) -> None:
@@ -103,7 +105,7 @@ class Session:
             self.ending = self.endings[0]
             self._clicks.clear()
             self._label_maps.clear()
-            self.answer = None
+            self._prompt(())
 
     def show(self, frame: int) -> None:
         """Show another frame, with its own clicks.
@@ -176,17 +178,21 @@ class Session:
     # Masks
 
     def label_maps(self) -> UInt8[np.ndarray, "T H W"]:
-        """Of all frames: 0 is background, k + 1 structure k; background where no click is.
+        """Of all frames: 0 is background, k + 1 structure k; background where no click is, unless
+        the adapter knows structures by name.
 
         Raises:
-            ValueError: there is no click.
+            ValueError: there is no image, or nothing that could be segmented in it.
         """
         with self._lock:
-            if not self._clicks:
-                raise ValueError("there is no mask yet: click on a structure first")
             image, shown = self._opened(), self.frame
-            # Those of another adapter, which the clicks have outlived.
-            for frame in sorted(self._clicks.keys() - self._label_maps.keys()):
+            self._predictor.use(self.adapter)
+            by_name = self._predictor.promptable.structures
+            if not self._clicks and not by_name:
+                raise ValueError("there is no mask yet: click on a structure first")
+            asked = set(range(len(image.frames))) if by_name else set(self._clicks)
+            # Those not shown yet, or answered by another adapter.
+            for frame in sorted(asked - self._label_maps.keys()):
                 self._set_frame(image, frame)
                 self._prompt(self.clicks)
             if self.frame != shown:
@@ -248,18 +254,22 @@ class Session:
 
     def _prompt(self, clicks: Sequence[Click]) -> None:
         """Take these for the clicks on this frame, if the model can answer them."""
-        if not clicks:
+        self._predictor.use(self.adapter)
+        by_name = len(self._predictor.promptable.structures)
+        structures = tuple(sorted({*range(by_name), *(click.structure for click in clicks)}))
+        if self.image is None or not structures:
             self._clicks.pop(self.frame, None)
             self._label_maps.pop(self.frame, None)
             self.answer = None
             return
-        structures = tuple(sorted({click.structure for click in clicks}))
         of_each = [[click for click in clicks if click.structure == k] for k in structures]
-        self._predictor.use(self.adapter)
         prediction = self._predictor.predict(
-            points=[[(click.x, click.y) for click in each] for each in of_each],
-            labels=[[int(click.inside) for click in each] for each in of_each],
+            points=[[(click.x, click.y) for click in each] or None for each in of_each],
+            labels=[[int(click.inside) for click in each] or None for each in of_each],
+            classes=[k if k < by_name else None for k in structures] if by_name else None,
         )
         self.answer = Answer(structures, prediction)
-        self._clicks[self.frame] = tuple(clicks)
+        self._clicks.pop(self.frame, None)
+        if clicks:
+            self._clicks[self.frame] = tuple(clicks)
         self._label_maps[self.frame] = self.answer.label_map()

@@ -173,6 +173,27 @@ def test_without_prompts_what_there_is_is_found(
     np.testing.assert_array_equal(read_picture(out / "a.png", indexed=True), expected)
 
 
+def test_structures_known_by_name_need_no_prompt(tmp_path: Path, run: Run, scans: Path):
+    sam = ak.build_sam(ECHO, seed=0)
+    save_sam(sam, tmp_path / "base.safetensors")
+    torch.manual_seed(0)
+    ak.inject(sam, "samus_plus", image_size=128, structures=("atrium", "wall"))
+    ak.save_adapter(sam, tmp_path / "heart.safetensors")
+    base, heart = tmp_path / "base.safetensors", tmp_path / "heart.safetensors"
+    files = "--checkpoint", base, "--adapter", heart
+    done = run("predict", scans, *files, "--out", tmp_path / "masks")
+    assert (done.status, done.errors) == (0, "")
+    predictor = Predictor.from_files(base, heart)
+    predictor.set_image(scans / "a.png")
+    expected = predictor.predict().label_map()
+    np.testing.assert_array_equal(labels(tmp_path / "masks" / "a.nii.gz").squeeze(), expected)
+    # A click on one of them corrects it.
+    done = run("predict", scans / "a.png", *files, "--point", "40,20", "--out", tmp_path / "one")
+    assert done.status == 0
+    one = predictor.predict([[(40, 20)]], [[1]], classes=["atrium"]).label_map()
+    np.testing.assert_array_equal(labels(tmp_path / "one" / "a.nii.gz").squeeze(), one)
+
+
 def test_that_nothing_was_found_is_told(
     run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
 ):

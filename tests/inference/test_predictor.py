@@ -156,6 +156,131 @@ def test_there_may_be_nothing_to_find(predictor: Predictor):
     assert not found.label_map().any()
 
 
+@pytest.mark.parametrize("shape", [(60, 90, 3), (300, 120), (256, 256)])
+def test_a_base_alone_gives_what_its_own_predictor_gives(base: Sam, shape: tuple[int, ...]):
+    """On images of any shape, which it does not squash."""
+    image = RNG.integers(0, 256, shape, dtype=np.uint8)
+    stock, predictor = SamPredictor(base), Predictor(base)
+    stock.set_image(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
+    predictor.set_image(image)
+    points, box = (
+        np.array([[30.0, 40], [100, 50]]).clip(max=np.array(shape[1::-1]) - 1),
+        [5, 9, 50, 55],
+    )
+    for theirs, ours in (
+        (
+            {"point_coords": points, "point_labels": [1, 0]},
+            {"points": [points], "labels": [[1, 0]]},
+        ),
+        ({"box": np.array(box)}, {"boxes": [box]}),
+    ):
+        labels = theirs.get("point_labels")
+        theirs = theirs | ({} if labels is None else {"point_labels": np.array(labels)})
+        for multimask in (False, True):
+            expected, scores, low_res = stock.predict(
+                **theirs, multimask_output=multimask, return_logits=True
+            )
+            found = predictor.predict(**ours, multimask=multimask)
+            np.testing.assert_allclose(found.logits.reshape(expected.shape), expected, atol=1e-3)
+            np.testing.assert_allclose(found.low_res_logits.ravel(), low_res.ravel(), atol=1e-3)
+            np.testing.assert_allclose(found.scores.ravel(), scores, atol=1e-3)
+
+
+# Structures asked for by name
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, and an adapter that knows two structures by name."""
+    folder = tmp_path_factory.mktemp("named")
+    sam = ak.build_sam(ECHO, seed=0)
+    torch.save(sam.state_dict(), folder / "sam.pth")
+    torch.manual_seed(0)
+    ak.inject(sam, "samus_plus", image_size=128, structures=("atrium", "wall"))
+    with torch.no_grad():
+        # Trained heads would judge; here the wall is absent, whatever the image.
+        adapter = ak.adapters_of(sam)
+        assert adapter is not None
+        head = adapter["default"].added.get_submodule("class_prompts.presence")
+        tokens = adapter["default"].added.get_submodule("class_prompts.tokens")
+        assert isinstance(head, torch.nn.Linear)
+        assert isinstance(tokens, torch.nn.Embedding)
+        tokens.weight.mul_(4)
+        torch.nn.init.normal_(head.weight)
+    ak.save_adapter(sam, folder / "heart.safetensors")
+    return folder
+
+
+@pytest.fixture
+def by_name(named: Path) -> Predictor:
+    predictor = Predictor.from_files(named / "sam.pth", named / "heart.safetensors")
+    predictor.set_image(IMAGE)
+    return predictor
+
+
+def test_the_file_names_the_classes(named: Path, by_name: Predictor):
+    assert ak.inspect_adapter(named / "heart.safetensors").classes == ("atrium", "wall")
+    assert by_name.structures == by_name.promptable.structures == ("atrium", "wall")
+
+
+def test_without_a_prompt_every_named_structure_is_segmented(by_name: Predictor):
+    found = by_name.predict()
+    assert found.logits.shape == (2, 60, 90)
+    assert found.presence is not None
+    for k, name in enumerate(("atrium", "wall")):
+        for one in (by_name.predict(classes=[name]), by_name.predict(classes=[k])):
+            np.testing.assert_allclose(one.logits[0], found.logits[k], rtol=1e-3, atol=1e-4)
+            assert one.presence == pytest.approx(found.presence[k : k + 1], abs=1e-5)
+    assert np.abs(found.logits[0] - found.logits[1]).max() > 1e-3
+
+
+def test_an_absent_structure_has_an_empty_mask(by_name: Predictor):
+    adapter = ak.adapters_of(by_name.promptable.model)
+    assert adapter is not None
+    head = adapter["heart"].added.get_submodule("class_prompts.presence")
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(2.0)
+        there = by_name.predict()
+        head.bias.fill_(-2.0)
+        absent = by_name.predict(classes=["atrium"])
+    assert there.presence == pytest.approx([0.88, 0.88], abs=0.01)
+    assert absent.presence == pytest.approx([0.12], abs=0.01)
+    assert not absent.masks.any()
+    assert not absent.label_map().any()
+    # What is clicked on without a name is there.
+    assert (by_name.predict(**CLICK).logits > -19).any()
+
+
+def test_clicks_correct_a_class(by_name: Predictor):
+    together = by_name.predict(
+        points=[None, [(30, 20)], [(30, 20)]],
+        labels=[None, [1], [1]],
+        classes=["wall", "wall", None],
+    )
+    alone = [
+        by_name.predict(classes=["wall"]),
+        by_name.predict(**CLICK, classes=["wall"]),
+        by_name.predict(**CLICK),
+    ]
+    for k, one in enumerate(alone):
+        np.testing.assert_allclose(together.logits[k], one.logits[0], rtol=1e-3, atol=1e-4)
+    differ = [np.abs(a.low_res_logits - b.low_res_logits).max() for a in alone for b in alone[:1]]
+    assert min(differ[1:]) > 1e-3
+
+
+def test_a_name_that_is_none_is_refused(by_name: Predictor, predictor: Predictor):
+    with pytest.raises(ValueError, match=r"classes\[0\] is 'lung': expected one of atrium, wall"):
+        by_name.predict(classes=["lung"])
+    with pytest.raises(ValueError, match="its position, 0 to 1"):
+        by_name.predict(classes=[2])
+    with pytest.raises(ValueError, match="this model knows no structure by its name"):
+        predictor.predict(classes=["wall"])
+    with pytest.raises(ValueError, match="no prompt"):
+        predictor.predict()
+
+
 # Results are those of the evaluation
 
 
@@ -207,7 +332,7 @@ def test_where_things_are_is_kept(base: Sam):
         rows = torch.arange(64)[:, None] * side / 64 + 2
         columns = torch.arange(64)[None] * side / 64 + 2
         x, y = (prompts.points[0, :, 0, i, None, None] + 0.5 for i in (0, 1))
-        logits = 30 - (rows - y).abs() - (columns - x).abs()
+        logits = 8 - (rows - y).abs() - (columns - x).abs()
         all_logits = logits[None, :, None].expand(-1, -1, 4, -1, -1)
         return Masks(all_logits, torch.ones(1, len(x), 4), side)
 
@@ -250,8 +375,9 @@ def test_a_rough_mask_reaches_the_decoder_in_its_place(predictor: Predictor):
     predictor.predict(masks=[rough])
     logits = seen[0]["masks"][0, 0]
     assert logits.shape == (64, 64)
-    torch.testing.assert_close(logits[:31, 33:], torch.full((31, 31), math.log(999)))
-    assert (logits[33:] < 0).all()
+    # The image keeps its proportions: it is two thirds as high as the input.
+    torch.testing.assert_close(logits[:20, 33:], torch.full((20, 31), math.log(999)))
+    assert (logits[23:] < 0).all()
     assert (logits[:, :31] < 0).all()
 
 

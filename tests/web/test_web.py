@@ -92,6 +92,46 @@ def expected(predictor: Predictor, pixels: np.ndarray, adapter: str | None, **pr
     return fresh.predict(**prompts)
 
 
+# Structures known by name
+
+
+def test_structures_known_by_name_need_no_click(image: ImageFile, sequence: ImageFile):
+    torch.manual_seed(0)
+    sam = ak.inject(
+        ak.build_sam(ECHO, seed=0), "samus_plus", image_size=128, structures=("atrium", "wall")
+    )
+    predictor = Predictor(sam)
+    session = Session(predictor, threading.Lock())
+    assert session.structures == ("atrium", "wall")
+    assert session.answer is None
+    session.open(image)
+    answer = found_of(session)
+    assert answer.structures == (0, 1)
+    unasked = expected(predictor, PIXELS, "default")
+    np.testing.assert_array_equal(answer.prediction.logits, unasked.logits)
+    # A click corrects one of them, and asks for a further one; without, they are as before.
+    session.choose(1)
+    session.click(30, 20)
+    session.add_structure()
+    session.click(50, 50)
+    assert found_of(session).structures == (0, 1, 2)
+    corrected = expected(
+        predictor,
+        PIXELS,
+        "default",
+        points=[None, [(30, 20)], [(50, 50)]],
+        labels=[None, [1], [1]],
+        classes=["atrium", "wall", None],
+    )
+    np.testing.assert_array_equal(found_of(session).prediction.logits, corrected.logits)
+    session.clear()
+    np.testing.assert_array_equal(found_of(session).prediction.logits, unasked.logits)
+    # Every frame of a sequence has its masks, whether it was shown or not.
+    session.open(sequence)
+    every = [expected(predictor, frame, "default").label_map() for frame in STACK]
+    np.testing.assert_array_equal(session.label_maps(), every)
+
+
 # Clicks
 
 
