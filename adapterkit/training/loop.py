@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
+from adapterkit.adapters.gradients import warn_of_missing_gradients
 from adapterkit.encoders.views import view
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.parts.conv import ConvBlock
@@ -345,6 +346,8 @@ class _Run:
                         f"{list(batch['name'])}; look at these images, or lower the learning rate"
                     )
                 self.accelerator.backward(loss / count)
+        if self.done == 0:
+            warn_of_missing_gradients(self.segmenter)
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.optimizer.step()
