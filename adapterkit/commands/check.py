@@ -20,6 +20,7 @@ def check(
     leave_out: tuple[int, ...] = (),
     colours: Annotated[tuple[str, ...], arg(metavar="#RRGGBB=NAME ...")] = (),
     group: str | None = None,
+    axis: int | None = None,
     sheet: Path | None = None,
     force: bool = False,
 ) -> None:
@@ -39,6 +40,7 @@ def check(
         colours: of masks that are coded by colours, and what they stand for.
         group: a regular expression of what images of one patient share in their names, or the
             column of a table.
+        axis: along which volumes are cut: 0 the order of frames, 1 rows, 2 columns.
         sheet: a PNG to write, of some images with contours of their structures.
         force: replace the PNG if it exists.
     """
@@ -63,6 +65,7 @@ def check(
         leave_out=leave_out,
         colours=_named("colours", colours) or None,
         group=group,
+        axis=axis,
     )
     report = check_collection(collection)
     for line in _lines(report):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -199,6 +200,79 @@ def test_wrong_tables_are_refused(tmp_path: Path, change, message: str):
     change(pd.DataFrame(rows(tmp_path, DRAWN, PARTS))).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match=message):
         open_collection(tmp_path / "t.csv", structures=STRUCTURES)
+
+
+# nnU-Net
+
+
+def write_nnunet(root: Path, ending: str, labels: dict) -> Path:
+    """The images of each patient as a volume of two slices; as pictures, each by itself."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    (root / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ending}))
+    for first, second in zip(DRAWN[::2], DRAWN[1::2], strict=True):
+        if ending == ".png":
+            for each in (first, second):
+                save(root / f"imagesTr/{each.name}_0000.png", each.image)
+                save(root / f"labelsTr/{each.name}.png", each.labels)
+            continue
+        for file, what in ((f"imagesTr/{first.patient}_0000", "image"),
+                           (f"labelsTr/{first.patient}", "labels")):  # fmt: skip
+            volume = np.stack([getattr(first, what), getattr(second, what)]).T
+            affine = np.diag([0.5, 0.7, 3.0, 1.0])
+            nibabel.save(nibabel.Nifti1Image(volume, affine), root / (file + ending))
+    return root
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".png"])
+@pytest.mark.parametrize(
+    "labels",
+    [{"background": 0, "ventricle": 1, "atrium": 2},
+     {"0": "background", "1": "ventricle", "2": "atrium"}],
+)  # fmt: skip
+def test_nnunet(tmp_path: Path, plain: Collection, ending: str, labels: dict):
+    found = open_collection(write_nnunet(tmp_path / "n", ending, labels), group=r"p\d")
+    assert found.format == "nnunet"
+    assert dict(found.structures) == dict(plain.structures)
+    assert found.groups == plain.groups
+    for record, expected in zip(found.records, plain.records, strict=True):
+        one, other = record.read(), expected.read()
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_volumes_are_cut_along_any_axis(tmp_path: Path):
+    folder = write_nnunet(tmp_path / "n", ".nii.gz", {"background": 0, "v": 1, "a": 2})
+    for axis, size, spacing in ((0, (20, 28), (0.7, 0.5)), (1, (2, 28), (3, 0.5)),
+                                (2, (2, 20), (3, 0.7))):  # fmt: skip
+        found = open_collection(folder, axis=axis)
+        native = found.records[7 if axis else 0].read()
+        assert native.image.shape == size
+        assert native.spacing == pytest.approx(spacing)
+        if axis:
+            pair = [each.labels for each in DRAWN[:2]]
+            expected = np.take(np.stack(pair), 7, axis=axis)
+            np.testing.assert_array_equal(native.labels, expected)
+    assert found.records[0].attributes == {"volume": "p0", "slice": "0"}
+    with pytest.raises(DataError, match="axis 3: expected 0"):
+        open_collection(folder, axis=3)
+
+
+def test_wrong_nnunet_data_are_refused(tmp_path: Path):
+    folder = write_nnunet(tmp_path / "n", ".png", {"background": 0, "v": 1, "a": 2})
+    (folder / "labelsTr/p0_a.png").unlink()
+    with pytest.raises(DataError, match=r"p0_a has no label map, labelsTr/p0_a\.png \(1 such"):
+        open_collection(folder)
+    for content, message in (
+        ("", "is not as nnU-Net has it"),
+        ("[]", "is not as nnU-Net has it"),
+        ('{"labels": {"background": 0, "both": [1, 2]}}', "regions of several labels"),
+        ('{"labels": {"background": 0, "ignore": 2}}', "labels to ignore are not read"),
+        ('{"labels": {"background": 0, "v": 1}}', r"holds no file that ends in \.nii\.gz"),
+    ):
+        (folder / "dataset.json").write_text(content)
+        with pytest.raises(DataError, match=message):
+            open_collection(folder)
 
 
 # Structures

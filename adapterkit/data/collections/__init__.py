@@ -1,6 +1,6 @@
 """Data sets as they lie on disk. Importing this package registers the formats that come with it."""
 
-from adapterkit.data.collections import camus, coco, folders, tables, us30k
+from adapterkit.data.collections import camus, coco, folders, nnunet, tables, us30k
 from adapterkit.data.collections.collection import (
     Collection,
     collection_format,
@@ -15,6 +15,7 @@ __all__ = [
     "collection_format",
     "folders",
     "format_names",
+    "nnunet",
     "open_collection",
     "tables",
     "us30k",
