@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from segment_anything.modeling import MaskDecoder, Sam
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor, nn
 
 from adapterkit.adapters.injection import adapters_of
@@ -87,7 +87,8 @@ class Segmenter(Promptable):
                 "resize them first"
             )
         mean, std = self.normalisation
-        image = self.sam.image_encoder((images - mean) / std)
+        normalised = ((images - mean) / std).to(self._dtype)
+        image = self.sam.image_encoder(normalised)
         adapters = adapters_of(self.sam)
         return Embedding(image, self.image_size, adapters.handed_on() if adapters else {})
 
@@ -97,17 +98,19 @@ class Segmenter(Promptable):
         batch, count = prompts.shape
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
         with self._given(embedding, flat.get("classes")) as presence_of:
-            sparse, dense = self.sam.prompt_encoder(
-                points=(flat["points"], flat["labels"]) if "points" in flat else None,
-                boxes=flat.get("boxes"),
-                masks=flat["masks"][:, None] if "masks" in flat else None,
-            )
+            with _positions_in_float32(self.sam.prompt_encoder):
+                sparse, dense = self.sam.prompt_encoder(
+                    points=(flat["points"], flat["labels"]) if "points" in flat else None,
+                    boxes=flat.get("boxes"),
+                    masks=flat["masks"][:, None].to(self._dtype) if "masks" in flat else None,
+                )
+                position = self.sam.prompt_encoder.get_dense_pe()
             logits, iou = predict_masks(
                 self.sam.mask_decoder,
                 embedding.image.repeat_interleave(count, dim=0),
-                self.sam.prompt_encoder.get_dense_pe(),
-                sparse,
-                dense,
+                position.to(self._dtype),
+                sparse.to(self._dtype),
+                dense.to(self._dtype),
             )
             presence = presence_of()
         shape = (batch, count)
@@ -117,6 +120,10 @@ class Segmenter(Promptable):
             embedding.image_size,
             None if presence is None else presence.unflatten(0, shape),
         )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.sam.prompt_encoder.no_mask_embed.weight.dtype
 
     def _asked(self, embedding: Embedding, prompts: Prompts) -> Prompts:
         """The prompts, or every class where there are none."""
@@ -157,6 +164,23 @@ class Segmenter(Promptable):
         with found.given(values):
             contexts = [found[name].context.values for name in found.active]
             yield lambda: next((v[PRESENCE] for v in contexts if PRESENCE in v), None)
+
+
+@contextmanager
+def _positions_in_float32(prompt_encoder: PromptEncoder) -> Iterator[None]:
+    """Within it, a prompt encoder of another dtype computes positions, which it takes in float32,
+    with a matrix of float32 too."""
+    buffers, name = prompt_encoder.pe_layer._buffers, "positional_encoding_gaussian_matrix"
+    matrix = buffers[name]
+    assert matrix is not None
+    if matrix.dtype == torch.float32:
+        yield
+        return
+    buffers[name] = matrix.float()
+    try:
+        yield
+    finally:
+        buffers[name] = matrix
 
 
 def predict_masks(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import adapterkit as ak
 from adapterkit.promptable.families import as_promptable
 from adapterkit.promptable.protocol import Embedding
-from tests.models import TINY, random_prompts
+from tests.models import ECHO, TINY, random_prompts
 
 
 @pytest.fixture
@@ -240,3 +240,18 @@ def test_a_wrapped_sam_is_promptable(sam: Sam):
     found = as_promptable(cast(nn.Module, torch.compile(sam, backend="eager")))
     assert found.model is sam
     assert as_promptable(found) is found
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-3), (torch.bfloat16, 0.1)])
+def test_it_computes_in_the_dtype_of_the_weights(dtype: torch.dtype, tolerance: float):
+    images = 255 * torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[[0.0, 0, 64, 64], [8, 8, 160, 160]]])
+    prompts = ak.Prompts(**ONE, boxes=boxes, masks=torch.zeros(1, 2, 64, 64))
+    sam = ak.build_sam(ECHO, seed=0)
+    with torch.no_grad():
+        expected = ak.Segmenter(sam)(images, prompts).low_res_logits
+        found = ak.Segmenter(sam.to(dtype))(images, prompts).low_res_logits
+    assert found.dtype == dtype
+    difference = (found.float() - expected).abs().max()
+    assert difference < tolerance * expected.abs().max()
+    assert sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.dtype == dtype
