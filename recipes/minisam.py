@@ -1,6 +1,7 @@
 """Pretrain a small Segment Anything model from nothing, for tests and demonstrations.
 
     torchrun --nproc-per-node 2 -m recipes.minisam         one process for each of 2 CPU cores
+    accelerate launch -m recipes.minisam                   on several GPUs or machines
     python -m recipes.minisam                              one process
     python -m recipes.minisam --resume                     goes on where it was interrupted
 
@@ -17,15 +18,14 @@ Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and 
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -44,6 +44,7 @@ from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_s
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import run
 from adapterkit.system.random import seeded_generator
+from adapterkit.training.loop import make_accelerator
 from adapterkit.training.state import Progress, load_state, save_state
 
 console = Console()
@@ -86,8 +87,6 @@ class Config:
     """Peak of the schedule: a rise over the first 2 %, then half a cosine."""
     seed: int = 0
     """Of weights, scenes and prompts."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to train."""
     workers: int = 1
     """Processes that draw scenes, for each one that trains."""
     resume: bool = False
@@ -95,19 +94,15 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
-        if config.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     keep_freed_memory()
-    rank, processes = this_process()
-    console.quiet = rank > 0
+    accelerator = make_accelerator(mixed_precision="no")
+    console.quiet = not accelerator.is_main_process
     plan = stages(config)
     for stage in plan:
-        if stage.batch_size % processes:
+        if stage.batch_size % accelerator.num_processes:
             raise ValueError(
-                f"{processes} processes cannot share batches of {stage.batch_size} images; "
-                "start a number of processes that divides it"
+                f"{accelerator.num_processes} processes cannot share batches of "
+                f"{stage.batch_size} images; start a number of processes that divides it"
             )
     weights = config.out / "mini_sam.safetensors"
     state_files = [config.out / f"stage_{number}.safetensors" for number in range(1, len(plan) + 1)]
@@ -131,9 +126,9 @@ def main(config: Config) -> None:
                 for step in range(1, stage.steps + 1)
             ]
             model.sam = resized_sam(model.sam, stage.image_size)
-            model.to(config.device).train()
-            train_stage(model, config, stage, rates, state_file, bar, task)
-    if rank == 0:
+            model.to(accelerator.device).train()
+            train_stage(model, config, stage, rates, state_file, accelerator, bar, task)
+    if accelerator.is_main_process:
         save_sam(model.sam, weights, dtype=torch.float16)
     console.print(f"weights in {weights}")
 
@@ -157,24 +152,17 @@ class Pretraining(nn.Module):
         return F.pixel_shuffle(self.to_borders(embedding), 4)
 
 
-def this_process() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+class Objective(nn.Module):
+    """`step_loss` as a module, so that processes exchange the gradients of what it uses."""
 
+    def __init__(self, model: Pretraining, rounds: int):
+        super().__init__()
+        self.model, self.rounds = model, rounds
 
-def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """The mean of every gradient over all processes; one that is absent counts as zero."""
-    if this_process()[1] == 1:
-        return
-    for each in parameters:
-        if each.grad is None:
-            each.grad = torch.zeros_like(each)
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients]) / this_process()[1]
-    dist.all_reduce(together)
-    parts = together.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    def forward(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+        return step_loss(self.model, batch, self.rounds, generator)
 
 
 def train_stage(
@@ -183,13 +171,17 @@ def train_stage(
     stage: Stage,
     rates: Sequence[float],
     state_file: Path,
+    accelerator: Accelerator,
     bar: ProgressBar,
     task: TaskID,
 ) -> None:
     """Take the steps of a stage that `state_file`, if it exists, does not hold yet."""
-    rank, processes = this_process()
+    rank, processes = accelerator.process_index, accelerator.num_processes
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    objective, optimizer = accelerator.prepare(
+        Objective(model, config.rounds),
+        torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    )
     run = {
         "stage": asdict(stage),
         "prompts": config.prompts,
@@ -208,16 +200,15 @@ def train_stage(
     for step, batch in enumerate(loader, done.step):
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
-        batch = {name: value.to(config.device) for name, value in batch.items()}
+        batch = {name: value.to(accelerator.device) for name, value in batch.items()}
         source = f"{stage.image_size} pixels, step {step}, process {rank}"
         generator = seeded_generator(config.seed, source)
-        loss, iou = step_loss(model, batch, config.rounds, generator)
+        loss, iou = objective(batch, generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in step {step} of {stage}")
         optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         bar.advance(task)
         for name, value in {"loss": loss.item(), **iou}.items():
@@ -228,9 +219,11 @@ def train_stage(
                 f"{stage.image_size} pixels, step {step + 1}  {means}", highlight=False
             )
             log.clear()
-            if rank == 0:
+            if accelerator.is_main_process:
                 state = Progress(step=step + 1)
                 save_state(state_file, run, state, model, optimizer, scaler=None)
+    # The next stage's model is another, and has an optimiser of its own.
+    accelerator.free_memory(objective, optimizer)
 
 
 def stages(config: Config) -> list[Stage]:

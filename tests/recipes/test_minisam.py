@@ -26,7 +26,7 @@ def short(monkeypatch):
 
 
 def test_leaves_weights_of_the_mini_sam(short, tmp_path):
-    minisam.main(minisam.Config(out=tmp_path / "run", prompts=2, device="cpu"))
+    minisam.main(minisam.Config(out=tmp_path / "run", prompts=2))
     sam = load_sam(tmp_path / "run/mini_sam.safetensors")
     assert sam.image_encoder.img_size == MINI.image_size
     tensors = load_file(tmp_path / "run/mini_sam.safetensors").values()
@@ -35,10 +35,10 @@ def test_leaves_weights_of_the_mini_sam(short, tmp_path):
 
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeypatch, step):
-    whole = minisam.Config(out=tmp_path / "whole", prompts=2, device="cpu")
+    whole = minisam.Config(out=tmp_path / "whole", prompts=2)
     minisam.main(whole)
 
-    cut = minisam.Config(out=tmp_path / "cut", prompts=2, device="cpu")
+    cut = minisam.Config(out=tmp_path / "cut", prompts=2)
     step_loss, calls = minisam.step_loss, []
 
     def interrupted(*arguments):
@@ -51,7 +51,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         minisam.main(cut)
     monkeypatch.setattr(minisam, "step_loss", step_loss)
-    minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, device="cpu", resume=True))
+    minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, resume=True))
 
     expected, found = (
         load_file(tmp_path / name / "mini_sam.safetensors") for name in ("whole", "cut")
@@ -61,7 +61,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
 
 
 def test_a_finished_folder_is_not_overwritten(short, tmp_path):
-    config = minisam.Config(out=tmp_path, prompts=2, device="cpu")
+    config = minisam.Config(out=tmp_path, prompts=2)
     minisam.main(config)
     with pytest.raises(ValueError, match="this pretraining is finished"):
         minisam.main(config)
@@ -117,29 +117,13 @@ def test_two_processes_share_the_batches_and_resume(tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "recipes.minisam", "--length", "0.0001", "--prompts", "2", "--out", str(tmp_path),
     ]  # fmt: skip
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights in") == 1
     expected = load_file(tmp_path / "mini_sam.safetensors")
     for name in ("mini_sam", "stage_3", "stage_2"):
         (tmp_path / f"{name}.safetensors").unlink()
-    again = subprocess.run(
-        [*command, "--device", "cpu", "--resume"], capture_output=True, text=True
-    )
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     found = load_file(tmp_path / "mini_sam.safetensors")
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
-
-
-def test_gradients_of_two_processes_are_averaged(monkeypatch):
-    monkeypatch.setattr(minisam, "this_process", lambda: (0, 2))
-    # The other process has these gradients: one of ones, and none.
-    other = torch.cat([torch.ones(6), torch.zeros(2)]) / 2
-    monkeypatch.setattr(minisam.dist, "all_reduce", lambda together: together.add_(other))
-    first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, requires_grad=True)
-    first.grad = torch.full((2, 3), 3.0)
-    minisam.average_gradients([first, second])
-    assert first.grad is not None
-    assert torch.equal(first.grad, torch.full((2, 3), 2.0))
-    assert second.grad is not None
-    assert torch.equal(second.grad, torch.zeros(2))
