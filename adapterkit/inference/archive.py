@@ -6,7 +6,6 @@ there, and no older than their images, are left as they are.
 
 import json
 import logging
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from adapterkit.data.files.masks import write_masks
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import ImagePrompts, predict_arguments
 from adapterkit.promptable.stock_sam import mini_sam
-from adapterkit.system.extras import require
+from adapterkit.system.cluster import ray_cluster
 from adapterkit.system.files import atomic_write
 
 SETTINGS = "adapterkit-predict.json"
@@ -271,47 +270,42 @@ def segment_files_on_ray(
         MissingExtraError: Ray is not installed.
         OSError: the cluster cannot be reached, or a worker died.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers otherwise.
-    require("cluster", "ray", "pyarrow")
-    import ray.data
-    from ray.exceptions import RayError
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    with ray_cluster(address, **quiet):
+        import ray.data
+        from ray.exceptions import RayError
 
-    try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises just that where its own processes do not start in time.
-        raise OSError(f"there is no Ray cluster at {address or 'this machine'}: {error}") from error
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        there = ray.cluster_resources()
-        gpus = int(there.get("GPU", 0))
-        workers = min(workers or gpus or int(there["CPU"]), len(tasks))
-        # Workers have other working folders.
-        model = replace(
-            model,
-            checkpoint=model.checkpoint and model.checkpoint.resolve(),
-            adapter=model.adapter and model.adapter.resolve(),
-        )
-        absolute = (
-            replace(task, image=task.image.resolve(), masks=task.masks.resolve()) for task in tasks
-        )
-        rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]
-        # Blocks are handed to workers one by one: few of them would leave some without work.
-        blocks = min(len(rows), 32 * workers)
-        results = ray.data.from_items(rows, override_num_blocks=blocks).map(
-            _RayWorker,  # pyright: ignore[reportArgumentType]
-            fn_constructor_args=[model],
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=0 if gpus else 1,
-            num_gpus=1 if gpus else 0,
-        )
-        for row in results.iter_rows():
-            yield tasks[row["index"]], Outcome(row["failure"] or None, row["found"])
-    except RayError as error:
-        last = str(error).strip().splitlines()[-1:]
-        raise OSError(f"a worker of the Ray cluster failed: {' '.join(last)}") from error
-    finally:
-        ray.shutdown()
+        try:
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            there = ray.cluster_resources()
+            gpus = int(there.get("GPU", 0))
+            workers = min(workers or gpus or int(there["CPU"]), len(tasks))
+            # Workers have other working folders.
+            model = replace(
+                model,
+                checkpoint=model.checkpoint and model.checkpoint.resolve(),
+                adapter=model.adapter and model.adapter.resolve(),
+            )
+            absolute = (
+                replace(task, image=task.image.resolve(), masks=task.masks.resolve())
+                for task in tasks
+            )
+            rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]
+            # Blocks are handed to workers one by one: few of them would leave some without work.
+            blocks = min(len(rows), 32 * workers)
+            results = ray.data.from_items(rows, override_num_blocks=blocks).map(
+                _RayWorker,  # pyright: ignore[reportArgumentType]
+                fn_constructor_args=[model],
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=0 if gpus else 1,
+                num_gpus=1 if gpus else 0,
+            )
+            for row in results.iter_rows():
+                yield tasks[row["index"]], Outcome(row["failure"] or None, row["found"])
+        except RayError as error:
+            last = str(error).strip().splitlines()[-1:]
+            raise OSError(f"a worker of the Ray cluster failed: {' '.join(last)}") from error
 
 
 class _RayWorker:

@@ -46,6 +46,7 @@ from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
 from adapterkit.promptable.segmenter import Segmenter, predict_masks
 from adapterkit.system.extras import require
+from adapterkit.system.files import is_new_folder
 
 OPSET = 20
 """ONNX's operator set: the first with GELU, which onnxruntime fuses."""
@@ -311,7 +312,7 @@ def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A draft beside `folder`, which becomes it when the block succeeds."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not is_new_folder(folder):
         raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"the folder {folder.parent} does not exist; make it first")

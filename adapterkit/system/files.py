@@ -10,10 +10,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from adapterkit.system.digests import tensor_bytes
 
 
 @contextmanager
@@ -36,6 +37,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def is_new_folder(path: Path) -> bool:
+    """Whether nothing is at a path, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def remove_half_written(folder: Path) -> None:
@@ -112,8 +118,7 @@ def _tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _tensor_digest(value: Tensor) -> str:
     digest = blake2b(f"{value.dtype} {tuple(value.shape)}".encode(), digest_size=8)
-    content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest.update(content.numpy().data)
+    digest.update(tensor_bytes(value))
     return digest.hexdigest()
 
 

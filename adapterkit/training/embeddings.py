@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adapterkit.promptable.protocol import Embedding, Promptable
+from adapterkit.system.digests import tensors_digest
 from adapterkit.system.files import save_tensors
 
 
@@ -31,7 +32,9 @@ class EmbeddingCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._encode = segmenter.encode
-        self._encoder = _digest_of_encoder(segmenter)
+        self._encoder = tensors_digest(
+            segmenter.encoder_tensors(), f"{segmenter.image_size} {segmenter.parts}", size=64
+        )
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
         paths = [self._path(image) for image in images]
@@ -74,15 +77,6 @@ def cached_embeddings(segmenter: Promptable, folder: Path) -> Iterator[None]:
 def has_frozen_encoder(segmenter: Promptable) -> bool:
     """Whether training changes nothing that an image embedding depends on."""
     return not any(each.requires_grad for each in segmenter.encoder_tensors().values())
-
-
-def _digest_of_encoder(segmenter: Promptable) -> str:
-    digest = blake2b(f"{segmenter.image_size} {segmenter.parts}".encode())
-    for name, tensor in segmenter.encoder_tensors().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _tensors(embedding: Embedding) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    PolynomialLR,
+    SequentialLR,
+)
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,6 +42,7 @@ from adapterkit.promptable.points import PromptStrategy, choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.allocator import give_back_freed_memory
+from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.training.losses import dice_bce_loss, low_res_target
@@ -92,16 +99,26 @@ class Settings:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
 
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of one of `steps` steps of the optimiser, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
-        if self.schedule == "constant":
-            return self.learning_rate
-        done = (step - self.warmup_steps) / (steps - self.warmup_steps)
-        if self.schedule == "polynomial":
-            return self.learning_rate * (1 - done) ** 0.9
-        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    def learning_rates(self, steps: int) -> list[float]:
+        """The learning rate of each of so many steps of the optimiser."""
+        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(()))])
+        rest = max(1, steps - self.warmup_steps)
+        if self.schedule == "cosine":
+            course = CosineAnnealingLR(optimizer, rest)
+        elif self.schedule == "polynomial":
+            course = PolynomialLR(optimizer, rest, power=0.9)
+        else:
+            course = ConstantLR(optimizer, factor=1)
+        if self.warmup_steps:
+            first = 1 / (self.warmup_steps + 1)
+            rise = LinearLR(optimizer, first, total_iters=self.warmup_steps)
+            course = SequentialLR(optimizer, [rise, course], [self.warmup_steps])
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            course.step()
+        return rates
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of `parameters`."""
@@ -128,6 +145,8 @@ def make_accelerator(
     if tensorboard and not is_tensorboard_available():
         raise ValueError("TensorBoard is not installed: pip install tensorboard, or do without")
     return Accelerator(
+        # Processes that torchrun starts find each other without a GPU only if told so.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
         log_with="tensorboard" if tensorboard else None,
         project_dir="." if tensorboard else None,
@@ -234,6 +253,7 @@ class _Run:
         self.count = len(self.training)  # pyright: ignore[reportArgumentType]
         self.epoch_steps = len(self._plan(epoch=1))
         self.all_steps = self.settings.epochs * self.epoch_steps
+        self.learning_rates = self.settings.learning_rates(self.all_steps)
         self.identity = {
             **asdict(self.settings),
             "training images": self.count,
@@ -278,7 +298,7 @@ class _Run:
         loader = iter(DataLoader(self.training, batch_sampler=[b for step in plan for b in step]))
         with _held_interruptions() as interruptions:
             for step in plan:
-                rate = self.settings.learning_rate_at(self.done, self.all_steps)
+                rate = self.learning_rates[self.done]
                 own_loss = self._step(islice(loader, len(step)), len(step), rate)
                 # Every process has to know whether any of them was interrupted.
                 shared = torch.tensor([[own_loss, len(interruptions)]])
@@ -476,10 +496,5 @@ def _progress_bar(accelerator: Accelerator) -> ProgressBar:
 
 def _digest_of_frozen(model: nn.Module) -> str:
     """Of the parameters that training leaves as they are: of the base, where there is one."""
-    digest = blake2b(digest_size=8)
-    for name, each in model.named_parameters():
-        if not each.requires_grad:
-            digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
-            flat = each.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    frozen = {name: each for name, each in model.named_parameters() if not each.requires_grad}
+    return tensors_digest(frozen)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from adapterkit.system.files import atomic_write, remove_half_written
+from adapterkit.system.files import atomic_write, is_new_folder, remove_half_written
 
 Config = TypeVar("Config")
 
@@ -27,7 +27,7 @@ def new_folder(out: Path | None, recipe: str) -> Path:
     """
     folder = out or Path("runs") / recipe / time.strftime("%Y-%m-%d_%H-%M-%S")
     if PartialState().is_main_process:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_new_folder(folder):
             raise ValueError(f"--out {folder} exists and is not an empty folder; name another")
         folder.mkdir(parents=True, exist_ok=True)
     shared = [folder]

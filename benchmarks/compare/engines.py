@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adapterkit.system.extras import require
+from adapterkit.system.cluster import ray_cluster
 from benchmarks.compare.runs import perform
 
 Run = tuple[Path, str, int]
@@ -56,15 +56,11 @@ def on_ray(runs: Sequence[Run], address: str | None) -> Iterator[tuple[Run, str]
 
     Raises:
         MissingExtraError: Ray is not installed.
+        OSError: the cluster cannot be reached.
     """
-    require("cluster", "ray")
-    import ray
-    from ray.exceptions import RayError
+    with ray_cluster(address) as ray:
+        from ray.exceptions import RayError
 
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address)
-    try:
         accelerators = 1 if ray.cluster_resources().get("GPU") else 0
         # A worker performs one run, whose peak memory is then its own.
         remote: Any = ray.remote(num_cpus=1, num_gpus=accelerators, max_calls=1, max_retries=0)(
@@ -79,9 +75,6 @@ def on_ray(runs: Sequence[Run], address: str | None) -> Iterator[tuple[Run, str]
             except RayError as error:
                 died = f"the worker ended: {error}"
             yield waiting.pop(ended), died
-    finally:
-        if started:
-            ray.shutdown()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.splits import Split, split_patients
+from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json
 from benchmarks.compare.schedules import ScheduleName
 from benchmarks.compare.systems import Base
@@ -112,7 +113,7 @@ def begin(folder: Path, setting: Setting) -> None:
                     "name another folder with --out"
                 )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_new_folder(folder):
         raise ValueError(f"--out {folder} exists and is no comparison's folder; name another")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(setting))

@@ -124,16 +124,18 @@ def test_improvements_are_reported_as_they_come(echo: CamusDataset):
 
 def test_the_learning_rate_rises_and_falls():
     settings = Settings(learning_rate=1.0, warmup_steps=3, schedule="cosine")
-    rates = [settings.learning_rate_at(step, 13) for step in range(13)]
+    rates = settings.learning_rates(13)
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert settings.learning_rates(2) == [0.25, 0.5]
     assert rates[8] == pytest.approx(0.5)
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 10)) / 2)
     polynomial = dataclasses.replace(settings, schedule="polynomial")
-    assert polynomial.learning_rate_at(3, 13) == 1
-    assert polynomial.learning_rate_at(8, 13) == pytest.approx(0.5**0.9)
+    falling = polynomial.learning_rates(13)
+    assert falling[3] == 1
+    assert falling[8] == pytest.approx(0.5**0.9)
     constant = dataclasses.replace(settings, schedule="constant")
-    assert [constant.learning_rate_at(step, 13) for step in (2, 3, 12)] == [0.75, 1.0, 1.0]
+    assert constant.learning_rates(13) == [0.25, 0.5, 0.75, *[1.0] * 10]
 
 
 @pytest.mark.parametrize(
@@ -295,13 +297,14 @@ class Changed(Dataset):
         return sample
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_images_named(echo: CamusDataset):
-    def break_third(index: int, sample: dict[str, Any]) -> None:
-        if index == 3:
-            sample["image"] = sample["image"] * torch.nan
-
-    with pytest.raises(FloatingPointError, match=echo[3]["name"]):
-        run(adapted(), Changed(echo, break_third), Subset(echo, [0]))
+def test_a_loss_that_is_not_finite_stops_with_the_images_named(
+    echo: CamusDataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        "adapterkit.training.loop.dice_bce_loss", lambda logits, target: logits.sum() * torch.nan
+    )
+    with pytest.raises(FloatingPointError, match=rf"the loss is nan .*\['{echo[3]['name']}'\]"):
+        run(adapted(), Subset(echo, [3]), Subset(echo, [0]))
 
 
 @pytest.mark.parametrize(
