@@ -44,6 +44,7 @@ from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
+from adapterkit.parts import ClassPrompts, Detail
 from adapterkit.promptable.segmenter import Segmenter, predict_masks
 from adapterkit.system.extras import require
 from adapterkit.system.files import is_new_folder
@@ -79,7 +80,8 @@ def export(
         TypeError: `sam` is no `Sam`.
         FileExistsError: the folder exists and is not empty.
         FileNotFoundError: there is no folder to make it in.
-        ValueError: int8 is asked of PyTorch's format, or the extra `export` is not installed.
+        ValueError: an active adapter has class prompts or a detail network, which the files have
+            no place for; int8 is asked of PyTorch's format, or the extra `export` is not installed.
         OSError: it cannot be written; the disk is full, say.
     """
     if not isinstance(sam, Sam):
@@ -91,6 +93,12 @@ def export(
     mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []
+    for part in (part for adapter in active for part in adapter.parts):
+        if isinstance(part, ClassPrompts | Detail):
+            raise ValueError(
+                f"export: {part} hands values from the encoder or the prompts to the decoder, for "
+                "which the files have no place; export an adapter without it"
+            )
     about: dict[str, Any] = {
         "adapterkit": version("adapterkit"),
         "format": format,

@@ -25,7 +25,7 @@ from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.parts import FeatureAdapter, LoRA, Train
 from adapterkit.promptable.points import boxes_around
 from adapterkit.promptable.stock_sam import SamConfig, save_sam
-from tests.models import TINY, snapshot
+from tests.models import ECHO, TINY, snapshot
 
 SMALL = SamConfig(
     width=16,
@@ -328,7 +328,7 @@ def test_a_fast_model_is_exported_as_the_stock_one(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["small Sam", "ViT-B"])
-@pytest.mark.parametrize("method", ["none", "samus", "samus_plus", "samed", "msa", "medsam"])
+@pytest.mark.parametrize("method", ["none", "samus", "samed", "msa", "medsam"])
 def test_every_method_on_real_bases_in_every_format(method: str, base: str, tmp_path: Path):
     sam = ak.mini_sam() if base == "small Sam" else ak.build_sam(seed=0)
     torch.manual_seed(0)
@@ -339,3 +339,12 @@ def test_every_method_on_real_bases_in_every_format(method: str, base: str, tmp_
     check(sam, onnx(tmp_path / "onnx", "encoder"), onnx(tmp_path / "onnx", "decoder"))
     export(sam, tmp_path / "torch", format="torch")
     check(sam, pt2(tmp_path / "torch", "encoder"), pt2(tmp_path / "torch", "decoder"))
+
+
+@pytest.mark.parametrize("structures", [(), ("atrium",)])
+def test_what_the_files_have_no_place_for_is_refused(tmp_path: Path, structures: tuple[str, ...]):
+    sam = ak.build_sam(ECHO, seed=0)
+    ak.inject(sam, "samus_plus", image_size=64, structures=structures)
+    with pytest.raises(ValueError, match="for which the files have no place; export an adapter"):
+        ak.export(sam, tmp_path / "files", format="torch")
+    assert not (tmp_path / "files").exists()
