@@ -14,6 +14,7 @@ from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import one_line_errors
 
 COMMANDS = {
+    "train": "Adapt a Segment Anything model to images of your own, and measure it.",
     "inspect": "Show what an adapter file holds, without its base.",
     "methods": "List the methods, and what each trains and stores on a given base.",
     "check": "Say what a data set holds, and what is wrong with it.",

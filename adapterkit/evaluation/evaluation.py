@@ -27,9 +27,10 @@ from adapterkit.evaluation.metrics import (
     summarise,
     with_unit,
 )
-from adapterkit.promptable.points import PromptStrategy, choose_prompts
+from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import atomic_write
 from adapterkit.system.random import seeded_generator
 

@@ -10,8 +10,8 @@ from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.evaluation import Evaluation, predict
 from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import Case
-from adapterkit.promptable.points import PromptStrategy
 from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.memory import peak_bytes
 
 HEADS: dict[str, tuple[str, float]] = {

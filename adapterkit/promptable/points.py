@@ -10,7 +10,7 @@ published SAMUS does the same, so that an absent structure is still a valid samp
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,11 +18,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from adapterkit.promptable.prompts import Prompts
-
-PromptStrategy = Literal[
-    "1", "2-random", "2-entropy", "2-max-distance", "3", "5", "box", "class", "class+1", "mixed"
-]
-"""What a structure is asked for by. See `choose_prompts`."""
+from adapterkit.promptable.strategies import PromptStrategy
 
 Segment = Callable[[Prompts], Float[Tensor, "B K H W"]]
 """The mask logits that prompts give."""

@@ -38,9 +38,10 @@ from adapterkit.adapters.gradients import warn_of_missing_gradients
 from adapterkit.encoders.views import view
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.parts.conv import ConvBlock
-from adapterkit.promptable.points import PromptStrategy, choose_prompts
+from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.allocator import give_back_freed_memory
 from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator

@@ -17,9 +17,9 @@ import adapterkit as ak
 from adapterkit.attach.attachment import Part
 from adapterkit.methods import find_method, parts_of
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
-from adapterkit.promptable.points import PromptStrategy
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import save_tensors
 from benchmarks import models
 from benchmarks.models.unprompted import Unprompted, resize

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterkit.promptable.points import (
-    PromptStrategy,
     boxes_around,
     choose_prompts,
     entropy_point,
@@ -14,6 +13,7 @@ from adapterkit.promptable.points import (
     random_points,
 )
 from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.random import seeded_generator
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))

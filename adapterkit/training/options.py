@@ -1,0 +1,67 @@
+"""The options of a training on a data set of one's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from adapterkit.promptable.strategies import PromptStrategy
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is trained on what; the options of `adapterkit train`."""
+
+    data: Positional[Path | None] = None
+    """The data set: a folder with images and masks, CAMUS, US30K, or a file that lists images.
+    Without it, synthetic echo is made and used."""
+    method: str = "samus_plus"
+    """A method's name, or FILE.py:NAME for one that a Python file of yours registers."""
+    checkpoint: Path | None = None
+    """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM."""
+    options: tuple[str, ...] = ()
+    """Of the method, as NAME=VALUE: rank=8, say."""
+    format: str | None = None
+    """How the data lie on disk. By default it is found out."""
+    images: Path | None = None
+    """The folder of the images, where it is not DATA/images."""
+    masks: Path | None = None
+    """The folder of the masks, where it is not DATA/masks."""
+    structures: tuple[str, ...] = ()
+    """What labels stand for, as LABEL=NAME; labels of one name are merged."""
+    leave_out: tuple[int, ...] = ()
+    """Labels that count as background."""
+    group: str | None = None
+    """A regular expression for the part of a name that images of one patient share."""
+    patients: int | None = None
+    """Use so many of the groups, drawn at random."""
+    prompts: PromptStrategy | None = None
+    """What a structure is asked for by in training. By default "mixed" where the method knows
+    structures by name, else one click."""
+    augment: Literal["none", "samus"] = "none"
+    """The published SAMUS's augmentation, or none."""
+    image_size: int | None = None
+    """Side of the square input, in pixels. By default a quarter of the base's."""
+    epochs: int | None = None
+    """By default 50, or 12 without a checkpoint."""
+    batch_size: int = 8
+    """Images per batch and process."""
+    learning_rate: float | None = None
+    """The highest; by default 1e-4, or 1e-3 without a checkpoint."""
+    schedule: Literal["cosine", "constant", "polynomial"] = "cosine"
+    """Of the learning rate, after a rise over a twentieth of the steps."""
+    patience: int | None = None
+    """Stop after so many epochs without a better validation Dice."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """By default what `accelerate launch` says, or no."""
+    activation_checkpointing: bool = False
+    """Save memory by computing the encoder's blocks twice."""
+    zero_shot: bool = False
+    """Also evaluate the base as it comes, at its own input size."""
+    seed: int = 0
+    """Of the split, the initial weights, the order and the prompts."""
+    out: Path | None = None
+    """Folder for the results, new or empty. By default, a new one under runs/."""
+    resume: Path | None = None
+    """Folder of an interrupted run, which goes on as it was configured, without other options."""

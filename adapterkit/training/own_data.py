@@ -1,0 +1,186 @@
+"""Training on a data set of one's own by one call."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adapterkit.data.augmentation import SamusAugmentation
+from adapterkit.data.collections import Collection, open_collection
+from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.encoders.views import view
+from adapterkit.methods import find_method, load_plugin
+from adapterkit.promptable.strategies import PromptStrategy
+from adapterkit.system.command_line import check_positive
+from adapterkit.training.experiment import Base, Experiment, Run, perform
+from adapterkit.training.loop import Settings, make_accelerator
+from adapterkit.training.options import TrainingOptions
+from adapterkit.training.run_folder import interrupted_run, new_folder, write_json
+
+
+def train(data: str | Path | None = None, **options: Any) -> Run | None:
+    """Adapt a Segment Anything model to a data set, and measure it on held-out groups.
+
+    Args:
+        data: a folder with `images` and `masks`, or whatever `adapterkit check` takes; None for
+            synthetic echo.
+        **options: the fields of `training.options.TrainingOptions`, the options of the command
+            `adapterkit train`: `method="samed"`, `checkpoint="sam_vit_b_01ec64.pth"`, `epochs=20`.
+
+    Returns:
+        The run: its `folder`, the file of its `adapter`, its `metrics`. None in processes other
+        than the main one.
+
+    Raises:
+        ValueError: an option or the data are not as expected; the message says what is.
+        FileNotFoundError: there is no such checkpoint.
+        FloatingPointError: the loss is not finite.
+    """
+    paths = ("checkpoint", "images", "masks", "out", "resume")
+    given: dict[str, Any] = {
+        name: Path(value) if name in paths and value is not None else value
+        for name, value in options.items()
+    }
+    config = TrainingOptions(data=None if data is None else Path(data), **given)
+    return train_as(config, Console(quiet=True))
+
+
+def train_as(config: TrainingOptions, console: Console) -> Run | None:
+    """`train`, as a configuration says, telling on a console what comes of it."""
+    if config.resume is not None:
+        if config != TrainingOptions(resume=config.resume):
+            raise ValueError("--resume goes on as the run was configured; drop the other options")
+        config = replace(interrupted_run(config.resume, TrainingOptions), resume=config.resume)
+    check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
+    accelerator = make_accelerator(config.mixed_precision)
+    if not accelerator.is_main_process:
+        console = Console(quiet=True)
+    with accelerator.main_process_first():
+        collection = _open(config)
+    said = f"{config.data or 'synthetic echo'} is of the format {collection.format}"
+    console.print(said, soft_wrap=True)
+    experiment = _experiment(config, collection)
+    settings = experiment.settings
+
+    def open_folder() -> Path:
+        folder = config.resume or new_folder(config.out, collection.name)
+        resolved = replace(
+            config,
+            **{
+                name: path and path.resolve()
+                for name in ("data", "checkpoint", "images", "masks")
+                for path in [getattr(config, name)]
+            },
+            resume=None,
+            image_size=experiment.image_size,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            prompts=settings.points,
+        )
+        if accelerator.is_main_process:
+            write_json(folder / "config.json", asdict(resolved))
+        return folder
+
+    return perform(experiment, open_folder, accelerator, console)
+
+
+def _open(config: TrainingOptions) -> Collection:
+    if config.data is None:
+        return open_collection(write_phantom(Path("runs/phantom_48_patients"), patients=48))
+    collection = open_collection(
+        config.data,
+        config.format,
+        images=config.images,
+        masks=config.masks,
+        structures=_named(config.structures) or None,
+        leave_out=config.leave_out,
+        group=config.group,
+    )
+    return collection if config.patients is None else collection.take(config.patients, config.seed)
+
+
+def _experiment(config: TrainingOptions, collection: Collection) -> Experiment:
+    base = Base.of(config.checkpoint)
+    image_size = config.image_size or base.sam.image_encoder.img_size // 4
+    method = find_method(_method_name(config.method))
+    structures = tuple(collection.structures.values())
+    fitting = {"image_size": image_size, "structures": structures}
+    by_name = "structures" in method.options
+    parts = method.parts(
+        view(base.sam),
+        **{name: value for name, value in fitting.items() if name in method.options},
+        **_options(config.options),
+    )
+    prompts = config.prompts or ("mixed" if by_name else "1")
+    if prompts in ("class", "class+1", "mixed") and not by_name:
+        raise ValueError(
+            f"--prompts {prompts}: method {method.name} cannot be asked for a structure by name; "
+            "expected clicks or a box, or the method samus_plus"
+        )
+    split = collection.divided(config.seed)
+    epochs = config.epochs or base.epochs
+    steps = epochs * -(-len(collection.of_groups(split.train)) // config.batch_size)
+    test: dict[str, tuple[PromptStrategy, ...]] = {
+        "mixed": ("class", "1", "class+1"),
+        "class+1": ("class+1", "class"),
+    }
+    return Experiment(
+        base=base,
+        title=method.title,
+        parts=parts,
+        collection=collection,
+        data="SYNTHETIC echo made by adapterkit" if config.data is None else str(config.data),
+        split=split,
+        settings=Settings(
+            epochs=epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate or base.learning_rate,
+            schedule=config.schedule,
+            warmup_steps=steps // 20,
+            clip_norm=1.0,
+            points=prompts,
+            activation_checkpointing=config.activation_checkpointing,
+            patience=config.patience,
+            seed=config.seed,
+        ),
+        image_size=image_size,
+        augmentation=SamusAugmentation(image_size) if config.augment == "samus" else None,
+        prompts=test.get(prompts, (prompts,)),
+        zero_shot=config.zero_shot,
+    )
+
+
+def _method_name(method: str) -> str:
+    file, colon, name = method.rpartition(":")
+    if colon and file.endswith(".py"):
+        load_plugin(file)
+        return name
+    return method
+
+
+def _named(structures: Sequence[str]) -> dict[int, str]:
+    """{1: "nodule"} of "1=nodule"."""
+    named: dict[int, str] = {}
+    for each in structures:
+        label, _, name = each.partition("=")
+        if not label.isdecimal() or not name:
+            raise ValueError(f"--structures {each}: expected LABEL=NAME, 1=nodule say")
+        named[int(label)] = name
+    return named
+
+
+def _options(options: Sequence[str]) -> Mapping[str, Any]:
+    """{"rank": 8} of "rank=8"; what is no JSON is text."""
+    values: dict[str, Any] = {}
+    for each in options:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--options {each}: expected NAME=VALUE, rank=8 say")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values

@@ -1,0 +1,109 @@
+"""The command `adapterkit train`, on a folder of a user's own images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import adapterkit as ak
+from tests.conftest import Done
+
+Command = Callable[..., Done]
+
+
+def write_discs(folder: Path, images: int = 10, values: tuple[int, ...] = (255,)) -> Path:
+    """Synthetic images of a bright disc, one in five empty, and their masks."""
+    draw = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for i in range(images):
+        rows, columns = np.mgrid[:48, :56]
+        y, x = draw.uniform(14, 34, 2)
+        inside = (np.hypot(rows - y, columns - x) < 9) & (i % 5 > 0)
+        grey = 90 + 90 * inside + draw.normal(0, 10, inside.shape)
+        mask = values[i % len(values)] * inside
+        for kind, array in (("images", grey.clip(0, 255)), ("masks", mask)):
+            Image.fromarray(array.astype(np.uint8)).save(folder / kind / f"scan{i}.png")
+    return folder
+
+
+SHORT = ("--epochs", "1", "--image-size", "64", "--batch-size", "4")
+
+
+def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Command):
+    data = write_discs(tmp_path / "discs")
+    done = run("train", data, *SHORT, "--out", tmp_path / "run")
+    assert done.status == 0, done.output
+    assert "discs is of the format folders" in done.output
+    assert "train: 7 groups, 7 images" in done.output
+    for model in ("SAMUS+, class", "SAMUS+, 1 click", "SAMUS+, class and 1 click"):
+        assert model in done.output
+    folder = tmp_path / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "adapter.safetensors",
+        "config.json",
+        "curves.png",
+        "metrics.json",
+        "per_image.csv",
+        "segmentations.png",
+        "table.md",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["prompts"], config["epochs"]) == ("mixed", 1)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert sorted(map(len, metrics["groups"].values())) == [1, 2, 7]
+    sam = ak.load_adapter(ak.mini_sam(), folder / "adapter.safetensors")
+    assert ak.Segmenter(sam).structures == ("foreground",)
+    assert ak.inspect_adapter(folder / "adapter.safetensors").classes == ("foreground",)
+
+    again = run("train", "--resume", folder)
+    assert "this run is finished" in str(again.status)
+
+
+def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
+    data = write_discs(tmp_path / "discs", images=6, values=(1, 2))
+    run = ak.train(
+        data,
+        method="samed",
+        options=("rank=2",),
+        structures=("1=disc", "2=disc"),
+        epochs=1,
+        image_size=64,
+        batch_size=4,
+        out=tmp_path / "run",
+    )
+    assert run is not None
+    assert (run.folder, run.adapter) == (tmp_path / "run", tmp_path / "run" / "adapter.safetensors")
+    assert list(run.metrics["test"]) == ["SAMed"]
+    header = ak.inspect_adapter(run.adapter)
+    assert ak.parts.LoRA(2, targets=("q", "v")) in header.parts
+    assert header.classes == ("disc",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "samuss"), "method 'samuss': expected one of"),
+        (("--method", "samed", "--prompts", "class"), "cannot be asked for a structure by name"),
+        (("--options", "rank"), "--options rank: expected NAME=VALUE"),
+        (("--options", "rank=2"), "method 'samus_plus' has no option 'rank'"),
+        (("--structures", "nodule"), "--structures nodule: expected LABEL=NAME"),
+        (("--group", "patient"), "--group 'patient' finds nothing in the name"),
+        (("--patients", "99"), "99 groups are asked for: discs has 10"),
+        (("--epochs", "0"), "--epochs 0: expected a positive number"),
+        (("--format", "dicoms"), "format 'dicoms': expected one of"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
+    tmp_path: Path, run: Command, options: tuple[str, ...], message: str
+):
+    data = write_discs(tmp_path / "discs")
+    done = run("train", data, *options, "--out", tmp_path / "run")
+    line = str(done.status)
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
