@@ -32,16 +32,15 @@ def check(
 
     Args:
         data: a folder or file of images with masks.
-        format: how it lies on disk. By default it is found out.
-        images: another folder of images than the format's own.
+        format: how it lies on disk, if not as found
+        images: another folder of images.
         masks: another folder of masks.
-        structures: what labels stand for; labels of one name are merged.
+        structures: what labels stand for; the same name merges.
         leave_out: labels that count as background.
-        colours: of masks that are coded by colours, and what they stand for.
-        group: a regular expression of what images of one patient share in their names, or the
-            column of a table.
-        axis: along which volumes are cut: 0 the order of frames, 1 rows, 2 columns.
-        sheet: a PNG to write, of some images with contours of their structures.
+        colours: what a mask's colours stand for.
+        group: the patient in names, by a regular expression, or a table's column.
+        axis: volumes are cut along 0 frames, 1 rows, 2 columns.
+        sheet: a PNG to write, of images with contours.
         force: replace the PNG if it exists.
     """
     from adapterkit.data.collections import open_collection
