@@ -12,8 +12,8 @@ import torch
 import adapterkit as ak
 from adapterkit.methods import find_method, method_names
 from adapterkit.promptable.stock_sam import MINI
+from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.embeddings import cached_embeddings
-from adapterkit.training.loop import checkpointed_blocks
 from adapterkit.training.losses import dice_bce_loss
 
 BASES = {

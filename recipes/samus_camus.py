@@ -24,8 +24,9 @@ from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import check_positive, run
 from adapterkit.training.experiment import Base, Experiment, perform
-from adapterkit.training.loop import Settings, make_accelerator
+from adapterkit.training.loop import make_accelerator
 from adapterkit.training.run_folder import interrupted_run, new_folder, write_json
+from adapterkit.training.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,7 @@ class Predictor:
         return predictor
 
     def sharing(self) -> "Predictor":
-        """A predictor for another image, with the same model and adapters. Those in use are the
-        model's: `use` one again where the other may have switched."""
+        """A predictor for another image, with the same model and adapters; those in use are its."""
         predictor = Predictor(self.promptable)
         predictor._structures = self._structures
         return predictor

@@ -34,7 +34,7 @@ class AddClassTokens:
         # Of a prompt that names no class, the last row; of one with nothing else, the stock
         # encoder has made a batch of one.
         rows = torch.where(classes < 0, self.tokens.num_embeddings - 1, classes)
-        tokens = self.tokens(rows).unflatten(1, (-1, sparse.shape[-1]))
+        tokens = self.tokens(rows).to(sparse.dtype).unflatten(1, (-1, sparse.shape[-1]))
         prompts = len(classes)
         sparse = torch.cat([tokens, sparse.expand(prompts, -1, -1)], dim=1)
         return sparse, dense.expand(prompts, -1, -1, -1)
@@ -51,7 +51,7 @@ class JudgePresence:
         classes = self.context.values.get(CLASSES)
         if classes is not None:
             # A prompt without a class points at something that is there.
-            presence = self.head(args[0])[:, 0]
+            presence = self.head(args[0].to(self.head.weight.dtype))[:, 0]
             self.context.values[PRESENCE] = presence.masked_fill(classes < 0, _CERTAIN)
 
 

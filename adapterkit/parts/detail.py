@@ -92,7 +92,8 @@ class ComputeMaps:
         self.network = network
 
     def __call__(self, image: Tensor, embedding: Tensor) -> Iterator[Tensor]:
-        yield self.network(image.to(embedding.dtype), embedding)
+        dtype = self.network.embedding.weight.dtype
+        yield self.network(image.to(dtype), embedding.to(dtype))
 
 
 class JoinMaps:
@@ -118,7 +119,8 @@ class JoinWeights:
         self.weights = weights
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.cat([output, self.weights(args[0])], dim=-1)
+        weights = self.weights(args[0].to(self.weights.weight.dtype))
+        return torch.cat([output, weights.to(output.dtype)], dim=-1)
 
 
 class FitMaskPrompt:

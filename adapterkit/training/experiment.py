@@ -42,8 +42,9 @@ from adapterkit.kernels.fast_forward import fast
 from adapterkit.promptable.segmenter import Segmenter
 from adapterkit.promptable.stock_sam import load_sam, mini_sam
 from adapterkit.promptable.strategies import PromptStrategy
-from adapterkit.training.loop import Settings, log_to, train
+from adapterkit.training.loop import log_to, train
 from adapterkit.training.run_folder import resumable, write_json, write_text
+from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch
 
 
@@ -200,16 +201,7 @@ def perform(
 
     # The adapter as it was saved, on the base that it came from.
     load_adapter(eject(sam), adapter_file)
-    for prompts in experiment.prompts:
-        asked = "" if len(experiment.prompts) == 1 else f", {_SAID[prompts]}"
-        evaluations[experiment.title + asked] = evaluate(
-            segmenter,
-            sets["test"],
-            seed=settings.seed,
-            points=prompts,
-            batch_size=settings.batch_size,
-            progress=f"test{asked}",
-        )
+    evaluations |= _with_each_prompt(experiment, segmenter, sets["test"])
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
@@ -225,14 +217,7 @@ def perform(
     # Last, because this file tells that the run is finished.
     write_json(folder / "metrics.json", metrics)
     state_file.unlink(missing_ok=True)
-    columns = ["dice", "hausdorff_px", "hausdorff95_px", "hausdorff_mm"]
-    table = markdown_table({name: each.summary() for name, each in evaluations.items()}, columns)
-    console.print(table, markup=False, soft_wrap=True)
-    peak = max(metrics["peak_memory_bytes"].values())
-    console.print(
-        f"trained in {seconds / 60:.1f} min, peak memory {peak / 1e9:.1f} GB\nresults in {folder}",
-        soft_wrap=True,
-    )
+    _conclude(evaluations, metrics, folder, console)
     return Run(folder, adapter_file, metrics)
 
 
@@ -259,6 +244,40 @@ def _introduce(experiment: Experiment, folder: Path, console: Console) -> None:
         console.print(f"      {part}: {len(members)} {kind}, {images} images")
     console.print(summary(experiment.base.sam).table())
     console.print(f"results go to {folder}", soft_wrap=True)
+
+
+def _conclude(
+    evaluations: Mapping[str, Evaluation],
+    metrics: Mapping[str, Any],
+    folder: Path,
+    console: Console,
+) -> None:
+    columns = ["dice", "hausdorff_px", "hausdorff95_px", "hausdorff_mm"]
+    table = markdown_table({name: each.summary() for name, each in evaluations.items()}, columns)
+    console.print(table, markup=False, soft_wrap=True)
+    peak = max(metrics["peak_memory_bytes"].values())
+    console.print(
+        f"trained in {metrics['seconds']['training'] / 60:.1f} min, peak memory "
+        f"{peak / 1e9:.1f} GB\nresults in {folder}",
+        soft_wrap=True,
+    )
+
+
+def _with_each_prompt(
+    experiment: Experiment, segmenter: Segmenter, test: SegmentationDataset
+) -> dict[str, Evaluation]:
+    found: dict[str, Evaluation] = {}
+    for prompts in experiment.prompts:
+        asked = "" if len(experiment.prompts) == 1 else f", {_SAID[prompts]}"
+        found[experiment.title + asked] = evaluate(
+            segmenter,
+            test,
+            seed=experiment.settings.seed,
+            points=prompts,
+            batch_size=experiment.settings.batch_size,
+            progress=f"test{asked}",
+        )
+    return found
 
 
 def _zero_shot(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,110 +23,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LinearLR,
-    PolynomialLR,
-    SequentialLR,
-)
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.adapters.gradients import warn_of_missing_gradients
-from adapterkit.encoders.views import view
 from adapterkit.evaluation.evaluation import mean_dice
-from adapterkit.parts.conv import ConvBlock
 from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
-from adapterkit.promptable.strategies import PromptStrategy
-from adapterkit.system.allocator import give_back_freed_memory
 from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator
+from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.training.losses import dice_bce_loss, low_res_target
+from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, Progress, load_state, save_state
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the defaults are the SAMUS reproduction study's.
-
-    Attributes:
-        epochs: passes over the training set.
-        batch_size: images, not structures, per batch and process.
-        accumulate: batches per step of the optimiser.
-        optimizer: "sgd" has a momentum of 0.9.
-        learning_rate: the highest, with a schedule.
-        weight_decay: of the optimiser; decoupled from the gradient in "adamw" alone.
-        schedule: of the learning rate after the warm-up; "cosine" and "polynomial", (1 - t)^0.9
-            where t goes from 0 to 1, fall towards 0.
-        warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
-        clip_norm: the norm to which longer gradients are shortened; None: as they come.
-        points: how the prompts are chosen, anew at every visit of an image.
-        activation_checkpointing: compute the blocks of the encoder, and of convolutions beside it,
-            again in the backward pass, rather than keep what they computed: less memory, more time,
-            equal results.
-        patience: epochs without a better validation Dice after which to stop; None: never.
-        seed: of all that is random; it gives the same result on the same machine.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    epochs: int = 50
-    batch_size: int = 8
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = 1e-4
-    weight_decay: float = 0
-    schedule: Literal["constant", "cosine", "polynomial"] = "constant"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    points: PromptStrategy = "1"
-    activation_checkpointing: bool = False
-    patience: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}: expected a positive number")
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-
-    def learning_rates(self, steps: int) -> list[float]:
-        """The learning rate of each of so many steps of the optimiser."""
-        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(()))])
-        rest = max(1, steps - self.warmup_steps)
-        if self.schedule == "cosine":
-            course = CosineAnnealingLR(optimizer, rest)
-        elif self.schedule == "polynomial":
-            course = PolynomialLR(optimizer, rest, power=0.9)
-        else:
-            course = ConstantLR(optimizer, factor=1)
-        if self.warmup_steps:
-            first = 1 / (self.warmup_steps + 1)
-            rise = LinearLR(optimizer, first, total_iters=self.warmup_steps)
-            course = SequentialLR(optimizer, [rise, course], [self.warmup_steps])
-        rates = []
-        for _ in range(steps):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            course.step()
-        return rates
-
-    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of `parameters`."""
-        rate, decay = self.learning_rate, self.weight_decay
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
-        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(parameters, rate, weight_decay=decay)
 
 
 def make_accelerator(
@@ -421,40 +330,6 @@ class _Objective(nn.Module):
 
 _PRESENCE = 0.1
 """Weight of the loss on whether a structure is there at all."""
-
-
-@contextmanager
-def checkpointed_blocks(segmenter: Promptable) -> Iterator[None]:
-    """Within it, the encoder's blocks, and those of the convolutions beside them, keep only their
-    inputs for the backward pass, and compute the rest again. Around each, freed memory goes back to
-    the system.
-
-    Raises:
-        ValueError: the model is of no family that adapterkit knows.
-    """
-    try:
-        blocks = [block.module for block in view(segmenter.model).blocks]
-    except TypeError as error:
-        raise ValueError(
-            f"activation checkpointing is for vision transformers; train without it ({error})"
-        ) from error
-    blocks += [each for each in segmenter.modules() if isinstance(each, ConvBlock)]
-    for block in blocks:
-        block.forward = partial(_checkpointed, block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _checkpointed(forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    output: Tensor = checkpoint(forward, *inputs, use_reentrant=False)
-    give_back_freed_memory()
-    if output.requires_grad:
-        # When its gradient is known, what comes after it in the model has been computed again.
-        output.register_hook(lambda gradient: give_back_freed_memory())
-    return output
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from adapterkit.methods import find_method, load_plugin
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive
 from adapterkit.training.experiment import Base, Experiment, Run, perform
-from adapterkit.training.loop import Settings, make_accelerator
+from adapterkit.training.loop import make_accelerator
 from adapterkit.training.options import TrainingOptions
 from adapterkit.training.run_folder import interrupted_run, new_folder, write_json
+from adapterkit.training.settings import Settings
 
 
 def train(data: str | Path | None = None, **options: Any) -> Run | None:

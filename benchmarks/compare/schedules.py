@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from adapterkit.methods import find_method
-from adapterkit.training.loop import Settings
+from adapterkit.training.settings import Settings
 from benchmarks.compare.systems import SYSTEMS, Base, Network
 
 ScheduleName = Literal["common", "published"]

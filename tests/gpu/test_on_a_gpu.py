@@ -18,8 +18,9 @@ import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation
-from adapterkit.training.loop import Settings, make_accelerator, train
+from adapterkit.training.loop import make_accelerator, train
 from adapterkit.training.losses import dice_bce_loss
+from adapterkit.training.settings import Settings
 from tests.models import ECHO, snapshot
 from tests.training.test_two_processes import LAUNCH, ROOT
 

@@ -23,13 +23,9 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
-from adapterkit.training.loop import (
-    Settings,
-    checkpointed_blocks,
-    log_to,
-    make_accelerator,
-    train,
-)
+from adapterkit.training.checkpointing import checkpointed_blocks
+from adapterkit.training.loop import log_to, make_accelerator, train
+from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, save_state
 from tests.models import ECHO
 

@@ -1,0 +1,98 @@
+"""How to train: the optimiser, its learning rate, batches and prompts."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    PolynomialLR,
+    SequentialLR,
+)
+
+from adapterkit.promptable.strategies import PromptStrategy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the defaults are the SAMUS reproduction study's.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images, not structures, per batch and process.
+        accumulate: batches per step of the optimiser.
+        optimizer: "sgd" has a momentum of 0.9.
+        learning_rate: the highest, with a schedule.
+        weight_decay: of the optimiser; decoupled from the gradient in "adamw" alone.
+        schedule: of the learning rate after the warm-up; "cosine" and "polynomial", (1 - t)^0.9
+            where t goes from 0 to 1, fall towards 0.
+        warmup_steps: steps of the optimiser over which the learning rate rises linearly from 0.
+        clip_norm: the norm to which longer gradients are shortened; None: as they come.
+        points: how the prompts are chosen, anew at every visit of an image.
+        activation_checkpointing: compute the blocks of the encoder, and of convolutions beside it,
+            again in the backward pass, rather than keep what they computed: less memory, more time,
+            equal results.
+        patience: epochs without a better validation Dice after which to stop; None: never.
+        seed: of all that is random; it gives the same result on the same machine.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    epochs: int = 50
+    batch_size: int = 8
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0
+    schedule: Literal["constant", "cosine", "polynomial"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    points: PromptStrategy = "1"
+    activation_checkpointing: bool = False
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected a positive number")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+    def learning_rates(self, steps: int) -> list[float]:
+        """The learning rate of each of so many steps of the optimiser."""
+        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(()))])
+        rest = max(1, steps - self.warmup_steps)
+        if self.schedule == "cosine":
+            course = CosineAnnealingLR(optimizer, rest)
+        elif self.schedule == "polynomial":
+            course = PolynomialLR(optimizer, rest, power=0.9)
+        else:
+            course = ConstantLR(optimizer, factor=1)
+        if self.warmup_steps:
+            first = 1 / (self.warmup_steps + 1)
+            rise = LinearLR(optimizer, first, total_iters=self.warmup_steps)
+            course = SequentialLR(optimizer, [rise, course], [self.warmup_steps])
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            course.step()
+        return rates
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of `parameters`."""
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, weight_decay=decay)

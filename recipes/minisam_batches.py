@@ -1,0 +1,92 @@
+"""What the small Sam is pretrained on: batches of procedural scenes, drawn from a seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from adapterkit.data.synthetic.scenes import Scene, draw_scene
+from adapterkit.promptable.points import boxes_around
+
+SMALLEST_SCENE = 256
+"""In pixels. Smaller images are quarters of scenes twice as large, which show as much detail."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A number of optimiser steps on images of one size."""
+
+    steps: int
+    image_size: int
+    """Side in pixels."""
+    batch_size: int
+    """Images per step, of all processes together."""
+
+    @property
+    def pixels(self) -> int:
+        """Of a step."""
+        return self.batch_size * self.image_size**2
+
+
+class Batches(Dataset[Mapping[str, Tensor]]):
+    """One process's share of the batches of a stage, from `first_step` on.
+
+    Each depends on seed, stage, step and process alone. It has "images" (B, 3, S, S) in [0, 255],
+    "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0, x1, y1) in
+    pixels, and the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        first_step: int,
+        prompts: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self.stage, self.first_step, self.prompts, self.seed = stage, first_step, prompts, seed
+        self.rank, self.processes = rank, processes
+
+    def __len__(self) -> int:
+        return self.stage.steps - self.first_step
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        size = self.stage.image_size
+        number = (self.first_step + index) * self.processes + self.rank
+        rng = np.random.default_rng((self.seed, size, number))
+        images: list[Scene] = []
+        while len(images) < self.stage.batch_size // self.processes:
+            images += draw_images(rng, size)
+        images = images[: self.stage.batch_size // self.processes]
+        samples = [self._sample(rng, image) for image in images]
+        return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
+
+    def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
+        low_res = scene.masks[:, 2::4, 2::4]
+        visible = rng.permutation(np.flatnonzero(low_res.any((1, 2))))
+        chosen = np.resize(visible, self.prompts)
+        borders = np.zeros((2, *low_res.shape[1:]), np.float32)
+        borders[0, :, :-1] = (low_res[:, :, 1:] != low_res[:, :, :-1]).any(0)
+        borders[1, :-1] = (low_res[:, 1:] != low_res[:, :-1]).any(0)
+        return {
+            "images": torch.from_numpy(scene.image.transpose(2, 0, 1).copy()),
+            "masks": torch.from_numpy(low_res[chosen]),
+            "boxes": boxes_around(torch.from_numpy(scene.masks[chosen])),
+            "borders": torch.from_numpy(borders),
+        }
+
+
+def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
+    """A scene of `size`, or the quarters of one twice as large."""
+    if size >= SMALLEST_SCENE:
+        return [draw_scene(rng, size)]
+    scene = draw_scene(rng, 2 * size)
+    quarters = [
+        np.s_[row : row + size, column : column + size] for row in (0, size) for column in (0, size)
+    ]
+    quarters = [quarters[each] for each in rng.permutation(4)]
+    return [Scene(scene.image[each], scene.masks[:, *each]) for each in quarters]
