@@ -18,7 +18,7 @@ is read there is declared by `reads(name, in_decoder=True)`, outlives the encode
 the embedding:
 
     embedding = Embedding(sam.image_encoder(images), adapters.handed_on())     # encode
-    with adapters.given(embedding.handed_on):                                  # each decode
+    with adapters.given(embedding.maps):                                  # each decode
         sam.mask_decoder(...)
 
 where `adapters` is `ak.adapters_of(model)`. Each value is a tensor with one entry per image, first

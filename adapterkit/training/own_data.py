@@ -10,6 +10,8 @@ from rich.console import Console
 
 from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections import Collection, open_collection
+from adapterkit.data.collections.check import check_collection
+from adapterkit.data.files.image_file import DataError
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.encoders.views import view
 from adapterkit.methods import find_method, load_plugin
@@ -63,6 +65,8 @@ def train_as(config: TrainingOptions, console: Console) -> Run | None:
         collection = _open(config)
     said = f"{config.data or 'synthetic echo'} is of the format {collection.format}"
     console.print(said, soft_wrap=True)
+    if accelerator.is_main_process and config.resume is None:
+        _check(collection, console)
     experiment = _experiment(config, collection)
     settings = experiment.settings
 
@@ -86,6 +90,18 @@ def train_as(config: TrainingOptions, console: Console) -> Run | None:
         return folder
 
     return perform(experiment, open_folder, accelerator, console)
+
+
+def _check(collection: Collection, console: Console) -> None:
+    """What `adapterkit check` finds: errors end it, and the rest is told."""
+    problems = check_collection(collection).problems
+    errors = [problem.message for problem in problems if problem.is_error]
+    if errors:
+        raise DataError(
+            f"{errors[0]} ({len(errors)} such problems; `adapterkit check` shows all of them.)"
+        )
+    for problem in problems:
+        console.print(f"note  {problem.message}", soft_wrap=True, markup=False)
 
 
 def _open(config: TrainingOptions) -> Collection:

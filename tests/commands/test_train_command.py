@@ -107,3 +107,12 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_check_refuses_are_not_trained_on(tmp_path: Path, run: Command):
+    data = write_discs(tmp_path / "discs")
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(data / "masks" / "scan3.png")
+    done = run("train", data, *SHORT, "--out", tmp_path / "run")
+    assert "scan3.png is 5 x 5" in str(done.status)
+    assert "adapterkit check" in str(done.status)
+    assert not (tmp_path / "run").exists()
