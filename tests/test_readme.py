@@ -98,6 +98,8 @@ def test_command_lines_are_understood(page: str, monkeypatch: pytest.MonkeyPatch
                 cli.main()
             elif words[:2] == ["python", "-m"]:
                 monkeypatch.setattr(sys, "argv", words[2:])
+                # Another test may have imported it; runpy warns of that.
+                sys.modules.pop(words[2], None)
                 runpy.run_module(words[2], run_name="__main__")
             else:
                 assert shutil.which(words[0]), f"{line}: there is no such program"

@@ -55,7 +55,10 @@ def compare_base(
     """
     own = base_state_dict(base)
     # An encoder alone may carry a whole model's encoder adapter, and the other way round.
-    components = {key.split(".")[0] for key in own} & {key.split(".")[0] for key in expected}
+    components = {key.split(".")[0] for key in own}
+    # A file of nothing is one that replaces all there is, and not one that fits any base.
+    if expected:
+        components &= {key.split(".")[0] for key in expected}
     for key in {**expected, **own}:
         if key.split(".")[0] not in components or key in replaced:
             continue

@@ -87,7 +87,8 @@ class AdapterHeader:
         _expect(len(classes) <= MAX_CLASSES, f"classes: at most {MAX_CLASSES}", len(classes))
         for name in (*classes, self.family):
             _expect(_is_name(name), "names: up to 100 printable characters without brackets", name)
-        _expect(0 < len(self.fingerprint) <= _MAX_ITEMS, "fingerprint: of the base's tensors", "")
+        count = len(self.fingerprint)
+        _expect(count <= _MAX_ITEMS, "fingerprint: of the base's tensors", f"{count:,} of them")
         for key, value in self.fingerprint.items():
             is_print = isinstance(value, str) and _FINGERPRINT.fullmatch(value)
             _expect(len(key) <= _MAX_TEXT and is_print, "fingerprint: (shape):checksum", value)

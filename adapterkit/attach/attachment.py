@@ -245,8 +245,9 @@ class Adapter(nn.Module):
         self._pass_actions: list[Action] = []
         if to.context.is_used:
             # After the parts' own hooks, which may check or change the image.
+            take = ForwardPreHook(view.encoder, TakeImage(to.context))
             self._pass_actions = [
-                ForwardPreHook(view.encoder, TakeImage(to.context)),
+                *([take] if to.context.computes_at_the_end else []),
                 ForwardPreHook(view.patch_embed, BeginPass(to.context)),
                 ForwardHook(view.encoder, EndPass(to.context)),
             ]

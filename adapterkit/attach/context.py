@@ -60,6 +60,11 @@ class Context:
         return {**vars(self), "values": {}, "_image": None}
 
     @property
+    def computes_at_the_end(self) -> bool:
+        """Whether something is computed of the encoder's output."""
+        return bool(self._computes_last)
+
+    @property
     def is_used(self) -> bool:
         return bool(self._computes or self._computes_last)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import adapterkit as ak
 from adapterkit.kernels import relative_attention
+from adapterkit.promptable.protocol import Embedding
 from tests.models import ECHO, TINY, snapshot
 
 pytestmark = pytest.mark.usefixtures("small_layers_are_fast")
@@ -64,7 +65,7 @@ def test_outputs_and_gradients_are_those_of_the_stock_forward(method: str):
     for each in (sam, faster):
         segmenter = ak.Segmenter(each)
         embedding = each.image_encoder(image)
-        found = segmenter.decode(embedding, ak.Prompts(points, labels))
+        found = segmenter.decode(Embedding(embedding, SIZE), ak.Prompts(points, labels))
         logits, iou = found.all_logits, found.all_iou
         (logits.square().mean() + iou.square().mean() + embedding.square().mean()).backward()
         outputs.append((embedding, logits, iou))

@@ -345,7 +345,7 @@ def test_a_failure_has_no_traceback(tmp_path: Path):
     process = start(tmp_path, "--data", "absent")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.startswith("error: absent is not a folder")
+    assert errors.startswith("error: absent does not exist")
     assert errors.count("\n") == 1
 
 
