@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = {"nifti": ".nii.gz", "png": ".png", "dicom-seg": ".dcm"}
 _errors = Console(stderr=True)
+_PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 
 
 def predict(
@@ -73,23 +74,35 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     if unknown:
         raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
     to_do = [task for task in tasks if not task.done]
-    results: Iterator[tuple[Task, Outcome]] = iter(())
-    by_name = False
-    if to_do:
-        predictor = model.predictor()  # What does not fit is told before anything is written.
-        by_name = bool(predictor.promptable.structures)
-        if ray is None:
+    # What does not fit is told before anything is written.
+    predictor = model.predictor() if to_do else None
+    by_name = predictor is not None and bool(predictor.promptable.structures)
+    if ray is not None:
+        predictor = None  # The workers have their own.
+    with archive.masks_folder(out, settings):
+        to_do = [task for task in to_do if not task.done]  # By a run that had the folder before.
+        results: Iterator[tuple[Task, Outcome]] = iter(())
+        if to_do and predictor is not None:
             results = archive.segment_files(to_do, predictor, model.automatic)
-        else:
-            del predictor
+        elif to_do and ray is not None:
             results = archive.segment_files_on_ray(to_do, model, *ray, workers=workers)
-    archive.prepare_folder(out, settings)
-    quiet = not _errors.is_terminal
-    shown = track(results, "images", len(to_do), console=_errors, transient=True, disable=quiet)
-    outcomes = [outcome for _, outcome in shown]
+        outcomes = _shown(results, len(to_do), alone=len(tasks) == 1)
     by_grid = not (for_all or by_image or by_name)
     hint = "" if not by_grid else "; lower --min-score and --min-stability find more"
     _report(outcomes, len(tasks), out, hint)
+
+
+def _shown(results: "Iterator[tuple[Task, Outcome]]", count: int, alone: bool) -> "list[Outcome]":
+    """All outcomes; the reason of each that failed is printed as it happens."""
+    quiet = not _errors.is_terminal
+    outcomes = []
+    for _, outcome in track(
+        results, "images", count, console=_errors, transient=True, disable=quiet
+    ):
+        outcomes.append(outcome)
+        if outcome.failure is not None and not alone:
+            _errors.print(f"failed: {outcome.failure}", **_PLAIN)
+    return outcomes
 
 
 def _report(outcomes: "Sequence[Outcome]", images: int, out: Path, hint: str) -> None:
@@ -106,8 +119,6 @@ def _report(outcomes: "Sequence[Outcome]", images: int, out: Path, hint: str) ->
         console.print(f"nothing was found in {empty} of them{hint}", soft_wrap=True)
     if images == 1 and failed:
         raise ValueError(failed[0])
-    for reason in failed:
-        _errors.print(f"failed: {reason}", soft_wrap=True, markup=False, highlight=False)
     if failed:
         raise ValueError(f"{len(failed)} of {images} images failed, for the reasons above")
 

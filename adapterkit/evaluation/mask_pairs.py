@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
 from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
-from adapterkit.data.files.images import find_images, is_picture, read_image, read_picture, stem
+from adapterkit.data.files.images import find_images, is_picture, stem
+from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.evaluation.metrics import DISTANCES, segmentation_metrics, with_unit
 
@@ -99,7 +100,9 @@ def evaluate_masks(
     in_pixels: list[dict[str, Tensor]] = []
     in_mm: list[dict[str, Tensor] | None] = []
     for pair in track(pairs, progress, disable=not progress, transient=True):
-        predicted, reference = _of_equal_length(_read(pair.predicted), _read(pair.reference))
+        predicted, reference = _of_equal_length(
+            read_label_map(pair.predicted, binary), read_label_map(pair.reference, binary)
+        )
         _check_geometry(predicted, reference)
         ours, theirs = (_channels(each, structures, binary) for each in (predicted, reference))
         spacing = reference.spacing if predicted.spacing is not None else None
@@ -118,26 +121,6 @@ def evaluate_masks(
     return Evaluation(list(structures), names, attributes, values)
 
 
-def _read(path: Path) -> ImageFile:
-    """A mask; of a picture with a palette, its indices, of a DICOM-SEG, its segments' numbers."""
-    if is_picture(path):
-        picture = read_picture(path, indexed=True)
-        if picture.ndim == 3 and (picture == picture[..., :1]).all():
-            picture = picture[..., 0]
-        mask = ImageFile(path, picture[None], None, np.eye(4))
-    else:
-        mask = read_image(path)
-    if mask.dicom is not None:
-        from adapterkit.data.files.dicom_seg import read_labels
-
-        mask = replace(mask, frames=read_labels(path))
-    if mask.frames.ndim != 3:
-        raise DataError(f"{path} is in colour: expected labels, grey or of a palette")
-    if not (mask.frames == np.round(mask.frames)).all():
-        raise DataError(f"{path} holds numbers that are not whole: expected labels")
-    return mask
-
-
 def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
     """A DICOM-SEG that ends before its counterpart goes on without a segment."""
     count = max(len(mask.frames) for mask in masks)
@@ -153,20 +136,16 @@ def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
 def _structures(references: Sequence[Path]) -> dict[str, int]:
     found: set[int] = set()
     for path in references:
-        found.update(np.unique(_labels(_read(path))).tolist())
+        found.update(np.unique(read_label_map(path).frames).tolist())
     if found <= {0}:
         raise DataError(f"{references[0]} and all other references hold no label but 0")
     return {f"structure {label}": label for label in sorted(found - {0})}
 
 
-def _labels(mask: ImageFile) -> Integer[np.ndarray, "T H W"]:
-    return mask.frames.astype(np.int64)
-
-
 def _channels(
     mask: ImageFile, structures: Mapping[str, int], binary: bool
 ) -> Bool[Tensor, "T K H W"]:
-    labels = _labels(mask)
+    labels = mask.frames
     if binary:
         return torch.from_numpy(labels != 0)[:, None]
     unknown = np.setdiff1d(labels, [0, *structures.values()])

@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from itertools import groupby
@@ -24,6 +25,7 @@ from adapterkit.inference.prompt_files import ImagePrompts, predict_arguments
 from adapterkit.promptable.stock_sam import mini_sam
 from adapterkit.system.cluster import ray_cluster
 from adapterkit.system.files import atomic_write
+from adapterkit.system.lock import LOCK, locked_folder
 
 SETTINGS = "adapterkit-predict.json"
 """The file in a folder of masks that says how they were made."""
@@ -144,19 +146,30 @@ def find_tasks(
     return tasks
 
 
-def prepare_folder(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make a folder for masks, or see that it holds masks that were made in the same way.
+@contextmanager
+def masks_folder(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """A folder for masks, new or with masks that were made in the same way, for this run alone.
 
     One in which there is no mask yet, since a run failed at once, is as good as new.
 
     Raises:
         FileExistsError: it is no folder, or holds something else.
+        FolderLockedError: another run writes there.
         ValueError: its masks were made in another way.
     """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(
+            f"--out {out} exists, and is not the folder of a run but a file; name a new folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(out):
+        _agree_on_settings(out, settings)
+        yield
+
+
+def _agree_on_settings(out: Path, settings: Mapping[str, Any]) -> None:
     path = out / SETTINGS
-    others = [each for each in out.iterdir() if each != path] if out.is_dir() else []
-    if not others and (out.is_dir() or not out.exists()):
-        out.mkdir(parents=True, exist_ok=True)
+    if {each.name for each in out.iterdir()} <= {SETTINGS, LOCK}:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return

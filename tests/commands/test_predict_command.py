@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import adapterkit as ak
-from adapterkit.data.files.images import read_picture
+from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.inference.archive import SETTINGS
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import StructurePrompt, read_prompts
 from adapterkit.promptable.stock_sam import save_sam
+from adapterkit.system.lock import LOCK, locked_folder
 from tests.conftest import Done
 from tests.data.test_images import write_dicom
 from tests.models import ECHO
@@ -99,6 +100,18 @@ def test_masks_are_the_predictor_s_in_the_folders_of_the_images(
     np.testing.assert_array_equal(nibabel.load(written).affine, AFFINE)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_folder_that_another_run_writes_to_is_refused(
+    run: Run, tmp_path: Path, scans: Path, model: tuple[str | Path, ...]
+):
+    out = tmp_path / "masks"
+    out.mkdir()
+    with locked_folder(out):
+        done = run("predict", scans, *model, "--point", "45,30", "--out", out)
+        assert isinstance(done.status, str)
+        assert f"{out} is in use by process {os.getpid()} on the machine" in done.status
+        assert {path.name for path in out.iterdir()} == {LOCK}
+
+
 def test_a_run_goes_on_where_it_was(
     run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
 ):
@@ -170,7 +183,7 @@ def test_without_prompts_what_there_is_is_found(
     predictor.set_image(scans / "a.png")
     expected = predictor.predict_automatic(min_score=-9, min_stability=0, count=255).label_map()
     assert expected.max() > 0
-    np.testing.assert_array_equal(read_picture(out / "a.png", indexed=True), expected)
+    np.testing.assert_array_equal(read_label_map(out / "a.png").frames[0], expected)
 
 
 def test_structures_known_by_name_need_no_prompt(tmp_path: Path, run: Run, scans: Path):

@@ -14,7 +14,8 @@ from pydicom import Dataset
 
 from adapterkit.data.files.dicom_seg import read_labels
 from adapterkit.data.files.image_file import DataError, ImageFile
-from adapterkit.data.files.images import read_image, read_picture
+from adapterkit.data.files.images import read_image
+from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.files.palette import colour
 from tests.data.test_images import BUNDLED, GREY, RGB, STACK, write_dicom
@@ -114,7 +115,7 @@ def test_png_holds_indices_and_colours(tmp_path: Path):
     image = read_image(tmp_path / "image.png")
     labels = labels_on(image)
     write_masks(tmp_path / "labels.png", labels, image)
-    np.testing.assert_array_equal(read_picture(tmp_path / "labels.png", indexed=True), labels[0])
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png").frames[0], labels[0])
     with Image.open(tmp_path / "labels.png") as picture:
         seen = np.asarray(picture.convert("RGB"))
     for label in (0, 1, 2):

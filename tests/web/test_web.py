@@ -25,7 +25,8 @@ import adapterkit as ak
 from adapterkit.commands import serve
 from adapterkit.data.files.dicom_seg import read_labels
 from adapterkit.data.files.image_file import DataError, ImageFile
-from adapterkit.data.files.images import read_image, read_picture
+from adapterkit.data.files.images import read_image
+from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.inference.predictor import Predictor
 from adapterkit.system.extras import MissingExtraError
 from adapterkit.web import drawing
@@ -305,7 +306,7 @@ def test_of_a_picture_the_mask_is_a_png(session: Session, tmp_path: Path):
     session.click(30, 20)
     path = session.save(tmp_path)
     assert path.name == "image_mask.png"
-    np.testing.assert_array_equal(read_picture(path, indexed=True), found_of(session).label_map())
+    np.testing.assert_array_equal(read_label_map(path).frames[0], found_of(session).label_map())
     session.save_as(".nii.gz")
     path = session.save(tmp_path)
     assert path.name == "image_mask.nii.gz"
@@ -511,7 +512,7 @@ def test_in_a_browser(browser: Any, address: str, predictor: Predictor, tmp_path
     answer = expected(predictor, PIXELS, "echo", **prompts)
     path = download(tab, tmp_path)
     assert path.name == "scan_mask.png"
-    np.testing.assert_array_equal(read_picture(path, indexed=True), answer.label_map())
+    np.testing.assert_array_equal(read_label_map(path).frames[0], answer.label_map())
     area = int(answer.label_map().sum())
     assert f"2 clicks · {area:,} px" in tab.locator("#structures").inner_text()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 
 from adapterkit.data.collections.collection import Collection, collection_format, group_of
 from adapterkit.data.collections.labels import (
@@ -26,7 +26,8 @@ from adapterkit.data.collections.labels import (
 )
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError
-from adapterkit.data.files.images import read_picture
+from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.files.pictures import read_picture
 
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)
@@ -68,33 +69,29 @@ class Pair:
         return LabelledImage(image, labels.astype(np.uint8), spacing=None)
 
     def _read_mask(self, path: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "H W"]:
-        mask = read_mask(path) if self.colours is None else read_coded(path, self.colours)
+        if self.colours is not None:
+            mask = read_coded(path, self.colours)
+        else:
+            mask = read_mask(path, binary=self.labels is None)
         if mask.shape != size:
             raise DataError(
                 f"{path} is {mask.shape[0]} x {mask.shape[1]} (rows x columns) but its image "
                 f"{self.image} is {size[0]} x {size[1]}: expected the same size."
             )
-        lossy = path.suffix.lower() in _JPEG
         if self.labels is None:
-            return (mask > (127 if lossy else 0)).astype(np.uint8)
-        if lossy:
-            raise DataError(
-                f"{path} is a JPEG, whose compression changes labels: save it as PNG or TIFF."
-            )
+            return (mask > 0).astype(np.uint8)
         return relabelled(mask, self.labels, path)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The values of a mask file, (H, W); of a palette, the indices.
+def read_mask(path: Path, binary: bool = False) -> Integer[np.ndarray, "H W"]:
+    """The label map of a mask file, as `read_label_map` reads it.
 
-    Raises `DataError`, naming the file, where it cannot be read or is in colour.
+    Raises `DataError`, naming the file, where it cannot be read or holds several.
     """
-    mask = read_picture(path, indexed=True)
-    if mask.ndim == 3 and (mask == mask[..., :1]).all():
-        mask = mask[..., 0]
-    if mask.ndim == 3:
-        raise DataError(f"{path} is in colour: expected grey values or palette indices as labels.")
-    return mask
+    maps = read_label_map(path, binary).frames
+    if len(maps) != 1:
+        raise DataError(f"{path} holds {len(maps)} label maps: expected one.")
+    return maps[0]
 
 
 def read_coded(path: Path, colours: Mapping[tuple[int, int, int], int]) -> np.ndarray:

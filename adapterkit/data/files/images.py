@@ -1,4 +1,4 @@
-"""Image files as arrays in (row, column) order: NIfTI, MetaImage, PNG, JPEG, TIFF and DICOM.
+"""Image files as arrays in (row, column) order: NIfTI, MetaImage, DICOM and pictures.
 
 Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes]`; DICOM needs
 `adapterkit[dicom]`.
@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 from jaxtyping import Real
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from PIL import Image
 
+from adapterkit.data.files import pictures
 from adapterkit.data.files.image_file import (
     DataError,
     ImageFile,
@@ -33,22 +33,16 @@ _ENDINGS = {
     ".mhd": "MetaImage",
     ".dcm": "DICOM",
     ".dicom": "DICOM",
-    ".png": "a picture",
-    ".jpg": "a picture",
-    ".jpeg": "a picture",
-    ".tif": "a picture",
-    ".tiff": "a picture",
+    **dict.fromkeys(pictures.ENDINGS, "a picture"),
 }
 ENDINGS = tuple(_ENDINGS)
 """How the names of files that `read_image` reads end. DICOM files may have no ending at all."""
-
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_image(path: str | Path) -> ImageFile:
     """An image, or the frames of a stack or sequence, of any kind of file that adapterkit reads.
 
-    The file's content says which kind it is: PNG, JPEG and TIFF as `read_picture` reads them, NIfTI
+    The file's content says which kind it is: pictures as `pictures.read_pages` reads them, NIfTI
     (.nii, .nii.gz) and MetaImage (.mhd, .mha) as `read_frames` does, MetaImage in colour too, and
     DICOM as `data.dicom.read_dicom` does. Of three axes the slowest counts the frames.
 
@@ -74,7 +68,7 @@ def read_image(path: str | Path) -> ImageFile:
     if kind == "MetaImage":
         return _read_metaimage(path)
     if kind == "a picture":
-        return ImageFile(path, read_picture(path)[None], None, np.eye(4))
+        return ImageFile(path, pictures.read_pages(path), None, np.eye(4))
     try:
         from adapterkit.data.files.dicom import read_dicom
     except ImportError as error:
@@ -121,7 +115,7 @@ def stem(name: str) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is for `read_picture`: one that states no size of its pixels, nor a place.
+    """Whether a file is one of `data.files.pictures`: these state no size of pixels, nor a place.
 
     Raises:
         DataError: it cannot be opened.
@@ -138,7 +132,7 @@ def _kind(path: Path) -> str | None:
         raise DataError(f"{path} cannot be read ({error.strerror}): expected a file.") from error
     if start[128:132] == b"DICM":
         return "DICOM"
-    if start.startswith(_PICTURES):
+    if pictures.is_start(start):
         return "a picture"
     if start[344:347] == b"n+1" or start[4:7] == b"n+2":
         return "NIfTI"
@@ -160,35 +154,6 @@ def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
     if image.frames.ndim != 3:
         raise DataError(f"{path} is in colour: expected grey values or labels.")
     return image.frames, image.spacing
-
-
-def read_picture(path: Path, indexed: bool = False) -> Real[np.ndarray, "H W *rgb"]:
-    """The pixels of a PNG, JPEG or TIFF file: grey (H, W) or colour (H, W, 3), of 8 or 16 bits.
-
-    Transparency is dropped, black and white are 0 and 255, and colour of 16 bits is read as 8. Of a
-    file with a palette, `indexed` gives the indices instead of the colours.
-
-    Raises `DataError`, naming the file, where it cannot be read, holds several images, or has
-    values that are NaN or infinite.
-    """
-    try:
-        # Of no other kinds: Pillow hands some, PostScript for one, to programs that run them.
-        with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as picture:
-            count = getattr(picture, "n_frames", 1)
-            if picture.mode in ("1", "L", "LA"):
-                array = np.asarray(picture.convert("L"))
-            # Modes of more than 8 bits begin with I (whole numbers) and F (float32).
-            elif picture.mode[0] in "IF" or (indexed and picture.mode == "P"):
-                array = np.asarray(picture)
-            else:
-                array = np.asarray(picture.convert("RGB"))
-    # Damaged files make Pillow raise OSError, SyntaxError, ValueError and others.
-    except Exception as error:
-        raise unreadable(path, "a picture", error) from error
-    if count != 1:
-        raise DataError(f"{path} holds {count} images: expected one; save them one by one.")
-    check_finite(array, path)
-    return array
 
 
 def _read_nifti(path: Path) -> ImageFile:
