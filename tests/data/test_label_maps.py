@@ -1,6 +1,7 @@
 """Pictures as they are shown, and mask files of any kind as label maps."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_pictures_are_turned_as_viewers_turn_them(tmp_path: Path, ending: str, o
     exif = picture.getexif()
     exif[0x0112] = orientation
     picture.save(path, exif=exif)
-    with Image.open(path) as opened:
+    with path.open("rb") as file, Image.open(file) as opened:
         seen = np.asarray(ImageOps.exif_transpose(opened).convert("L"))
     frame = read_image(path).frames[0]
     np.testing.assert_array_equal(frame if frame.ndim == 2 else frame[..., 0], seen)
@@ -37,7 +38,7 @@ def test_pages_are_frames(tmp_path: Path, ending: str):
     stack = RNG.integers(0, 2, (3, 20, 30), dtype=np.uint8) * 255
     first, *others = [Image.fromarray(page) for page in stack]
     path = tmp_path / f"a{ending}"
-    options = {"lossless": True} if ending == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if ending == ".webp" else {}
     first.save(path, save_all=True, append_images=others, **options)
     frames = read_image(path).frames
     np.testing.assert_array_equal(frames if frames.ndim == 3 else frames[..., 0], stack)

@@ -84,7 +84,8 @@ def read_label_pages(path: Path, binary: bool) -> Integer[np.ndarray, "T H W"]:
 def _pages(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """All pages, as `read` makes arrays of them."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        # Of a file's name Pillow maps an uncompressed TIFF into memory, and turns it wrongly.
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as picture:
             check_size((getattr(picture, "n_frames", 1), *picture.size), path)
             pages = [
                 read(ImageOps.exif_transpose(page)) for page in ImageSequence.Iterator(picture)
