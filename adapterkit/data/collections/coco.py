@@ -31,7 +31,7 @@ from adapterkit.data.collections.collection import (
 )
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError
-from adapterkit.data.files.images import read_picture
+from adapterkit.data.files.pictures import read_picture
 from adapterkit.system.extras import require
 
 
