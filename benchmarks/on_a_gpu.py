@@ -166,11 +166,13 @@ def run_module(
 ) -> tuple[str, str]:
     """Run a Python module until it ends or no time is left: how it ended, and what it printed."""
     path = report.folder / log
+    # The project first, then wherever the caller keeps its packages.
+    places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with path.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})},
+            env={**os.environ, "PYTHONPATH": places, "COLUMNS": "200", **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.on_a_gpu import groups
+from benchmarks.on_a_gpu import Report, groups, run_module
 
 
 def start(*options: str | Path) -> subprocess.CompletedProcess[str]:
@@ -54,3 +55,14 @@ def test_what_no_time_is_left_for_is_named(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.count("left out, no time") == 8
+
+
+def test_a_step_finds_the_packages_of_the_callers_python_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "only_on_this_path.py").write_text("import benchmarks\nprint('found')\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    report = Report(tmp_path, time.monotonic() + 60)
+    assert run_module(["only_on_this_path"], report, "log.txt") == ("complete", "found\n")
