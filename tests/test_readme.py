@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -98,9 +99,10 @@ def test_command_lines_are_understood(page: str, monkeypatch: pytest.MonkeyPatch
                 cli.main()
             elif words[:2] == ["python", "-m"]:
                 monkeypatch.setattr(sys, "argv", words[2:])
-                # Another test may have imported it; runpy warns of that.
-                sys.modules.pop(words[2], None)
-                runpy.run_module(words[2], run_name="__main__")
+                with warnings.catch_warnings():
+                    # Another test may have imported it.
+                    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+                    runpy.run_module(words[2], run_name="__main__")
             else:
                 assert shutil.which(words[0]), f"{line}: there is no such program"
                 done.append(line)

@@ -45,6 +45,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def fast(model: Model) -> Model:
     """Let `model` compute the same faster, in place; `stock` undoes it.
 
+    It is made for CPUs. On a GPU it saves memory and costs time; see docs/speed.md.
+
     Args:
         model: a `Sam` of `segment_anything`, a `VisionTransformerSAM` of timm, a `SamModel` of
             transformers, or the image encoder of one, with or without adapters, which can be

@@ -253,7 +253,8 @@ def test_attention_in_bf16_is_no_less_exact_than_pytorchs(
     for ours, pytorchs, size in zip(
         errors(found), errors(results(attend, *inputs)), sizes, strict=True
     ):
-        assert ours <= 1.5 * pytorchs + 1e-2 * size
+        # Five roundings to eight bits; PyTorch's fused form has fewer where there is one query.
+        assert ours <= 1.5 * pytorchs + 5 * 2**-8 * size
 
 
 def test_attention_in_bf16_keeps_no_weights():
