@@ -131,6 +131,19 @@ def mean_dice(
     batch_size: int = 8,
 ) -> float:
     """Dice, in [0, 1], averaged over the images and structures of a data set."""
+    dice = dice_of_images(segmenter, dataset, seed=seed, points=points, batch_size=batch_size)
+    return float(dice.mean())
+
+
+def dice_of_images(
+    segmenter: Promptable,
+    dataset: Dataset,
+    *,
+    seed: int,
+    points: PromptStrategy = "1",
+    batch_size: int = 8,
+) -> Float[Tensor, "n k"]:
+    """Dice, in [0, 1], of each image and structure of a data set, in order."""
     found: list[tuple[int, Tensor]] = []
     for each in predict(segmenter, dataset, seed=seed, points=points, batch_size=batch_size):
         dice = compute_dice(
@@ -138,7 +151,7 @@ def mean_dice(
         )
         found += zip(each.indices, dice, strict=True)
     dice = [value for _, value in sorted(gather_object(found), key=lambda pair: pair[0])]
-    return float(torch.stack(dice).mean())
+    return torch.stack(dice)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.adapters.gradients import warn_of_missing_gradients
-from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Promptable
@@ -136,8 +136,7 @@ def train(
             epoch, is_best = run.validate()
             bar.update(task, dice=f"{epoch.validation_dice:.4f}")
             bar.console.print(
-                f"epoch {epoch.epoch}/{settings.epochs}  loss {epoch.loss:.4f}  "
-                f"validation Dice {epoch.validation_dice:.4f}"
+                f"epoch {epoch.epoch}/{settings.epochs}  {epoch}", markup=False, soft_wrap=True
             )
             if is_best and accelerator.is_main_process:
                 on_improvement(epoch)
@@ -227,17 +226,20 @@ class _Run:
     def validate(self) -> tuple[Epoch, bool]:
         """Complete the epoch whose steps are done; is its Dice the highest so far?"""
         with self.accelerator.autocast():
-            dice = mean_dice(
+            dices = dice_of_images(
                 self.segmenter,
                 self.validation,
                 seed=self.settings.seed,
                 points=self.settings.points,
                 batch_size=self.settings.batch_size,
             )
-        losses = self.now.losses
-        epoch = Epoch(self.now.epoch, sum(losses) / len(losses), dice)
+        losses, dice = self.now.losses, float(dices.mean())
+        names: tuple[str, ...] = getattr(self.validation, "structures", ())
+        of_each = dict(zip(names, dices.mean(dim=0).tolist(), strict=False))
+        epoch = Epoch(self.now.epoch, sum(losses) / len(losses), dice, of_each)
         self.now = Progress(epoch.epoch + 1, history=[*self.now.history, epoch])
-        self.accelerator.log({"validation Dice": dice}, step=self.done)
+        logged = {f"validation Dice of {name}": value for name, value in of_each.items()}
+        self.accelerator.log({"validation Dice": dice, **logged}, step=self.done)
         return epoch, dice >= max(each.validation_dice for each in self.now.history)
 
     def _plan(self, epoch: int) -> list[list[list[int]]]:

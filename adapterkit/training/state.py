@@ -26,11 +26,18 @@ _KEY = "adapterkit training state"
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training came to: mean loss, and mean validation Dice in [0, 1]."""
+    """What one epoch of training came to: mean loss, and mean validation Dice in [0, 1]; the same
+    of each structure, where they have names."""
 
     epoch: int
     loss: float
     validation_dice: float
+    structures: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        of_each = ", ".join(f"{name} {dice:.4f}" for name, dice in self.structures.items())
+        of_each = f" ({of_each})" if len(self.structures) > 1 else ""
+        return f"loss {self.loss:.4f}  validation Dice {self.validation_dice:.4f}{of_each}"
 
 
 @dataclass

@@ -181,7 +181,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(
 
     state = tmp_path / "state.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("adapterkit.training.loop.mean_dice", stop)
+        patch.setattr("adapterkit.training.loop.dice_of_images", stop)
         with pytest.raises(Interrupted):
             trained(echo, device, precision, state)
     resumed, found = trained(echo, device, precision, state)

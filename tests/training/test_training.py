@@ -250,11 +250,13 @@ def test_checkpointed_blocks_keep_less(part: Part):
 
 def test_it_stops_when_nothing_improves(echo: CamusDataset, monkeypatch: pytest.MonkeyPatch):
     dices = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.4, 0.9])
-    monkeypatch.setattr("adapterkit.training.loop.mean_dice", lambda *_, **__: next(dices))
+    monkeypatch.setattr(
+        "adapterkit.training.loop.dice_of_images", lambda *_, **__: torch.tensor([[next(dices)]])
+    )
     one = Subset(echo, [0])
     history, best = run(adapted(), one, one, epochs=7, patience=2)
     # As good as the best counts as better: the later adapter has seen more.
-    assert [each.validation_dice for each in history] == [0.2, 0.5, 0.4, 0.5, 0.3, 0.4]
+    assert [round(each.validation_dice, 6) for each in history] == [0.2, 0.5, 0.4, 0.5, 0.3, 0.4]
     assert [each.epoch for each in best] == [1, 2, 4]
 
 
@@ -512,7 +514,7 @@ def test_a_full_disk_stops_with_the_file_named(
 
 def test_an_epoch_is_plain_data(tmp_path: Path, sam: Sam):
     ak.inject_samus(sam)
-    epoch = dataclasses.asdict(Epoch(3, 0.5, 0.9))
+    epoch = dataclasses.asdict(Epoch(3, 0.5, 0.9, {"ventricle": 0.9}))
     ak.save_adapter(sam, tmp_path / "a.safetensors", training=epoch)
     assert ak.inspect_adapter(tmp_path / "a.safetensors").training == epoch
 
@@ -534,3 +536,12 @@ def test_an_interruption_while_an_epoch_is_saved_is_not_lost(
     resumed = adapted(seed=1)
     assert run(resumed, four, four, state, **SETTINGS)[0] == uninterrupted[0]
     assert_equal_weights(resumed, uninterrupted[2])
+
+
+def test_the_dice_of_each_structure_is_in_the_history(echo: CamusDataset):
+    history, _ = run(adapted(), echo, echo, epochs=1)
+    (epoch,) = history
+    assert list(epoch.structures) == list(echo.structures)
+    mean = sum(epoch.structures.values()) / len(epoch.structures)
+    assert epoch.validation_dice == pytest.approx(mean)
+    assert f"({echo.structures[0]} {epoch.structures[echo.structures[0]]:.4f}, " in str(epoch)
