@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -87,6 +88,19 @@ def frame(tmp_path: Path) -> Frame:
     save(image, np.arange(24, dtype=np.uint8).reshape(6, 4), spacing=(0.5, 0.75))
     save(mask, np.arange(24, dtype=np.uint8).reshape(6, 4) % 4)
     return Frame("patient0007", "2CH", "ED", image, mask)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium on the PATH")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @dataclass(frozen=True)

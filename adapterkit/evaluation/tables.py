@@ -31,6 +31,13 @@ def markdown_table(
     summaries: Mapping[str, Statistics], metrics: Sequence[str] = tuple(HEADS)
 ) -> str:
     """Mean ± standard deviation of each model's structures, as far as they have the metrics."""
+    return markdown(*table_rows(summaries, metrics))
+
+
+def table_rows(
+    summaries: Mapping[str, Statistics], metrics: Sequence[str] = tuple(HEADS)
+) -> tuple[list[str], list[list[str]]]:
+    """The heads and the rows of `markdown_table`."""
     rows = [
         (model, structure, values)
         for model, structures in summaries.items()
@@ -45,7 +52,7 @@ def markdown_table(
             for metric, scale in ((metric, HEADS[metric][1]) for metric in shown)
         ]
         lines.append([model, structure, *cells])
-    return markdown(heads, lines)
+    return heads, lines
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,6 +86,15 @@ def summaries(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, An
     }
 
 
+def extremes(evaluation: Evaluation) -> list[dict[str, int]]:
+    """For each structure the indices of the images of its "best", "median" and "worst" Dice."""
+    found = []
+    for dice in evaluation.values["dice"].T:
+        order = dice.argsort(descending=True).tolist()
+        found.append({"best": order[0], "median": order[len(order) // 2], "worst": order[-1]})
+    return found
+
+
 def extreme_cases(
     segmenter: Promptable,
     dataset: SegmentationDataset,
@@ -91,11 +107,11 @@ def extreme_cases(
     `evaluation` is that of `segmenter` on `dataset`, from the same seed and points.
     """
     cases = []
-    for k, structure in enumerate(evaluation.structures):
+    for k, (structure, of_each) in enumerate(
+        zip(evaluation.structures, extremes(evaluation), strict=True)
+    ):
         dice = evaluation.values["dice"][:, k]
-        order = dice.argsort(descending=True).tolist()
-        chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-        for title, index in chosen.items():
+        for title, index in of_each.items():
             found = next(predict(segmenter, Subset(dataset, [index]), seed=seed, points=points))
             cases.append(
                 Case(

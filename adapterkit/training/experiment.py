@@ -7,6 +7,7 @@ What it leaves in the folder:
     metrics.json             the same with statistics over groups, the history, time and memory;
                              written last, so that it tells a finished run
     per_image.csv            every metric of every test image and structure
+    report.html              all of this as one page, with the outlines of every test image
     segmentations.png        the best, median and worst case of each structure
     curves.png               loss and Dice by epoch
     training_state.safetensors  while it runs: where it goes on if it is interrupted
@@ -29,10 +30,13 @@ from adapterkit.adapters.overview import summary
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import Augmentation, SegmentationDataset
 from adapterkit.data.splits import Split
+from adapterkit.evaluation.drawings import draw_images
 from adapterkit.evaluation.evaluation import Evaluation, evaluate
 from adapterkit.evaluation.plots import segmentation_figure, training_curves
+from adapterkit.evaluation.report import Contents, write_report
 from adapterkit.evaluation.tables import (
     extreme_cases,
+    extremes,
     markdown_table,
     peak_memory,
     summaries,
@@ -202,10 +206,18 @@ def perform(
     # The adapter as it was saved, on the base that it came from.
     load_adapter(eject(sam), adapter_file)
     evaluations |= _with_each_prompt(experiment, segmenter, sets["test"])
+    main = next(each for name, each in evaluations.items() if name.startswith(experiment.title))
+    drawings = draw_images(
+        segmenter,
+        sets["test"],
+        seed=settings.seed,
+        points=experiment.prompts[0],
+        batch_size=settings.batch_size,
+        large={index for of_each in extremes(main) for index in of_each.values()},
+    )
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
-    main = next(each for name, each in evaluations.items() if name.startswith(experiment.title))
     cases = extreme_cases(segmenter, sets["test"], main, settings.seed, experiment.prompts[0])
     metrics = _write(experiment, folder, evaluations, main, history, cases)
     metrics |= {
@@ -214,6 +226,18 @@ def perform(
         "seconds": {"training": seconds, "all": time.monotonic() - began},
         "peak_memory_bytes": peak_memory(),
     }
+    contents = Contents(
+        title=f"{experiment.title} on {experiment.collection.name}",
+        setting=_setting(experiment, metrics),
+        evaluations=evaluations,
+        main=main,
+        history=metrics["history"],
+        reported=[each for each in experiment.collection.reported if each in main.attributes[0]],
+        groups=_groups(experiment, main),
+        images=drawings[0],
+        cases=drawings[1],
+    )
+    write_report(folder / "report.html", contents)
     # Last, because this file tells that the run is finished.
     write_json(folder / "metrics.json", metrics)
     state_file.unlink(missing_ok=True)
@@ -221,7 +245,7 @@ def perform(
     return Run(folder, adapter_file, metrics)
 
 
-_SAID: dict[PromptStrategy, str] = {
+PROMPTS_IN_WORDS: dict[PromptStrategy, str] = {
     "1": "1 click",
     "2-random": "2 random clicks",
     "2-entropy": "2 clicks, second by entropy",
@@ -246,6 +270,43 @@ def _introduce(experiment: Experiment, folder: Path, console: Console) -> None:
     console.print(f"results go to {folder}", soft_wrap=True)
 
 
+def _setting(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What was done and what it took, for a reader."""
+    settings, collection = experiment.settings, experiment.collection
+    kind = "patients" if collection.is_grouped else "groups"
+    split = {
+        part: f"{len(members)} {kind}, {len(collection.of_groups(members))} images"
+        for part, members in asdict(experiment.split).items()
+    }
+    augmentation = experiment.augmentation
+    return {
+        "base": experiment.base.name,
+        "data": f"{experiment.data} ({collection.format})",
+        **split,
+        "input": f"{experiment.image_size} x {experiment.image_size} pixels",
+        "prompts in training": PROMPTS_IN_WORDS[settings.points],
+        "prompts in the drawings": PROMPTS_IN_WORDS[experiment.prompts[0]],
+        "epochs": f"{len(metrics['history'])} of {settings.epochs}",
+        "batch": f"{settings.batch_size} images",
+        "learning rate": f"{settings.learning_rate:g}, {settings.schedule}",
+        "augmentation": "none" if augmentation is None else type(augmentation).__name__,
+        "seed": str(settings.seed),
+        "trained parameters": f"{metrics['trained_parameters']:,}",
+        "training took": f"{metrics['seconds']['training'] / 60:.1f} min",
+        "peak memory": f"{max(metrics['peak_memory_bytes'].values()) / 1e9:.1f} GB",
+    }
+
+
+def _groups(experiment: Experiment, evaluation: Evaluation) -> list[str] | None:
+    """The group of each image, where that is not told by one of its attributes."""
+    collection = experiment.collection
+    pairs = zip(collection.records, collection.groups, strict=True)
+    group_of = {record.name: group for record, group in pairs}
+    groups = [group_of[name] for name in evaluation.names]
+    told = [[each[key] for each in evaluation.attributes] for key in evaluation.attributes[0]]
+    return groups if collection.is_grouped and groups not in told else None
+
+
 def _conclude(
     evaluations: Mapping[str, Evaluation],
     metrics: Mapping[str, Any],
@@ -268,7 +329,7 @@ def _with_each_prompt(
 ) -> dict[str, Evaluation]:
     found: dict[str, Evaluation] = {}
     for prompts in experiment.prompts:
-        asked = "" if len(experiment.prompts) == 1 else f", {_SAID[prompts]}"
+        asked = "" if len(experiment.prompts) == 1 else f", {PROMPTS_IN_WORDS[prompts]}"
         found[experiment.title + asked] = evaluate(
             segmenter,
             test,

@@ -8,16 +8,15 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import cast
 
-import contourpy
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Real
 from PIL import Image
 
 from adapterkit.data.dataset import to_square
 from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.palette import colour
+from adapterkit.evaluation.outlines import outline
 from adapterkit.web.session import Answer, Click, Session
 
 _MAX_SIDE = 1600
@@ -54,27 +53,6 @@ def overlay(image: ImageFile, answer: Answer | None, clicks: Sequence[Click]) ->
     masks = f'<g transform="scale({wide:.6g} 1)">{"".join(drawn)}</g>'
     radius = 0.013 * max(size(image))
     return masks + "".join(_mark(click, wide, radius) for click in clicks)
-
-
-def outline(height: Float[np.ndarray, "H W"], inside: Bool[np.ndarray, "H W"]) -> str:
-    """SVG path around the pixels inside, in pixels from the image's upper left corner.
-
-    Args:
-        height: above 0 inside, if only roughly; the path runs where it crosses 0.
-        inside: which pixels the path encloses.
-    """
-    tiny = np.float32(1e-6)
-    level = np.where(inside, np.maximum(height, tiny), np.minimum(height, -tiny))
-    # Where the mask reaches the image's border, the path follows it.
-    level = np.pad(level, 1, mode="edge")
-    ring = np.pad(np.zeros_like(inside), 1, constant_values=True)
-    level[ring] = -abs(level[ring])
-    lines = cast(
-        list[np.ndarray], contourpy.contour_generator(z=level, line_type="Separate").lines(0)
-    )
-    # The centre of the padding's first pixel lies half a pixel outside of the image.
-    paths = (" ".join(f"{x - 0.5:.2f},{y - 0.5:.2f}" for x, y in line) for line in lines)
-    return " ".join(f"M{path}Z" for path in paths)
 
 
 def structure_list(session: Session) -> str:

@@ -49,6 +49,7 @@ def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Co
         "curves.png",
         "metrics.json",
         "per_image.csv",
+        "report.html",
         "segmentations.png",
         "table.md",
     }

@@ -33,6 +33,7 @@ FILES = {
     "curves.png",
     "metrics.json",
     "per_image.csv",
+    "report.html",
     "per_image_zero_shot.csv",
     "segmentations.png",
     "table.md",

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import sys
 import threading
@@ -446,19 +445,6 @@ def test_without_gradio_the_line_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("there is no chromium on the PATH")
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def visit(browser: Any, address: str) -> Any:
