@@ -34,5 +34,5 @@ from .promptable.stock_sam import SamConfig as SamConfig
 from .promptable.stock_sam import build_sam as build_sam
 from .promptable.stock_sam import load_sam as load_sam
 from .promptable.stock_sam import mini_sam as mini_sam
-from .training.experiment import Run as Run
 from .training.own_data import train as train
+from .training.runner import Run as Run

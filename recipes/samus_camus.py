@@ -8,25 +8,12 @@ The protocol is the paper's: patients split 7:2:1 at random into training, test 
 one random positive point per structure as prompt; Dice + BCE; Adam at 1e-4, batches of 8 images.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
-from adapterkit.data.augmentation import SamusAugmentation
-from adapterkit.data.collections import Collection, open_collection
-from adapterkit.data.splits import Split, split_patients
-from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.methods import find_method, parts_of
-from adapterkit.parts import Train
 from adapterkit.promptable.strategies import PromptStrategy
-from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import check_positive, run
-from adapterkit.training.experiment import Base, Experiment, perform
-from adapterkit.training.loop import make_accelerator
-from adapterkit.training.run_folder import interrupted_run, new_folder, write_json
-from adapterkit.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -80,81 +67,52 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if config.resume is not None:
-        if config != Config(resume=config.resume):
-            raise ValueError("--resume goes on as the run was configured; drop the other options")
-        config = replace(interrupted_run(config.resume, Config), resume=config.resume)
+    from rich.console import Console
+
+    from adapterkit.data.augmentation import SamusAugmentation
+    from adapterkit.data.collections import open_collection
+    from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
+    from adapterkit.methods import parts_of
+    from adapterkit.parts import Train
+    from adapterkit.training.experiment import Experiment
+    from adapterkit.training.loop import make_accelerator
+    from adapterkit.training.run_folder import as_configured, open_run
+    from adapterkit.training.runner import perform
+    from adapterkit.training.settings import settings_of
+    from adapterkit.training.subjects import Adapted, Base
+
+    config = as_configured(config)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
-    keep_freed_memory()
     accelerator = make_accelerator(config.mixed_precision, config.tensorboard)
 
     base = Base.of(config.checkpoint)
     image_size = config.image_size or base.sam.image_encoder.img_size // 4
-    data, folder = str(config.data), config.data
-    if folder is None:
-        data = "SYNTHETIC echo made by adapterkit (no --data given)"
-        with accelerator.main_process_first():
-            folder = write_phantom(Path("runs/phantom_48_patients"), patients=48)
-    collection = open_collection(folder, "camus")
+    rate = config.learning_rate or base.learning_rate
+    decided = {"epochs": config.epochs or base.epochs, "learning_rate": rate}
+    title, parts = "SAMUS", parts_of("samus", image_size=image_size)
+    if config.train_decoder:
+        title, parts = f"{title} + trained mask decoder", [*parts, Train("mask_decoder")]
+    with accelerator.main_process_first():
+        collection = open_collection(config.data or synthetic_echo(), "camus")
     if config.patients is not None:
-        collection = replace(collection, split=None).take(config.patients, config.seed)
-    decoder = [Train("mask_decoder")] if config.train_decoder else []
+        collection = collection.take(config.patients, config.seed)
+    is_random = config.split == "random"
     experiment = Experiment(
-        base=base,
-        title=find_method("samus").title + (" + trained mask decoder" if decoder else ""),
-        parts=[*parts_of("samus", image_size=image_size), *decoder],
+        subject=Adapted(base.sam, base.name, title, parts),
         collection=collection,
-        data=data,
-        split=split_of(collection, folder, config),
-        settings=Settings(
-            epochs=config.epochs or base.epochs,
-            batch_size=config.batch_size,
-            accumulate=config.accumulate,
-            learning_rate=config.learning_rate or base.learning_rate,
-            schedule=config.schedule,
-            warmup_steps=config.warmup_steps,
-            clip_norm=config.clip_norm,
-            points=config.points,
-            activation_checkpointing=config.activation_checkpointing,
-            patience=config.patience,
-            seed=config.seed,
-        ),
+        data=SYNTHETIC if config.data is None else str(config.data),
+        split=collection.random_split(config.seed) if is_random else collection.stated_split(),
+        settings=settings_of(config, **decided),
         image_size=image_size,
         augmentation=SamusAugmentation(image_size) if config.augment else None,
         prompts=(config.points,),
         zero_shot=config.zero_shot,
     )
 
-    def open_folder() -> Path:
-        """With what the run is, for whoever reads it or resumes it."""
-        folder = config.resume or new_folder(config.out, "samus_camus")
-        resolved = replace(
-            config,
-            data=config.data and config.data.resolve(),
-            checkpoint=config.checkpoint and config.checkpoint.resolve(),
-            resume=None,
-            image_size=image_size,
-            epochs=experiment.settings.epochs,
-            learning_rate=experiment.settings.learning_rate,
-        )
-        if accelerator.is_main_process:
-            write_json(folder / "config.json", asdict(resolved))
-        return folder
+    def folder_of_run() -> Path:
+        return open_run(config, "samus_camus", image_size=image_size, **decided)
 
-    perform(experiment, open_folder, accelerator, Console(quiet=not accelerator.is_main_process))
-
-
-def split_of(collection: Collection, folder: Path, config: Config) -> Split:
-    """Who of the patients is for what."""
-    if config.split == "random":
-        return split_patients(collection.group_names, config.seed)
-    own = open_collection(folder, "camus").split
-    if own is None:
-        raise ValueError(
-            f"--split release: {folder} has no folder database_split; expected the release's own, "
-            "or --split random"
-        )
-    return own.among(collection.group_names)
+    perform(experiment, folder_of_run, accelerator, Console(quiet=not accelerator.is_main_process))
 
 
 if __name__ == "__main__":

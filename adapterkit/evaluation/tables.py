@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.utils.data import Subset
 
 from adapterkit.data.dataset import SegmentationDataset
@@ -12,7 +11,6 @@ from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import Case
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PromptStrategy
-from adapterkit.system.memory import peak_bytes
 
 HEADS: dict[str, tuple[str, float]] = {
     "dice": ("Dice (%)", 100),
@@ -125,11 +123,3 @@ def extreme_cases(
                 )
             )
     return cases
-
-
-def peak_memory() -> dict[str, int]:
-    """The most memory that this process has held, in bytes, and the most of a GPU if it has one."""
-    peak = {"process": peak_bytes()}
-    if torch.cuda.is_available():
-        peak["GPU"] = torch.cuda.max_memory_allocated()
-    return peak

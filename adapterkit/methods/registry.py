@@ -76,6 +76,12 @@ class Method:
         """The names of its options."""
         return _options(self.make_parts, 1)
 
+    @property
+    def image_size(self) -> int | None:
+        """Side of its input in pixels, by default and for a base of 1024; None: the base's own."""
+        option = inspect.signature(self.make_parts).parameters.get("image_size")
+        return None if option is None else option.default
+
     def parts(self, view: ViT | None = None, **options: Any) -> list[Part]:
         """Its parts for an encoder.
 

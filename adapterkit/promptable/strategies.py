@@ -6,3 +6,17 @@ PromptStrategy = Literal[
     "1", "2-random", "2-entropy", "2-max-distance", "3", "5", "box", "class", "class+1", "mixed"
 ]
 """See `points.choose_prompts`."""
+
+PROMPTS_IN_WORDS: dict[PromptStrategy, str] = {
+    "1": "1 click",
+    "2-random": "2 random clicks",
+    "2-entropy": "2 clicks, second by entropy",
+    "2-max-distance": "2 clicks, second by max distance",
+    "3": "3 clicks",
+    "5": "5 clicks",
+    "box": "box",
+    "class": "class",
+    "class+1": "class and 1 click",
+    "mixed": "mixed",
+}
+"""For tables and figures."""

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,18 @@ from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.check import check_collection
 from adapterkit.data.files.image_file import DataError
-from adapterkit.data.synthetic.phantom import write_phantom
+from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
 from adapterkit.methods import find_method, load_plugin
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive
-from adapterkit.training.experiment import Base, Experiment, Run, perform
+from adapterkit.training.experiment import Experiment
 from adapterkit.training.loop import make_accelerator
 from adapterkit.training.options import TrainingOptions
-from adapterkit.training.run_folder import interrupted_run, new_folder, write_json
-from adapterkit.training.settings import Settings
+from adapterkit.training.run_folder import as_configured, open_run
+from adapterkit.training.runner import Run, perform
+from adapterkit.training.settings import settings_of
+from adapterkit.training.subjects import Adapted, Base
 
 
 def train(data: str | Path | None = None, **options: Any) -> Run | None:
@@ -53,10 +54,7 @@ def train(data: str | Path | None = None, **options: Any) -> Run | None:
 
 def train_as(config: TrainingOptions, console: Console) -> Run | None:
     """`train`, as a configuration says, telling on a console what comes of it."""
-    if config.resume is not None:
-        if config != TrainingOptions(resume=config.resume):
-            raise ValueError("--resume goes on as the run was configured; drop the other options")
-        config = replace(interrupted_run(config.resume, TrainingOptions), resume=config.resume)
+    config = as_configured(config)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
     accelerator = make_accelerator(config.mixed_precision)
     if not accelerator.is_main_process:
@@ -71,23 +69,14 @@ def train_as(config: TrainingOptions, console: Console) -> Run | None:
     settings = experiment.settings
 
     def open_folder() -> Path:
-        folder = config.resume or new_folder(config.out, collection.name)
-        resolved = replace(
+        return open_run(
             config,
-            **{
-                name: path and path.resolve()
-                for name in ("data", "checkpoint", "images", "masks")
-                for path in [getattr(config, name)]
-            },
-            resume=None,
+            collection.name,
             image_size=experiment.image_size,
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             prompts=settings.points,
         )
-        if accelerator.is_main_process:
-            write_json(folder / "config.json", asdict(resolved))
-        return folder
 
     return perform(experiment, open_folder, accelerator, console)
 
@@ -106,7 +95,7 @@ def _check(collection: Collection, console: Console) -> None:
 
 def _open(config: TrainingOptions) -> Collection:
     if config.data is None:
-        return open_collection(write_phantom(Path("runs/phantom_48_patients"), patients=48))
+        return open_collection(synthetic_echo())
     collection = open_collection(
         config.data,
         config.format,
@@ -145,23 +134,17 @@ def _experiment(config: TrainingOptions, collection: Collection) -> Experiment:
         "class+1": ("class+1", "class"),
     }
     return Experiment(
-        base=base,
-        title=method.title,
-        parts=parts,
+        subject=Adapted(base.sam, base.name, method.title, parts),
         collection=collection,
-        data="SYNTHETIC echo made by adapterkit" if config.data is None else str(config.data),
+        data=SYNTHETIC if config.data is None else str(config.data),
         split=split,
-        settings=Settings(
+        settings=settings_of(
+            config,
             epochs=epochs,
-            batch_size=config.batch_size,
             learning_rate=config.learning_rate or base.learning_rate,
-            schedule=config.schedule,
             warmup_steps=steps // 20,
             clip_norm=1.0,
             points=prompts,
-            activation_checkpointing=config.activation_checkpointing,
-            patience=config.patience,
-            seed=config.seed,
         ),
         image_size=image_size,
         augmentation=SamusAugmentation(image_size) if config.augment == "samus" else None,

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -33,6 +34,46 @@ def new_folder(out: Path | None, recipe: str) -> Path:
     shared = [folder]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def as_configured(config: Any) -> Any:
+    """The configuration of the interrupted run that `config` resumes; else `config` itself.
+
+    Args:
+        config: a dataclass with the fields `out` and `resume`, each field with a default.
+
+    Raises:
+        ValueError: other options are given beside `resume`, or as `interrupted_run`.
+    """
+    resume = config.resume
+    if resume is None:
+        return config
+    if config != type(config)(resume=resume):
+        raise ValueError("--resume goes on as the run was configured; drop the other options")
+    return replace(interrupted_run(resume, type(config)), resume=resume)
+
+
+def open_run(config: Any, name: str, **decided: Any) -> Path:
+    """The folder of a run, new or resumed, with its configuration in config.json.
+
+    Args:
+        config: as `as_configured` takes it.
+        name: of a new folder, where the configuration names none.
+        **decided: what the configuration left open.
+
+    Raises:
+        ValueError: as `new_folder`.
+    """
+    folder = config.resume or new_folder(config.out, name)
+    places = {
+        each.name: place.resolve()
+        for each in fields(config)
+        if isinstance(place := getattr(config, each.name), Path) and each.name != "out"
+    }
+    if PartialState().is_main_process:
+        found = replace(config, **{**places, **decided, "resume": None})
+        write_json(folder / "config.json", asdict(found))
+    return folder
 
 
 def interrupted_run(folder: Path, config: type[Config]) -> Config:

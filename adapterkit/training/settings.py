@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -96,3 +96,18 @@ class Settings:
             return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(parameters, rate, weight_decay=decay)
+
+
+def settings_of(options: Any, **decided: Any) -> Settings:
+    """The settings that a command's options have fields for, by the same names.
+
+    Args:
+        options: a dataclass.
+        **decided: what the options leave open, or call otherwise.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    known = {each.name for each in fields(Settings)}
+    given = {name: value for name, value in vars(options).items() if name in known}
+    return Settings(**{**given, **decided})

@@ -13,7 +13,7 @@ of its own. The same command goes on where it was interrupted, and tries failed 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,7 +51,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Each is a run of every system: its weights, order, clicks and augmentation."""
     data: Path | None = None
-    """CAMUS as it is unpacked. Without it, synthetic echo is made and used."""
+    """CAMUS as it is unpacked, or whatever `adapterkit train` takes. Without it, synthetic echo is
+    made and used."""
     checkpoint: Path | None = None
     """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM, and
     networks of its size."""
@@ -64,6 +65,8 @@ class Config:
     """Passes over the training images. By default 8, or the paper's 50 with a checkpoint."""
     patients: int | None = None
     """Use only so many patients, drawn at random; without --data, make so many, 50 by default."""
+    training_patients: int | None = None
+    """Train on so many of the training patients alone, with the same others for the test."""
     augment: bool = False
     """Augment the training images as the published SAMUS does."""
     batch_size: int = 8
@@ -92,12 +95,12 @@ def main(config: Config) -> None:
     check(config)
     setting = setting_of(config)
     folder = config.out or RUNS / (setting.data.name + ("_paper" if config.paper else ""))
-    sets = data_of(setting, seed=0)
+    collection, split = data_of(setting)
     begin(folder, setting)
     folder = folder.resolve()
     every = [(folder, name, seed) for seed in config.seeds for name in config.methods]
     pending = [each for each in every if not is_finished(*each)]
-    counts = (len(each) for each in (sets.training, sets.validation, sets.test))
+    counts = [len(collection.of_groups(groups)) for groups in asdict(split).values()]
     console.print("images for training, validation and test: {}, {}, {}".format(*counts))
     console.print(f"{len(every)} runs in {folder}, {len(pending)} of them to do", soft_wrap=True)
     try:
@@ -109,7 +112,7 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Raises ValueError for options that do not fit."""
-    check_positive(config, "epochs", "patients", "batch_size", "learning_rate")
+    check_positive(config, "epochs", "patients", "training_patients", "batch_size", "learning_rate")
     for option in ("methods", "seeds"):
         given = getattr(config, option)
         if not given or len(set(given)) < len(given):
@@ -118,7 +121,7 @@ def check(config: Config) -> None:
         raise ValueError(f"--ray {' '.join(config.ray)}: expected one address, or none")
     if config.paper and (config.data is None or config.checkpoint is None):
         raise ValueError("--paper is on CAMUS and SAM: give --data and --checkpoint too")
-    for option in ("epochs", "patients", "learning_rate"):
+    for option in ("epochs", "patients", "training_patients", "learning_rate"):
         if config.paper and getattr(config, option) is not None:
             raise ValueError(
                 f"--paper sets what --{option.replace('_', '-')} does; give one of the two"
@@ -143,6 +146,7 @@ def setting_of(config: Config) -> Setting:
         schedule=config.schedule,
         learning_rate=config.learning_rate,
         patients=config.patients,
+        training_patients=config.training_patients,
         epochs=config.epochs or default_epochs,
         batch_size=config.batch_size,
         augment=config.augment or config.paper,

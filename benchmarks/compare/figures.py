@@ -17,11 +17,11 @@ from adapterkit.evaluation.plots import draw_contour, new_figure, save_figure
 from benchmarks.compare.results import SystemResults, mean_and_deviation
 from benchmarks.compare.runs import run_folder
 from benchmarks.compare.systems import SYSTEMS, Network
-from benchmarks.compare.tables import PAPER_TABLES
+from benchmarks.compare.tables import TABLES
 
 _TEXT = 7  # points
 _MARKERS = "osD^vP*X"
-_STRATEGIES = PAPER_TABLES[3].systems
+_STRATEGIES = tuple(name for name, _ in TABLES[4].entries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,10 @@ def draw_figures(comparison: Path, results: Sequence[SystemResults]) -> list[Pat
             run_folder(comparison, each.name, each.finished[0].seed) / "cases.safetensors"
         )
         for each in results
-        if each.finished
+        if each.finished and each.is_main
     }
     finished = [each for each in results if each.finished]
-    variants = {name for table in PAPER_TABLES[2:] for name in table.systems} - {"samus"}
+    variants = {*cases} - {name for table in TABLES[:2] for name, _ in table.entries}
     masks = {name: found for name, found in cases.items() if name not in variants}
     prompts = {name: cases[name] for name in _STRATEGIES if name in cases}
     drawn = []
@@ -153,19 +153,18 @@ def binary_entropy(probability: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "
 def _draw_accuracy(results: Sequence[SystemResults], path: Path) -> None:
     """Dice against trained parameters, on a logarithmic axis; what trains none is a line.
 
-    Systems that get more than one click are not drawn: theirs is another task.
+    Of systems with clicks, only those with one for each structure are drawn.
     """
     figure = new_figure(6.5, 3.6)
     axes = figure.add_subplot()
     seen = {True: 0, False: 0}
     for each in results:
-        system = SYSTEMS[each.name]
-        if system.points != "1":
+        if each.prompts not in ("1", "class"):
             continue
         dice, deviation = mean_and_deviation([100 * value for value in each.over_seeds("dice")])
         parameters = each.cost("trained_parameters")[0]
-        is_network = isinstance(system, Network)
-        colour = "#D55E00" if is_network else "#0072B2"
+        unprompted = each.prompts == "class"
+        colour = "#D55E00" if unprompted else "#0072B2"
         if parameters == 0:
             label = f"{each.title}, nothing trained"
             axes.axhline(dice, color=colour, linestyle="dotted", linewidth=1, label=label)
@@ -175,13 +174,13 @@ def _draw_accuracy(results: Sequence[SystemResults], path: Path) -> None:
             dice,
             yerr=deviation,
             color=colour,
-            marker=_MARKERS[seen[is_network] % len(_MARKERS)],
+            marker=_MARKERS[seen[unprompted] % len(_MARKERS)],
             markersize=5,
             capsize=2,
             linestyle="none",
-            label=each.title,
+            label=each.full_title,
         )
-        seen[is_network] += 1
+        seen[unprompted] += 1
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

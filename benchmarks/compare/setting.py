@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
-import torch
+import numpy as np
 
-from adapterkit.data.augmentation import SamusAugmentation
-from adapterkit.data.collections.camus import CamusDataset, find_frames
-from adapterkit.data.splits import Split, split_patients
+from adapterkit.data.collections import Collection, open_collection
+from adapterkit.data.files.image_file import DataError
+from adapterkit.data.splits import Split
 from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json
 from benchmarks.compare.schedules import ScheduleName
@@ -26,7 +26,7 @@ class Setting:
     """What all runs of a comparison share; the file comparison.json in its folder.
 
     Attributes:
-        data: a folder as `find_frames` takes it.
+        data: a data set as `open_collection` takes it.
         data_name: for the tables.
         checkpoint: of the base; None for the small Sam that comes with adapterkit.
         base_size: side of the base's input, in pixels.
@@ -34,6 +34,8 @@ class Setting:
         schedule: by which each system is trained.
         learning_rate: instead of the schedules'.
         patients: how many are used, drawn at random; None: all.
+        training_patients: to how many of those for training it is limited; each number's are among
+            those of a greater one. None: all.
         epochs: of every training.
         batch_size: images per batch, where the published schedule has no other.
         augment: whether the training images are augmented.
@@ -54,6 +56,7 @@ class Setting:
     augment: bool
     mixed_precision: Precision | None
     activation_checkpointing: bool
+    training_patients: int | None = None
 
     @property
     def base(self) -> Base:
@@ -65,35 +68,25 @@ class Setting:
         return self.base_size // 2
 
 
-@dataclass(frozen=True)
-class Sets:
-    """The images of a comparison; the split by patient is the same for all its runs."""
+def data_of(setting: Setting) -> tuple[Collection, Split]:
+    """The data of all runs of a comparison, and their split by groups.
 
-    split: Split
-    training: CamusDataset
-    validation: CamusDataset
-    test: CamusDataset
-
-
-def data_of(setting: Setting, seed: int) -> Sets:
-    """The images of a run; the seed is that of the augmentation."""
-    frames = find_frames(setting.data)
-    patients = sorted({frame.patient for frame in frames})
+    Raises:
+        DataError: there are none, or too few groups.
+    """
+    collection = open_collection(setting.data)
     if setting.patients is not None:
-        order = torch.randperm(len(patients), generator=torch.Generator().manual_seed(0))
-        patients = [patients[i] for i in order[: setting.patients]]
-    split = split_patients(patients, seed=0)
-    augmentation = SamusAugmentation(setting.image_size) if setting.augment else None
-    training, validation, test = (
-        [frame for frame in frames if frame.patient in members]
-        for members in (split.train, split.validation, split.test)
-    )
-    return Sets(
-        split,
-        CamusDataset(training, setting.image_size, augmentation, seed),
-        CamusDataset(validation, setting.image_size),
-        CamusDataset(test, setting.image_size),
-    )
+        collection = collection.take(setting.patients)
+    split = collection.random_split()
+    if setting.training_patients is not None:
+        if setting.training_patients > len(split.train):
+            raise DataError(
+                f"--training-patients {setting.training_patients}: there are {len(split.train)}."
+            )
+        order = np.random.default_rng(0).permutation(len(split.train))
+        kept = sorted(split.train[i] for i in order[: setting.training_patients])
+        split = replace(split, train=tuple(kept))
+    return collection, split
 
 
 def begin(folder: Path, setting: Setting) -> None:

@@ -1,9 +1,12 @@
-"""The systems that are compared: how each is built, prompted and trained.
+"""The systems that are compared: how each is built, prompted and tested.
 
 Every system sees the same square images and clicks, and resizes them to the input that it is made
 for, so that augmentation, prompts and metrics are the same for all.
 """
 
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,13 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.attach.attachment import Part
-from adapterkit.methods import find_method, parts_of
+from adapterkit.methods import find_method
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Embedding, Masks
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import save_tensors
+from adapterkit.training.subjects import Adapted, Subject, trained_numbers
 from benchmarks import models
 from benchmarks.models.unprompted import Unprompted, resize
 
@@ -49,6 +53,11 @@ class Base:
     size: int
 
     @property
+    def name(self) -> str:
+        """In tables."""
+        return "adapterkit's small SAM" if self.checkpoint is None else self.checkpoint.name
+
+    @property
     def is_small(self) -> bool:
         return self.checkpoint is None
 
@@ -57,49 +66,50 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Promptable:
+class Prompted:
     """A Sam with a method, asked for one structure at a time.
 
     Attributes:
         method: its name in adapterkit; None: the base as it comes, not trained.
         variant: what its title says beside the method's.
         without: parts of these kinds are left out.
-        points: how its clicks are chosen, in training and in the test.
+        trained_with: how its prompts are chosen in training.
+        tested_with: and in the tests, of which each is a system of its own in the tables; the first
+            is drawn in the figures.
+        halved: its input is half the base's where the base is small, so that a CPU can train it;
+            else that of the method.
     """
 
     method: str | None
     variant: str = ""
     without: tuple[type, ...] = ()
-    points: PromptStrategy = "1"
+    trained_with: PromptStrategy = "1"
+    tested_with: tuple[PromptStrategy, ...] = ("1",)
+    halved: bool = False
 
     @property
     def title(self) -> str:
         """In tables and figures."""
         return ("SAM" if self.method is None else find_method(self.method).title) + self.variant
 
-    @property
-    def is_trained(self) -> bool:
-        return self.method is not None
+    def parts(self, base: Base, structures: Sequence[str]) -> list[Part]:
+        """What is attached, at the share of the base's input that the method is published at."""
+        if self.method is None:
+            return []
+        method = find_method(self.method)
+        options: dict[str, Any] = {}
+        if method.image_size is not None:
+            options["image_size"] = base.size * method.image_size // 1024
+        elif self.halved and base.is_small:
+            options["image_size"] = base.size // 2
+        if "structures" in method.options:
+            options["structures"] = structures
+        return [part for part in method.parts(**options) if not isinstance(part, self.without)]
 
-    def parts(self, base: Base) -> list[Part]:
-        """What is attached, at the share of the base's input that the study compares it at."""
-        assert self.method is not None
-        size = base.size // _SHARES_OF_INPUT.get(self.method, 2 if base.is_small else 1)
-        options: dict[str, Any] = {} if size == base.size else {"image_size": size}
-        found = parts_of(self.method, **options)
-        return [part for part in found if not isinstance(part, self.without)]
-
-    def build(self, base: Base, structures: int) -> AnySize:
-        sam = ak.fast(base.load())
-        if self.is_trained:
-            ak.inject(sam, self.parts(base))
-        return AnySize(sam)
-
-    def save(self, model: AnySize, path: Path, notes: dict[str, Any]) -> None:
-        ak.save_adapter(model.sam, path, training=notes)
-
-    def load(self, model: AnySize, path: Path) -> None:
-        ak.load_adapter(ak.eject(model.sam), path)
+    def subject(self, base: Base, structures: Sequence[str]) -> Subject:
+        """What an experiment trains."""
+        parts = self.parts(base, structures)
+        return Adapted(base.load(), base.name, self.title, parts, AnySize)
 
 
 @dataclass(frozen=True)
@@ -111,50 +121,96 @@ class Network:
     """
 
     title: str
-    points: PromptStrategy = field(default="1", init=False)
-    is_trained: bool = field(default=True, init=False)
+    trained_with: PromptStrategy = field(default="class", init=False)
+    tested_with: tuple[PromptStrategy, ...] = field(default=("class",), init=False)
 
-    def build(self, base: Base, structures: int) -> Unprompted:
-        system, input_size = models.NETWORKS[self.title], base.size // 4
-        if base.is_small:
-            network = system.small(1 + structures, input_size)
+    def subject(self, base: Base, structures: Sequence[str]) -> Subject:
+        """What an experiment trains."""
+        return FromScratch(self.title, base, 1 + len(structures))
+
+
+@dataclass(frozen=True)
+class FromScratch:
+    """A network as what an experiment trains.
+
+    Attributes:
+        title: its key in `models.NETWORKS`.
+        beside: the base that it is compared with.
+        classes: background and structures.
+    """
+
+    title: str
+    beside: Base
+    classes: int
+    file: str = field(default="network.safetensors", init=False)
+
+    @property
+    def base(self) -> str:
+        """What it starts from."""
+        return "none" if self.beside.is_small else models.NETWORKS[self.title].encoder
+
+    def build(self) -> Unprompted:
+        """It, all of it to be trained."""
+        architecture, input_size = models.NETWORKS[self.title], self.beside.size // 4
+        if self.beside.is_small:
+            network = architecture.small(self.classes, input_size)
         else:
-            network = system.published(1 + structures, input_size, pretrained=True)
+            network = architecture.published(self.classes, input_size, pretrained=True)
         return Unprompted(network, input_size)
 
-    def save(self, model: Unprompted, path: Path, notes: dict[str, Any]) -> None:
-        save_tensors(path, model.network.state_dict(), {})
+    def save(
+        self,
+        model: Promptable,
+        path: Path,
+        structures: Sequence[str],
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Write its weights."""
+        noted = {name: json.dumps(value) for name, value in notes.items()}
+        save_tensors(path, model.model.state_dict(), noted)
 
-    def load(self, model: Unprompted, path: Path) -> None:
-        model.network.load_state_dict(load_file(path))
+    def load(self, model: Promptable, path: Path) -> None:
+        """Read them."""
+        model.model.load_state_dict(load_file(path))
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """There is nothing of it before its training."""
+        raise ValueError(f"{self.title} starts from no base that could be measured")
+
+    def describe(self, model: Promptable) -> str:
+        """Its size."""
+        return f"{self.title}, {trained_numbers(model):,} trained parameters"
 
 
-System = Promptable | Network
+System = Prompted | Network
 
 
-_SHARES_OF_INPUT = {"samus": 4, "samus_plus": 4, "samed": 2, "medsam": 1}
-"""Other methods take the base's whole input; half of it where a CPU has to train them."""
+def _samus_with(prompts: PromptStrategy, variant: str) -> Prompted:
+    return Prompted("samus", variant, trained_with=prompts, tested_with=(prompts,))
+
 
 SYSTEMS: dict[str, System] = {
-    "sam": Promptable(None),
-    "samus": Promptable("samus"),
-    "medsam": Promptable("medsam"),
-    "samed": Promptable("samed"),
-    "msa": Promptable("msa"),
+    "sam": Prompted(None),
+    "samus": Prompted("samus"),
+    "medsam": Prompted("medsam"),
+    "samed": Prompted("samed"),
+    "msa": Prompted("msa", halved=True),
     "unet": Network("U-Net"),
     "ce-net": Network("CE-Net"),
     "swin-unet": Network("Swin-Unet"),
     "transunet": Network("TransUNet"),
     "h2former": Network("H2Former"),
-    "samus-plus": Promptable("samus_plus"),
-    "samus-branch": Promptable(
+    "samus-plus": Prompted(
+        "samus_plus",
+        trained_with="mixed",
+        tested_with=("class", "1", "3", "5", "box", "class+1"),
+    ),
+    "samus-branch": Prompted(
         "samus", ", CNN branch only", without=(PositionAdapter, FeatureAdapter)
     ),
-    "samus-adapters": Promptable("samus", ", adapters only", without=(CNNBranch,)),
-    "samus-2-random": Promptable("samus", ", 2 random points", points="2-random"),
-    "samus-2-entropy": Promptable("samus", ", second point by entropy", points="2-entropy"),
-    "samus-2-distance": Promptable(
-        "samus", ", second point by max distance", points="2-max-distance"
-    ),
+    "samus-adapters": Prompted("samus", ", adapters only", without=(CNNBranch,)),
+    "samus-2-random": _samus_with("2-random", ", 2 random points"),
+    "samus-2-entropy": _samus_with("2-entropy", ", second point by entropy"),
+    "samus-2-distance": _samus_with("2-max-distance", ", second point by max distance"),
 }
 """The names are those of `--methods` and of the runs' folders."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from adapterkit.data.collections.camus import STRUCTURES
 from adapterkit.evaluation.tables import HEADS, markdown
+from adapterkit.promptable.strategies import PromptStrategy
 from benchmarks.compare.results import (
     SIGNIFICANCE,
     SystemResults,
@@ -13,6 +14,7 @@ from benchmarks.compare.results import (
     smallest_p,
 )
 from benchmarks.compare.setting import REPORTED_SIZE, Setting
+from benchmarks.compare.systems import SYSTEMS
 
 PAPER: dict[str, tuple[float, float]] = {
     "unet": (93.56, 9.90),
@@ -34,34 +36,68 @@ PAPER: dict[str, tuple[float, float]] = {
 """Dice in % and HD, on CAMUS, of the SAMUS reproduction study's Tables 1 to 4."""
 
 
+Entry = tuple[str, PromptStrategy]
+"""A system's key in `SYSTEMS`, and what it is tested with."""
+
+
 @dataclass(frozen=True)
-class PaperTable:
-    """One of the paper's tables: its subject, its systems in their order, and a remark."""
+class Table:
+    """One of the tables: its subject, its columns in their order, and a remark.
+
+    Attributes:
+        reference: the column that the others are tested against, patient by patient; None: they
+            are not.
+    """
 
     subject: str
-    systems: tuple[str, ...]
+    entries: tuple[Entry, ...]
     remark: str = ""
+    reference: Entry | None = None
 
 
-PAPER_TABLES = (
-    PaperTable(
-        "networks without a prompt, SAM and SAMUS",
-        ("unet", "ce-net", "swin-unet", "transunet", "h2former", "sam", "samus"),
-        "The networks find all structures by themselves. SAM and SAMUS are told with one click for "
-        "each structure that it is there and where to look. It is not the same task.",
+_PLUS = "SAMUS+ is adapterkit's own, the method `samus_plus`, and not in the paper"
+
+TABLES = (
+    Table(
+        "without a prompt",
+        tuple(
+            (name, "class")
+            for name in ("unet", "ce-net", "swin-unet", "transunet", "h2former", "samus-plus")
+        ),
+        f"The image alone: all structures are found in it. {_PLUS}; it is asked for each by name.",
+        reference=("samus-plus", "class"),
     ),
-    PaperTable(
-        "methods that adapt SAM",
-        ("medsam", "samed", "msa", "samus", "samus-plus"),
-        "SAMUS+ is adapterkit's variation on SAMUS and not in the paper: the method `samus_plus`.",
+    Table(
+        "with one click for each structure",
+        tuple((name, "1") for name in ("sam", "medsam", "samed", "msa", "samus", "samus-plus")),
+        "Each is told with a click that a structure is there and where to look, and by nothing "
+        f"else which it is. {_PLUS}; here it is the same training as without a prompt.",
+        reference=("samus", "1"),
     ),
-    PaperTable("ablation of SAMUS", ("samus-branch", "samus-adapters", "samus")),
-    PaperTable(
+    Table(
+        "one training of SAMUS+, by what it is asked with",
+        tuple(
+            ("samus-plus", prompts)
+            for prompts in get_args(PromptStrategy)
+            if prompts in SYSTEMS["samus-plus"].tested_with
+        ),
+    ),
+    Table(
+        "ablation of SAMUS",
+        (("samus-branch", "1"), ("samus-adapters", "1"), ("samus", "1")),
+    ),
+    Table(
         "prompts of SAMUS",
-        ("samus", "samus-2-random", "samus-2-entropy", "samus-2-distance"),
+        (
+            ("samus", "1"),
+            ("samus-2-random", "2-random"),
+            ("samus-2-entropy", "2-entropy"),
+            ("samus-2-distance", "2-max-distance"),
+        ),
         "Each is trained and tested with its own strategy. The first point is the same in all.",
     ),
 )
+"""Those with a prompt and those without are two tasks, and never in one table."""
 
 METRICS = ("dice", "hausdorff_px", "hausdorff95_px", "hausdorff_mm", "hausdorff95_mm")
 """Those in the tables."""
@@ -69,19 +105,22 @@ METRICS = ("dice", "hausdorff_px", "hausdorff95_px", "hausdorff_mm", "hausdorff9
 
 def report(setting: Setting, results: Sequence[SystemResults]) -> str:
     """All tables."""
-    by_name = {each.name: each for each in results}
+    by_entry = {(each.name, each.prompts): each for each in results}
     sections = ["# Comparison", _setting_in_words(setting, results)]
-    for number, table in enumerate(PAPER_TABLES, start=1):
-        shown = [by_name[name] for name in table.systems if name in by_name]
+    for number, table in enumerate(TABLES, start=1):
+        shown = [by_entry[entry] for entry in table.entries if entry in by_entry]
         if shown:
             sections.append(f"## Table {number}: {table.subject}")
-            sections.append(_paper_table(shown, setting.paper))
+            sections.append(_table(shown, setting.paper))
             sections += [table.remark] if table.remark else []
+        if table.reference is not None and len([each for each in shown if each.finished]) > 1:
+            sections.append("### Which differences are real")
+            sections.append(differences_in_words(shown, by_entry.get(table.reference)))
     sections += ["## On the validation patients", _validation(results)]
     sections += ["## Per structure", _structures(results)]
-    sections += ["## What each costs", _costs(results)]
-    sections += ["## Which differences are real", _differences(results)]
-    failed = [f"- {each.title}, seed {s}: {e}" for each in results for s, e in each.failed.items()]
+    main = [each for each in results if each.is_main]
+    sections += ["## What each costs", _costs(main)]
+    failed = [f"- {each.title}, seed {s}: {e}" for each in main for s, e in each.failed.items()]
     if failed:
         sections += ["## Failed runs", "\n".join(failed)]
     return "\n\n".join(sections) + "\n"
@@ -91,23 +130,25 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
     finished = [run for each in results for run in each.finished]
     counts = ""
     if finished:
-        images, patients = finished[0].result["images"], finished[0].result["patients"]
-        counts = ", ".join(f"{patients[part]} {part} ({images[part]} images)" for part in patients)
-    checkpoint = setting.base.checkpoint
-    base = "adapterkit's small SAM" if checkpoint is None else checkpoint.name
+        metrics = finished[0].metrics
+        kind = "patients" if "patients" in metrics else "groups"
+        counts = f"{kind.capitalize()}, the same for all runs: " + ", ".join(
+            f"{len(metrics[kind][part])} {part} ({metrics['images'][part]} images)"
+            for part in metrics[kind]
+        )
     seeds = sorted({run.seed for run in finished})
     schedule = f"the {setting.schedule} schedule"
     if setting.learning_rate is not None:
         schedule += f" at a learning rate of {setting.learning_rate:g}"
     networks = "small networks" if setting.base.is_small else "networks at their published size"
-    machines = dict.fromkeys(run.result["machine"] for run in finished)
+    machines = dict.fromkeys(run.metrics["machine"] for run in finished)
     lines = [
-        f"Data: {setting.data_name}. Patients, the same for all runs: {counts or 'none yet'}.",
-        f"Base: {base}; {networks}. Epochs: {setting.epochs}, of the same "
+        f"Data: {setting.data_name}. {counts or 'No run is finished yet'}.",
+        f"Base: {setting.base.name}; {networks}. Epochs: {setting.epochs}, of the same "
         f"{'augmented ' if setting.augment else ''}images by {schedule}; the epoch with the best "
         "validation Dice is tested.",
-        f"Every system is given the same {setting.image_size}x{setting.image_size} pixels, the "
-        "promptable ones the same first click, one random foreground point for each structure.",
+        f"Every system is given the same {setting.image_size}x{setting.image_size} pixels, those "
+        "that take clicks the same first one, a random foreground point of each structure.",
         f"Seeds: {', '.join(map(str, seeds)) or 'none finished'}. Numbers are means over the test "
         "images and seeds, ± the standard deviation over seeds where there are several. Distances "
         f"in px are of {REPORTED_SIZE}x{REPORTED_SIZE} pixels.",
@@ -116,7 +157,7 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
     return "\n".join(filter(None, lines))
 
 
-def _paper_table(shown: Sequence[SystemResults], with_paper: bool) -> str:
+def _table(shown: Sequence[SystemResults], with_paper: bool) -> str:
     rows = []
     for column, metric in enumerate(("dice", "hausdorff_px")):
         head, _ = HEADS[metric]
@@ -126,22 +167,22 @@ def _paper_table(shown: Sequence[SystemResults], with_paper: bool) -> str:
                 f"{PAPER[each.name][column]:.2f}" if each.name in PAPER else "" for each in shown
             ]
             rows.append([f"{head}, paper", *paper])
-    return markdown(["", *(each.title for each in shown)], rows)
+    return markdown(["", *(each.full_title for each in shown)], rows)
 
 
 def _structures(results: Sequence[SystemResults]) -> str:
     shown = [metric for metric in METRICS if any(each.over_seeds(metric) for each in results)]
     rows = [
-        [each.title, structure, *(_metric(each, metric, structure) for metric in shown)]
+        [each.full_title, structure, *(_metric(each, metric, structure) for metric in shown)]
         for each in results
-        for structure in (*STRUCTURES.values(), "mean")
+        for structure in (*each.structures, "mean")
     ]
     return markdown(["system", "structure", *(HEADS[metric][0] for metric in shown)], rows)
 
 
 def _validation(results: Sequence[SystemResults]) -> str:
     rows = []
-    for each in results:
+    for each in (each for each in results if each.is_main):
         best = [run.validation_dice for run in each.finished]
         if found := [100 * dice for dice in best if dice is not None]:
             rows.append([each.title, _cell(each, found, "{:.2f}")])
@@ -177,11 +218,11 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[float], str]]] = {
     "file (MB)": (("file_bytes",), lambda value: f"{value / 1e6:.2f}"),
     "GFLOPs per image": (("flops",), lambda value: f"{value / 1e9:.2f}"),
     "s per image": (("seconds_per_image",), lambda value: f"{value:.3f}"),
-    "training (min)": (("training_seconds",), lambda value: f"{value / 60:.1f}"),
+    "training (min)": (("seconds", "training"), lambda value: f"{value / 60:.1f}"),
     "peak memory (GB)": (("peak_memory_bytes", "process"), lambda value: f"{value / 1e9:.2f}"),
     "peak GPU memory (GB)": (("peak_memory_bytes", "GPU"), lambda value: f"{value / 1e9:.2f}"),
 }
-"""Where each number is in result.json, and how it is written."""
+"""Where each number is in metrics.json, and how it is written."""
 
 
 def _costs(results: Sequence[SystemResults]) -> str:
@@ -203,11 +244,10 @@ def _costs(results: Sequence[SystemResults]) -> str:
     )
 
 
-def _differences(results: Sequence[SystemResults]) -> str:
-    finished = [each for each in results if each.finished]
-    if len(finished) < 2:
-        return "There are fewer than two systems with a finished run."
-    reference = next((each for each in finished if each.name == "samus"), finished[0])
+def differences_in_words(shown: Sequence[SystemResults], reference: SystemResults | None) -> str:
+    finished = [each for each in shown if each.finished]
+    if reference is None or not reference.finished:
+        reference = finished[0]
     found = differences(finished, reference)
     if not found:
         return f"No system has finished a seed that {reference.title} has finished."

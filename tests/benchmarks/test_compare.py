@@ -21,17 +21,21 @@ import adapterkit as ak
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.system.command_line import run
-from benchmarks.compare import engines, results, runs, schedules
+from adapterkit.training import runner
+from benchmarks.compare import engines, results, runs, schedules, tables
 from benchmarks.compare.__main__ import Config, main
 from benchmarks.compare.figures import binary_entropy
-from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network, Promptable
-from benchmarks.compare.tables import PAPER, PAPER_TABLES
+from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network, Prompted
+from benchmarks.compare.tables import PAPER, TABLES
 from benchmarks.models.unprompted import ClassMaps
 from tests.models import ECHO
 
 FIGURES = {"masks.png", "prompts.png", "accuracy_and_parameters.png"}
 FILES = {"comparison.json", "tables.md", "results.csv", *FIGURES}
-RUN_FILES = {"weights.safetensors", "per_image.csv", "cases.safetensors", "result.json"}
+RUN_FILES = {"cases.safetensors", "metrics.json", "per_image.csv", "report.html"}
+RUN_FILES |= {"segmentations.png", "table.md"}
+TRAINED_FILES = {*RUN_FILES, "adapter.safetensors", "curves.png"}
+NETWORK_FILES = {*RUN_FILES, "network.safetensors", "curves.png"}
 STRUCTURES = ["left ventricle", "myocardium", "left atrium", "mean"]
 
 
@@ -63,7 +67,7 @@ def compare(
     """The command, in this process and an empty folder, with a tiny base."""
     monkeypatch.setattr(ak, "mini_sam", lambda: ak.build_sam(ECHO, seed=0))
     monkeypatch.setattr(engines, "on_this_machine", in_this_process)
-    monkeypatch.setattr(runs, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(runner, "keep_freed_memory", lambda: True)
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
@@ -105,8 +109,8 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     assert "run 6 of 6: U-Net, seed 1, finished" in done.output
     folder = tmp_path / "out"
     assert content(folder).keys() == FILES
-    assert content(folder / "unet" / "seed_1").keys() == RUN_FILES
-    assert content(folder / "sam" / "seed_0").keys() == RUN_FILES - {"weights.safetensors"}
+    assert content(folder / "unet" / "seed_1").keys() == NETWORK_FILES
+    assert content(folder / "sam" / "seed_0").keys() == RUN_FILES
 
     rows = rows_of(folder)
     assert [row["structure"] for row in rows] == 6 * STRUCTURES
@@ -122,7 +126,7 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
         )
     by_system = {row["system"]: row for row in rows}
     assert by_system["sam"]["trained_parameters"] == by_system["sam"]["file_bytes"] == "0"
-    small_unet = runs.SYSTEMS["unet"].build(Base(None, 256), 3)
+    small_unet = SYSTEMS["unet"].subject(Base(None, 256), STRUCTURES[:3]).build()
     assert int(by_system["unet"]["trained_parameters"]) == sum(
         each.numel() for each in small_unet.parameters()
     )
@@ -131,11 +135,15 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     text = (folder / "tables.md").read_text()
     dice = np.array(means[-2:]) * 100
     assert f"{dice.mean():.2f} ± {dice.std(ddof=1):.2f}" in text
-    for words in ("not the same task", "Epochs: 1", "adapterkit's small SAM; small networks"):
+    for words in (
+        "all structures are found in it",
+        "with a click that a structure",
+        "Epochs: 1",
+        "adapterkit's small SAM; small networks",
+    ):
         assert words in text
     assert "trained and tested with its own strategy" in text
     assert "2 train (8 images), 1 validation (4 images), 1 test (4 images)" in text
-    assert 'a "no" here says nothing' in text
     assert "paper |" not in text
 
     # Anew, from the folders alone.
@@ -147,8 +155,8 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
 def test_a_failed_run_is_shown_and_tried_again(
     tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ):
-    class Broken(Promptable):
-        def parts(self, base: Base) -> list:
+    class Broken(Prompted):
+        def parts(self, base: Base, structures: Sequence[str]) -> list:
             raise ValueError("no such part")
 
     chosen = "--data", echo, "--epochs", "1", "--methods", "medsam", "swin-unet"
@@ -169,7 +177,7 @@ def test_a_failed_run_is_shown_and_tried_again(
     assert "2 runs in" in done.output
     assert "1 of them to do" in done.output
     assert "failed" not in (folder / "tables.md").read_text()
-    assert content(folder / "medsam" / "seed_0").keys() == RUN_FILES
+    assert content(folder / "medsam" / "seed_0").keys() == TRAINED_FILES
     assert not (folder / "medsam" / "seed_0" / "embeddings").exists()
 
     # Another setting is not mixed with it.
@@ -183,7 +191,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
 ):
     chosen = "--data", echo, "--epochs", "2", "--methods", "samus-adapters", "ce-net"
     assert compare(*chosen, "--out", "whole").status == 0
-    train, epochs = runs.train, []
+    train, epochs = runner.train, []
 
     def interrupted(*arguments, on_improvement, **options):
         def count(epoch):
@@ -197,20 +205,20 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
     # A process that a script starts in the background ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "train", interrupted)
+        patch.setattr(runner, "train", interrupted)
         done = compare(*chosen, "--out", "parts")
     signal.signal(signal.SIGINT, before)
     assert done.status == 130
     assert done.errors.endswith("interrupted; the same command goes on from here\n")
     begun = tmp_path / "parts" / "samus-adapters" / "seed_0"
-    assert content(begun).keys() == {"weights.safetensors", "training_state.safetensors"}
+    assert content(begun).keys() == {"adapter.safetensors", "training_state.safetensors"}
     assert compare("--table", "--out", "parts").status == 0
     assert "1 not finished" in (tmp_path / "parts" / "tables.md").read_text()
 
     assert compare(*chosen, "--out", "parts").status == 0
-    for system in ("samus-adapters", "ce-net"):
+    for system, files in {"samus-adapters": TRAINED_FILES, "ce-net": NETWORK_FILES}.items():
         parts, whole = (tmp_path / out / system / "seed_0" for out in ("parts", "whole"))
-        for name in RUN_FILES - {"result.json"}:
+        for name in files - {"metrics.json", "report.html"}:
             assert _read(parts / name) == _read(whole / name), name
 
 
@@ -230,7 +238,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
         (["--table", "--epochs", "3"], "--table takes all from the comparison's folder; give"),
         (["--table"], "--table: there is no comparison in runs/compare; give its folder"),
         (["--table", "--out", "here"], "here holds no comparison: expected a comparison.json"),
-        (["--data", "nowhere"], "nowhere is not a folder"),
+        (["--data", "nowhere"], "nowhere does not exist"),
         (["--checkpoint", "none.pth", "--data", "."], "no checkpoint at none.pth"),
     ],
 )
@@ -253,17 +261,18 @@ def test_every_system_in_miniature(tmp_path: Path, echo: Path, compare: Compare)
     folder = tmp_path / "out"
     assert content(folder).keys() == FILES
     rows = rows_of(folder)
-    assert [row["system"] for row in rows[::4]] == list(SYSTEMS)
+    tested = [(name, each) for name, of in SYSTEMS.items() for each in of.tested_with]
+    assert [(row["system"], row["prompts"]) for row in rows[::4]] == tested
     assert {row["status"] for row in rows} == {"finished"}
     text = (folder / "tables.md").read_text()
-    for number, table in enumerate(PAPER_TABLES, start=1):
+    for number, table in enumerate(TABLES, start=1):
         assert f"## Table {number}: {table.subject}" in text
-        titles = " | ".join(SYSTEMS[name].title for name in table.systems)
-        assert f"|  | {titles} |" in text
+        titles = text.split(f"## Table {number}")[1].split("\n|  | ")[1].splitlines()[0]
+        assert titles.count(" |") == len(table.entries)
     validation = text.split("## On the validation patients")[1].split("## ")[0]
     # A head, and a row for all but SAM, which is not trained.
     assert validation.count("\n| ") == len(SYSTEMS)
-    assert "for the 15 comparisons" in text
+    assert text.count("for the 5 comparisons") == 2
     for name in FIGURES:
         assert (folder / name).stat().st_size > 20_000
 
@@ -337,7 +346,7 @@ def planted(name: str, dice: Sequence[float], seeds: Sequence[int]) -> results.S
         ["wall"], [f"image {i}" for i in range(len(values))], attributes, {"dice": values[:, None]}
     )
     finished = [results.Finished(seed, evaluation, {"history": []}) for seed in seeds]
-    return results.SystemResults(name, finished, {}, [])
+    return results.SystemResults(name, SYSTEMS[name].tested_with[0], finished, {}, [])
 
 
 def test_differences_are_paired_by_patient_and_seed():
@@ -351,6 +360,13 @@ def test_differences_are_paired_by_patient_and_seed():
     assert found.mean == pytest.approx(1.5 * 0.025, abs=1e-6)
     assert found.p == found.adjusted_p == pytest.approx(2 / 1024)
     assert found.is_real
+
+
+def test_of_few_patients_no_difference_is_called_real_and_it_says_why():
+    few = [planted(name, [0.2, dice], [0]) for name, dice in (("unet", 0.3), ("ce-net", 0.4))]
+    text = tables.differences_in_words(few, few[0])
+    assert "| CE-Net | +7.50 |" in text
+    assert 'a "no" here says nothing' in text
 
 
 def test_networks_are_read_as_masks_of_their_own_probabilities():
@@ -390,13 +406,14 @@ def test_every_system_has_a_schedule(schedule: schedules.ScheduleName, checkpoin
             batch_size=8,
             learning_rate=None,
             activation_checkpointing=True,
+            images=100,
             seed=1,
         )
         for name in SYSTEMS
     }
     for name, settings in found.items():
         assert (settings.epochs, settings.seed) == (3, 1)
-        assert settings.points == SYSTEMS[name].points
+        assert settings.points == SYSTEMS[name].trained_with
         assert settings.activation_checkpointing != isinstance(SYSTEMS[name], Network)
     if schedule == "common":
         for kind in (True, False):
@@ -412,7 +429,7 @@ def test_every_system_has_a_schedule(schedule: schedules.ScheduleName, checkpoin
 def test_the_ablations_are_samus_with_parts_left_out():
     base = Base(None, 512)
     kinds = {
-        name: [type(part).__name__ for part in SYSTEMS[name].parts(base)]  # pyright: ignore
+        name: [type(part).__name__ for part in SYSTEMS[name].parts(base, [])]  # pyright: ignore
         for name in ("samus", "samus-branch", "samus-adapters")
     }
     assert kinds["samus-branch"] == ["Resize", "Normalise", "CNNBranch", "Train"]
@@ -420,7 +437,7 @@ def test_the_ablations_are_samus_with_parts_left_out():
 
 
 def test_the_paper_s_tables_are_of_known_systems():
-    named = {name for table in PAPER_TABLES for name in table.systems}
+    named = {name for table in TABLES for name, _ in table.entries}
     assert named == set(SYSTEMS)
     assert set(PAPER) == set(SYSTEMS) - {"samus-plus"}
 

@@ -49,6 +49,8 @@ def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Co
         "curves.png",
         "metrics.json",
         "per_image.csv",
+        "per_image_1.csv",
+        "per_image_class+1.csv",
         "report.html",
         "segmentations.png",
         "table.md",
@@ -80,6 +82,7 @@ def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
     assert run is not None
     assert (run.folder, run.adapter) == (tmp_path / "run", tmp_path / "run" / "adapter.safetensors")
     assert list(run.metrics["test"]) == ["SAMed"]
+    assert run.adapter is not None
     header = ak.inspect_adapter(run.adapter)
     assert ak.parts.LoRA(2, targets=("q", "v")) in header.parts
     assert header.classes == ("disc",)

@@ -153,7 +153,7 @@ def test_without_data_and_checkpoint_it_says_what_it_uses(
     def small(folder: Path, patients: int) -> Path:
         return write_phantom(folder, patients=patients, image_size=32)
 
-    monkeypatch.setattr("recipes.samus_camus.write_phantom", small)
+    monkeypatch.setattr("adapterkit.data.synthetic.phantom.write_phantom", small)
     done = recipe("--epochs", "1", "--patients", "3", "--no-zero-shot")
     assert done.status == 0, done.errors
     (folder,) = (tmp_path / "runs" / "samus_camus").iterdir()
@@ -295,7 +295,10 @@ def another_recipes_run(folder: Path) -> list[str]:
         (lambda folder: ["--patience", "0"], "patience=0: expected a positive number"),
         (lambda folder: ["--patients", "2"], "3"),
         (lambda folder: ["--image-size", "100"], "multiple of the patch stride"),
-        (lambda folder: ["--split", "release"], "no folder database_split"),
+        (
+            lambda folder: ["--split", "release"],
+            "states no split of its own: expected a random one",
+        ),
         (lambda folder: ["--resume", "absent"], "--resume absent: expected the folder of a run"),
         (another_recipes_run, "config.json is not this recipe's configuration: 'colour'"),
     ],

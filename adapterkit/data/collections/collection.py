@@ -91,19 +91,37 @@ class Collection:
             split=None if self.split is None else self.split.among(drawn),
         )
 
-    def divided(
+    def random_split(
         self, seed: int = 0, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     ) -> Split:
-        """The data's own split, or a random one of the groups.
+        """A random split of the groups, whatever the data state.
 
         Args:
-            seed: of the random one.
+            seed: of it.
             fractions: of the groups for training, validation and test.
 
         Raises:
             DataError: there are fewer than three groups.
         """
-        return self.split or split_patients(self.group_names, seed, fractions)
+        return split_patients(self.group_names, seed, fractions)
+
+    def stated_split(self) -> Split:
+        """The split that the data state.
+
+        Raises:
+            DataError: they state none.
+        """
+        if self.split is None:
+            raise DataError(f"{self.name} states no split of its own: expected a random one.")
+        return self.split
+
+    def divided(self, seed: int = 0) -> Split:
+        """The split that the data state, or else a random one by this seed.
+
+        Raises:
+            DataError: they state none, and there are fewer than three groups.
+        """
+        return self.split or self.random_split(seed)
 
     def folds(self, count: int, seed: int = 0) -> list[Split]:
         """Splits of which each group is once in the test part, and once in another's validation.

@@ -46,6 +46,15 @@ Layout, file names and labels follow the CAMUS data set: 0 background, 1 left ve
 """
 
 
+SYNTHETIC = "SYNTHETIC echo made by adapterkit (no data given)"
+"""What tables call the images that are used where there are no others."""
+
+
+def synthetic_echo() -> Path:
+    """Those images: 48 patients, made under runs/ at the first call."""
+    return write_phantom(Path("runs/phantom_48_patients"), patients=48)
+
+
 def write_phantom(
     folder: Path,
     patients: int = 24,
