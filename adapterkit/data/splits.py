@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -46,6 +47,42 @@ class Split:
                     "expected some for each part; take more, or a random split."
                 )
         return Split(*parts)
+
+
+_PARTS = {"train": "train", "training": "train", "val": "validation", "validation": "validation",
+          "valid": "validation", "test": "test", "testing": "test"}  # fmt: skip
+
+
+def stated_split(assigned: Sequence[tuple[str, str]], path: Path, line: str) -> Split:
+    """The split that a file states, in which a group may have several lines.
+
+    Args:
+        assigned: the group of each line, and what it is for: train, validation (val) or test.
+        path: of the file.
+        line: what one of its lines is called in errors.
+
+    Raises:
+        DataError: a part is none of these or has no group, or a group is in two.
+    """
+    parts: dict[str, str] = {}
+    for number, (group, value) in enumerate(assigned, start=1):
+        part = _PARTS.get(str(value).strip().lower())
+        if part is None:
+            raise DataError(
+                f"{path}, {line} {number}, has the split {value!r}: expected train, validation or "
+                "test."
+            )
+        if parts.setdefault(group, part) != part:
+            raise DataError(
+                f"{path}, {line} {number}: {group} is in {part} and in {parts[group]}; expected "
+                "all of a group on one side."
+            )
+    sides = {side: tuple(sorted(g for g, part in parts.items() if part == side))
+             for side in ("train", "validation", "test")}  # fmt: skip
+    missing = [side for side, names in sides.items() if not names]
+    if missing:
+        raise DataError(f"{path} has no {line} of the split {missing[0]}: expected some of each.")
+    return Split(**sides)
 
 
 def split_patients(

@@ -20,7 +20,7 @@ from adapterkit.data.collections.collection import (
 from adapterkit.data.collections.folders import Pair, check_binary_masks
 from adapterkit.data.collections.labels import BINARY, counted_as, merged
 from adapterkit.data.files.image_file import DataError
-from adapterkit.data.splits import Split
+from adapterkit.data.splits import stated_split
 from adapterkit.system.extras import require
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("image", "mask", "group", "split")
 _ENDINGS = (".csv", ".parquet", ".jsonl")
-_PARTS = {"train": "train", "training": "train", "val": "validation", "validation": "validation",
-          "valid": "validation", "test": "test", "testing": "test"}  # fmt: skip
 
 
 @collection_format("table", recognises=lambda path: path.suffix.lower() in _ENDINGS)
@@ -67,7 +65,9 @@ def open_table(
         format="table",
         records=tuple(records),
         groups=groups,
-        split=_split(table, groups, path) if "split" in table else None,
+        split=None
+        if "split" not in table
+        else stated_split(list(zip(groups, table["split"], strict=True)), path, "row"),
     )
 
 
@@ -124,25 +124,3 @@ def _pair(
         structures=BINARY if structures is None else merged(structures),
         labels=None if structures is None else counted_as(structures, leave_out),
     )
-
-
-def _split(table: "pd.DataFrame", groups: Sequence[str], path: Path) -> Split:
-    parts: dict[str, str] = {}
-    for number, (group, value) in enumerate(zip(groups, table["split"], strict=True), start=1):
-        part = _PARTS.get(str(value).strip().lower())
-        if part is None:
-            raise DataError(
-                f"{path}, row {number}, has the split {value!r}: expected train, validation or "
-                "test."
-            )
-        if parts.setdefault(group, part) != part:
-            raise DataError(
-                f"{path}, row {number}: {group} is in {part} and in {parts[group]}; expected all "
-                "of a group on one side."
-            )
-    sides = {side: tuple(sorted(g for g, part in parts.items() if part == side))
-             for side in ("train", "validation", "test")}  # fmt: skip
-    missing = [side for side, names in sides.items() if not names]
-    if missing:
-        raise DataError(f"{path} has no row of the split {missing[0]}: expected some of each.")
-    return Split(**sides)
