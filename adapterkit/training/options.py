@@ -34,6 +34,11 @@ class TrainingOptions:
     """Labels that count as background."""
     group: str | None = None
     """A regular expression for the part of a name that images of one patient share."""
+    split: Path | None = None
+    """A CSV or JSON file that says which image or group is for train, validation or test. By
+    default the data's own split, or 7:1:2 at random."""
+    folds: int | None = None
+    """Cross-validation: so many trainings, each tested on other groups, and a table over them."""
     patients: int | None = None
     """Use so many of the groups, drawn at random."""
     prompts: PromptStrategy | None = None

@@ -2,20 +2,24 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from rich.console import Console
 
 from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.check import check_collection
+from adapterkit.data.collections.split_files import read_split
 from adapterkit.data.files.image_file import DataError
+from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
 from adapterkit.methods import find_method, load_plugin
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive
+from adapterkit.training.cross_validation import CrossValidation, cross_validate
 from adapterkit.training.experiment import Experiment
 from adapterkit.training.loop import make_accelerator
 from adapterkit.training.options import TrainingOptions
@@ -25,34 +29,48 @@ from adapterkit.training.settings import settings_of
 from adapterkit.training.subjects import Adapted, Base
 
 
-def train(data: str | Path | None = None, **options: Any) -> Run | None:
+@overload
+def train(data: str | Path | None = None, *, folds: None = None, **options: Any) -> Run | None: ...
+
+
+@overload
+def train(
+    data: str | Path | None = None, *, folds: int, **options: Any
+) -> CrossValidation | None: ...
+
+
+def train(
+    data: str | Path | None = None, *, folds: int | None = None, **options: Any
+) -> Run | CrossValidation | None:
     """Adapt a Segment Anything model to a data set, and measure it on held-out groups.
 
     Args:
         data: a folder with `images` and `masks`, or whatever `adapterkit check` takes; None for
             synthetic echo.
+        folds: of a cross-validation; None for one training.
         **options: the fields of `training.options.TrainingOptions`, the options of the command
             `adapterkit train`: `method="samed"`, `checkpoint="sam_vit_b_01ec64.pth"`, `epochs=20`.
 
     Returns:
-        The run: its `folder`, the file of its `adapter`, its `metrics`. None in processes other
-        than the main one.
+        The run: its `folder`, the file of its `adapter`, its `metrics`. With `folds`, a
+        `CrossValidation`: the `folder` of all, the `adapters` of the folds, and `metrics` over
+        them. None in processes other than the main one.
 
     Raises:
         ValueError: an option or the data are not as expected; the message says what is.
         FileNotFoundError: there is no such checkpoint.
         FloatingPointError: the loss is not finite.
     """
-    paths = ("checkpoint", "images", "masks", "out", "resume")
+    paths = ("checkpoint", "images", "masks", "split", "out", "resume")
     given: dict[str, Any] = {
         name: Path(value) if name in paths and value is not None else value
         for name, value in options.items()
     }
-    config = TrainingOptions(data=None if data is None else Path(data), **given)
+    config = TrainingOptions(data=None if data is None else Path(data), folds=folds, **given)
     return train_as(config, Console(quiet=True))
 
 
-def train_as(config: TrainingOptions, console: Console) -> Run | None:
+def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation | None:
     """`train`, as a configuration says, telling on a console what comes of it."""
     config = as_configured(config)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
@@ -65,10 +83,9 @@ def train_as(config: TrainingOptions, console: Console) -> Run | None:
     console.print(said, soft_wrap=True)
     if accelerator.is_main_process and config.resume is None:
         _check(collection, console)
-    experiment = _experiment(config, collection)
-    settings = experiment.settings
 
-    def open_folder() -> Path:
+    def open_folder(experiment: Experiment) -> Path:
+        settings = experiment.settings
         return open_run(
             config,
             collection.name,
@@ -78,7 +95,17 @@ def train_as(config: TrainingOptions, console: Console) -> Run | None:
             prompts=settings.points,
         )
 
-    return perform(experiment, open_folder, accelerator, console)
+    if config.folds is not None:
+        return cross_validate(
+            collection.folds(config.folds, config.seed),
+            lambda split: _experiment(config, collection, split),
+            open_folder,
+            lambda: make_accelerator(config.mixed_precision),
+            config.resume,
+            console,
+        )
+    experiment = _experiment(config, collection, collection.divided(config.seed))
+    return perform(experiment, lambda: open_folder(experiment), accelerator, console)
 
 
 def _check(collection: Collection, console: Console) -> None:
@@ -105,10 +132,14 @@ def _open(config: TrainingOptions) -> Collection:
         leave_out=config.leave_out,
         group=config.group,
     )
+    if config.split is not None:
+        if config.folds is not None:
+            raise ValueError("--split and --folds both say who is for what: give one of them")
+        collection = replace(collection, split=read_split(config.split, collection))
     return collection if config.patients is None else collection.take(config.patients, config.seed)
 
 
-def _experiment(config: TrainingOptions, collection: Collection) -> Experiment:
+def _experiment(config: TrainingOptions, collection: Collection, split: Split) -> Experiment:
     base = Base.of(config.checkpoint)
     image_size = config.image_size or base.sam.image_encoder.img_size // 4
     method = find_method(_method_name(config.method))
@@ -126,7 +157,6 @@ def _experiment(config: TrainingOptions, collection: Collection) -> Experiment:
             f"--prompts {prompts}: method {method.name} cannot be asked for a structure by name; "
             "expected clicks or a box, or the method samus_plus"
         )
-    split = collection.divided(config.seed)
     epochs = config.epochs or base.epochs
     steps = epochs * -(-len(collection.of_groups(split.train)) // config.batch_size)
     test: dict[str, tuple[PromptStrategy, ...]] = {
