@@ -1,7 +1,6 @@
 """The command `adapterkit check`."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,7 @@ def check(
     masks: Path | None = None,
     structures: Annotated[tuple[str, ...], arg(metavar="LABEL=NAME ...")] = (),
     leave_out: tuple[int, ...] = (),
-    colours: Annotated[tuple[str, ...], arg(metavar="#RRGGBB=NAME ...")] = (),
+    colours: Annotated[tuple[str, ...], arg(metavar="NAME=R,G,B ...")] = (),
     group: str | None = None,
     axis: int | None = None,
     sheet: Path | None = None,
@@ -46,23 +45,19 @@ def check(
     from adapterkit.data.collections import open_collection
     from adapterkit.data.collections.check import check_collection
     from adapterkit.data.collections.contact_sheet import draw_contact_sheet
+    from adapterkit.data.collections.labels import named_colours, named_labels
     from adapterkit.system.command_line import check_free, console
 
     if sheet is not None:
         check_free(sheet, force)
-    named: dict[int, str] = {}
-    for label, name in _named("structures", structures).items():
-        if not label.isdecimal():
-            raise ValueError(f"--structures {label}={name}: expected LABEL=NAME, as 1=nodule")
-        named[int(label)] = name
     collection = open_collection(
         data,
         format,
         images=images,
         masks=masks,
-        structures=named or None,
+        structures=named_labels(structures) or None,
         leave_out=leave_out,
-        colours=_named("colours", colours) or None,
+        colours=named_colours(colours) or None,
         group=group,
         axis=axis,
     )
@@ -74,18 +69,6 @@ def check(
         console.print(f"{count} images with contours are in {sheet}", soft_wrap=True)
     if report.is_wrong:
         sys.exit(1)
-
-
-def _named(option: str, given: tuple[str, ...]) -> Mapping[str, str]:
-    named: dict[str, str] = {}
-    for each in given:
-        what, equals, name = each.partition("=")
-        if not (equals and what and name):
-            raise ValueError(f"--{option} {each}: expected {option} and their names, joined by =")
-        if what in named:
-            raise ValueError(f"--{option} {each}: {what} is there twice")
-        named[what] = name
-    return named
 
 
 def _lines(report: "Report") -> list[str]:

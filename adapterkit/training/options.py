@@ -17,7 +17,7 @@ class TrainingOptions:
     """The data set: a folder with images and masks, CAMUS, US30K, or a file that lists images.
     Without it, synthetic echo is made and used."""
     method: str = "samus_plus"
-    """A method's name, or FILE.py:NAME for one that a Python file of yours registers."""
+    """A method's name, or FILE.py:FUNCTION for parts that a function of yours makes."""
     checkpoint: Path | None = None
     """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM."""
     options: tuple[str, ...] = ()
@@ -32,8 +32,13 @@ class TrainingOptions:
     """What labels stand for, as LABEL=NAME; labels of one name are merged."""
     leave_out: tuple[int, ...] = ()
     """Labels that count as background."""
+    colours: tuple[str, ...] = ()
+    """What the colours of colour-coded masks stand for, as NAME=RED,GREEN,BLUE."""
     group: str | None = None
-    """A regular expression for the part of a name that images of one patient share."""
+    """The part of a name that images of one patient share, a regular expression; or a table's
+    column."""
+    axis: int | None = None
+    """Along which volumes are cut into slices: 0 frames, as by default, 1 rows, 2 columns."""
     split: Path | None = None
     """A CSV or JSON file that says which image or group is for train, validation or test. By
     default the data's own split, or 7:1:2 at random."""

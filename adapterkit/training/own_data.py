@@ -11,12 +11,13 @@ from rich.console import Console
 from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.check import check_collection
+from adapterkit.data.collections.labels import named_colours, named_labels
 from adapterkit.data.collections.split_files import read_split
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
-from adapterkit.methods import find_method, load_plugin
+from adapterkit.methods import find_method, from_file
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive
 from adapterkit.training.cross_validation import CrossValidation, cross_validate
@@ -128,9 +129,11 @@ def _open(config: TrainingOptions) -> Collection:
         config.format,
         images=config.images,
         masks=config.masks,
-        structures=_named(config.structures) or None,
+        structures=named_labels(config.structures) or None,
         leave_out=config.leave_out,
+        colours=named_colours(config.colours) or None,
         group=config.group,
+        axis=config.axis,
     )
     if config.split is not None:
         if config.folds is not None:
@@ -142,7 +145,8 @@ def _open(config: TrainingOptions) -> Collection:
 def _experiment(config: TrainingOptions, collection: Collection, split: Split) -> Experiment:
     base = Base.of(config.checkpoint)
     image_size = config.image_size or base.sam.image_encoder.img_size // 4
-    method = find_method(_method_name(config.method))
+    name = from_file(config.method) if ":" in config.method else config.method
+    method = find_method(name)
     structures = tuple(collection.structures.values())
     fitting = {"image_size": image_size, "structures": structures}
     by_name = "structures" in method.options
@@ -181,25 +185,6 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         prompts=test.get(prompts, (prompts,)),
         zero_shot=config.zero_shot,
     )
-
-
-def _method_name(method: str) -> str:
-    file, colon, name = method.rpartition(":")
-    if colon and file.endswith(".py"):
-        load_plugin(file)
-        return name
-    return method
-
-
-def _named(structures: Sequence[str]) -> dict[int, str]:
-    """{1: "nodule"} of "1=nodule"."""
-    named: dict[int, str] = {}
-    for each in structures:
-        label, _, name = each.partition("=")
-        if not label.isdecimal() or not name:
-            raise ValueError(f"--structures {each}: expected LABEL=NAME, 1=nodule say")
-        named[int(label)] = name
-    return named
 
 
 def _options(options: Sequence[str]) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from adapterkit.data.collections import Collection, open_collection
+from adapterkit.data.collections.labels import named_colours
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split
 from tests.data.written_collections import (
@@ -77,12 +78,25 @@ def test_masks_coded_by_colours(tmp_path: Path, plain: Collection):
     for each in DRAWN:
         save(tmp_path / "data/images" / f"{each.name}.png", each.image)
         save(tmp_path / "data/masks" / f"{each.name}.png", colours[each.labels])
-    named = {"#ff8000": "ventricle", "#0000FF": "atrium"}
+    named = named_colours(("ventricle=255,128,0", "atrium=0,0,255"))
     check_equal(open_collection(tmp_path / "data", colours=named, group=r"p\d"), plain)
-    with pytest.raises(DataError, match=r"has the colour #0000ff in 30 pixels: .* #ff8000; name"):
-        open_collection(tmp_path / "data", colours={"ff8000": "a"}).records[0].read()
-    with pytest.raises(DataError, match="expected a colour as #ff8000"):
-        open_collection(tmp_path / "data", colours={"red": "a"})
+    with pytest.raises(DataError, match=r"the colour 0,0,255 .* in 30 pixels: .* 255,128,0; name"):
+        open_collection(tmp_path / "data", colours={(255, 128, 0): "a"}).records[0].read()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("a=#ff0000", "expected NAME=RED,GREEN,BLUE"),
+        ("a=300,0,0", "expected NAME=RED,GREEN,BLUE"),
+        ("255,0,0", "expected NAME=RED,GREEN,BLUE"),
+        ("a=0,0,0", "is black, which is background"),
+        ("b=1,2,3", "1,2,3 is there twice"),
+    ],
+)
+def test_what_is_no_colour_is_refused(option: str, message: str):
+    with pytest.raises(DataError, match=message):
+        named_colours(("a=1,2,3", option))
 
 
 # COCO

@@ -19,6 +19,7 @@ from jaxtyping import Integer, UInt8
 from adapterkit.data.collections.collection import Collection, collection_format, group_of
 from adapterkit.data.collections.labels import (
     BINARY,
+    Colour,
     check_binary,
     counted_as,
     merged,
@@ -52,8 +53,8 @@ class Pair:
     attributes: Mapping[str, str] = field(default_factory=dict)
     structures_of_masks: tuple[int, ...] = (1,)
     """The label of each file in `masks`, where they are binary."""
-    colours: Mapping[tuple[int, int, int], int] | None = None
-    """The label of each colour (red, green, blue) of a colour-coded mask, 0 of background too."""
+    colours: Mapping[Colour, int] | None = None
+    """The label of each colour of a colour-coded mask, of which black is background."""
 
     def read(self) -> LabelledImage:
         """The image in the file's own values, and its label map; the spacing is not known.
@@ -94,7 +95,7 @@ def read_mask(path: Path, binary: bool = False) -> Integer[np.ndarray, "H W"]:
     return maps[0]
 
 
-def read_coded(path: Path, colours: Mapping[tuple[int, int, int], int]) -> np.ndarray:
+def read_coded(path: Path, colours: Mapping[Colour, int]) -> np.ndarray:
     """The label map, (H, W), that a mask's colours stand for; black is background.
 
     Raises `DataError`, naming the file, where it cannot be read or has another colour.
@@ -110,9 +111,9 @@ def read_coded(path: Path, colours: Mapping[tuple[int, int, int], int]) -> np.nd
     if not known.all():
         first = rgb[~known][0]
         raise DataError(
-            f"{path} has the colour #{bytes(first.astype(np.uint8)).hex()} in "
+            f"{path} has the colour {','.join(map(str, first))} (red, green, blue) in "
             f"{(~known).sum()} pixels: expected black or "
-            f"{', '.join('#' + bytes(each).hex() for each in colours)}; name it in --colours."
+            f"{' or '.join(','.join(map(str, each)) for each in colours)}; name it in --colours."
         )
     return labels
 
@@ -133,7 +134,7 @@ def open_folders(
     structures: Mapping[int, str] | None = None,
     leave_out: Sequence[int] = (),
     group: str | None = None,
-    colours: Mapping[str, str] | None = None,
+    colours: Mapping[Colour, str] | None = None,
 ) -> Collection:
     """The data set in `path/images` and `path/masks`, or in `path` where it has neither.
 
@@ -148,7 +149,7 @@ def open_folders(
         group: a regular expression; what it finds in an image's name, or what its first group
             does, is what images that belong together share. None: the subfolder, if images lie in
             some, else each image for itself.
-        colours: of masks that are coded by colours, as "#ff8000", and what they stand for.
+        colours: of masks that are coded by colours, and what they stand for.
 
     Raises:
         DataError: as `find_pairs`; or masks hold several labels and `structures` names none, or
@@ -159,10 +160,9 @@ def open_folders(
     if colours is not None:
         if structures is not None or leave_out:
             raise DataError("colours name the structures: give no labels beside --colours.")
-        named = _names(colours)
-        structures = dict(enumerate(dict.fromkeys(named.values()), start=1))
+        structures = dict(enumerate(dict.fromkeys(colours.values()), start=1))
         label_of = {name: label for label, name in structures.items()}
-        coded = {colour: label_of[name] for colour, name in named.items()}
+        coded = {colour: label_of[name] for colour, name in colours.items()}
         pairs = find_pairs(path, structures, images, masks)
         pairs = [replace(pair, colours=coded) for pair in pairs]
     else:
@@ -260,18 +260,6 @@ def _pair(
         labels,
         structures_of_masks=tuple(files.values()),
     )
-
-
-def _names(colours: Mapping[str, str]) -> dict[tuple[int, int, int], str]:
-    """By red, green and blue of colours such as "#ff8000"."""
-    named = {}
-    for colour, name in colours.items():
-        try:
-            red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-        except ValueError:
-            raise DataError(f"--colours {colour}={name}: expected a colour as #ff8000.") from None
-        named[red, green, blue] = name
-    return named
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

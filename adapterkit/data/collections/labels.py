@@ -12,6 +12,50 @@ BINARY = {1: "foreground"}
 """The structure of masks whose labels have no names."""
 
 
+def named_labels(options: Sequence[str]) -> dict[int, str]:
+    """{1: "nodule"} of "1=nodule".
+
+    Raises:
+        DataError: one is not written so, or a label is there twice.
+    """
+    named: dict[int, str] = {}
+    for each in options:
+        label, _, name = each.partition("=")
+        if not label.isdecimal() or not name:
+            raise DataError(f"--structures {each}: expected LABEL=NAME, 1=nodule say.")
+        if int(label) in named:
+            raise DataError(f"--structures {each}: {label} is there twice.")
+        named[int(label)] = name
+    return named
+
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, each from 0 to 255."""
+
+
+def named_colours(options: Sequence[str]) -> dict[Colour, str]:
+    """{(255, 0, 0): "nodule"} of "nodule=255,0,0".
+
+    Raises:
+        DataError: one is not written so, or a colour is black or there twice.
+    """
+    named: dict[Colour, str] = {}
+    for each in options:
+        name, _, colour = each.rpartition("=")
+        parts = colour.split(",")
+        if not name or len(parts) != 3 or not all(p.isdecimal() and int(p) < 256 for p in parts):
+            raise DataError(
+                f"--colours {each}: expected NAME=RED,GREEN,BLUE, each from 0 to 255, as "
+                "nodule=255,0,0."
+            )
+        red, green, blue = map(int, parts)
+        if (red, green, blue) in named or not red + green + blue:
+            why = "is there twice" if red + green + blue else "is black, which is background"
+            raise DataError(f"--colours {each}: {colour} {why}.")
+        named[red, green, blue] = name
+    return named
+
+
 def merged(structures: Mapping[int, str]) -> dict[int, str]:
     """Each name once, at the first of its labels."""
     return {label: name for name, label in _first_labels(structures).items()}
