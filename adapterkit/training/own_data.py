@@ -94,6 +94,7 @@ def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             prompts=settings.points,
+            method=_from_anywhere(config.method),
         )
 
     if config.folds is not None:
@@ -185,6 +186,12 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         prompts=test.get(prompts, (prompts,)),
         zero_shot=config.zero_shot,
     )
+
+
+def _from_anywhere(method: str) -> str:
+    """With the whole path of its file, if it has one."""
+    path, colon, name = method.rpartition(":")
+    return f"{Path(path).resolve()}:{name}" if colon else method
 
 
 def _options(options: Sequence[str]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from adapterkit.methods import find_method, method_names, parts_of, register_met
 from adapterkit.methods.registry import _METHODS
 from adapterkit.parts import PARTS, FeatureAdapter, register_part
 from adapterkit.promptable.stock_sam import save_sam
+from tests.commands.test_train_command import write_discs
 from tests.conftest import Done
 from tests.models import ECHO, TINY
 
@@ -163,6 +164,23 @@ def test_a_method_of_ones_own_is_saved_and_loaded_in_a_fresh_process(plugin: Pat
     """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, check=True)
+
+
+@pytest.mark.usefixtures("forgets")
+def test_the_command_trains_parts_of_a_file_of_ones_own(tmp_path: Path, run: Callable[..., Done]):
+    path = tmp_path / "my_parts.py"
+    path.write_text(
+        "from adapterkit.parts import LoRA\n\n"
+        "def queries(view, rank=2):\n    return [LoRA(rank, targets=('q',))]\n"
+    )
+    data, out = write_discs(tmp_path / "discs", images=6), tmp_path / "run"
+    options = ("--options", "rank=3", "--epochs", "1", "--image-size", "64", "--out", out)
+    done = run("train", data, "--method", f"{path}:queries", *options)
+    assert done.status == 0, done
+    header = ak.inspect_adapter(out / "adapter.safetensors")
+    assert header.parts == (ak.parts.LoRA(3, targets=("q",)),)
+    done = run("train", data, "--method", f"{path}:values", "--out", tmp_path / "other")
+    assert "my_parts.py has no function values" in str(done.status)
 
 
 @pytest.mark.usefixtures("forgets")
