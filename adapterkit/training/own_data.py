@@ -17,7 +17,7 @@ from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
-from adapterkit.methods import find_method, from_file
+from adapterkit.methods import Method, find_method, from_file
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive
 from adapterkit.training.cross_validation import CrossValidation, cross_validate
@@ -145,9 +145,9 @@ def _open(config: TrainingOptions) -> Collection:
 
 def _experiment(config: TrainingOptions, collection: Collection, split: Split) -> Experiment:
     base = Base.of(config.checkpoint)
-    image_size = config.image_size or base.sam.image_encoder.img_size // 4
     name = from_file(config.method) if ":" in config.method else config.method
     method = find_method(name)
+    image_size = _image_size(config, method, base)
     structures = tuple(collection.structures.values())
     fitting = {"image_size": image_size, "structures": structures}
     by_name = "structures" in method.options
@@ -186,6 +186,19 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         prompts=test.get(prompts, (prompts,)),
         zero_shot=config.zero_shot,
     )
+
+
+def _image_size(config: TrainingOptions, method: Method, base: Base) -> int:
+    """Of the input; a method that has no option for it leaves the base's."""
+    own = base.sam.image_encoder.img_size
+    if "image_size" in method.options:
+        return config.image_size or own // 4
+    if config.image_size not in (None, own):
+        raise ValueError(
+            f"--image-size {config.image_size}: method {method.name} has no option image_size; "
+            f"expected the base's, {own}"
+        )
+    return own
 
 
 def _from_anywhere(method: str) -> str:

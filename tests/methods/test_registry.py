@@ -170,15 +170,19 @@ def test_a_method_of_ones_own_is_saved_and_loaded_in_a_fresh_process(plugin: Pat
 def test_the_command_trains_parts_of_a_file_of_ones_own(tmp_path: Path, run: Callable[..., Done]):
     path = tmp_path / "my_parts.py"
     path.write_text(
-        "from adapterkit.parts import LoRA\n\n"
-        "def queries(view, rank=2):\n    return [LoRA(rank, targets=('q',))]\n"
+        "from adapterkit.parts import LoRA, Resize\n\n"
+        "def queries(view, rank=2, image_size=64):\n"
+        "    return [Resize(image_size), LoRA(rank, targets=('q',))]\n"
+        "def fixed(view):\n    return [LoRA(2)]\n"
     )
     data, out = write_discs(tmp_path / "discs", images=6), tmp_path / "run"
     options = ("--options", "rank=3", "--epochs", "1", "--image-size", "64", "--out", out)
     done = run("train", data, "--method", f"{path}:queries", *options)
     assert done.status == 0, done
     header = ak.inspect_adapter(out / "adapter.safetensors")
-    assert header.parts == (ak.parts.LoRA(3, targets=("q",)),)
+    assert ak.parts.LoRA(3, targets=("q",)) in header.parts
+    done = run("train", data, "--method", f"{path}:fixed", "--image-size", "64")
+    assert "method fixed has no option image_size; expected the base's, 512" in str(done.status)
     done = run("train", data, "--method", f"{path}:values", "--out", tmp_path / "other")
     assert "my_parts.py has no function values" in str(done.status)
 
