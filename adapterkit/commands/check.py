@@ -32,8 +32,8 @@ def check(
     Args:
         data: a folder or file of images with masks.
         format: how it lies on disk, if not as found
-        images: another folder of images.
-        masks: another folder of masks.
+        images: another folder of images, or a pattern with {name}.
+        masks: another folder of masks, or a pattern.
         structures: what labels stand for; the same name merges.
         leave_out: labels that count as background.
         colours: what a mask's colours stand for.

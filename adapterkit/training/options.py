@@ -25,9 +25,10 @@ class TrainingOptions:
     format: str | None = None
     """How the data lie on disk. By default it is found out."""
     images: Path | None = None
-    """The folder of the images, where it is not DATA/images."""
+    """The images' folder, where it is not DATA/images, or a pattern of their paths, in which
+    {name} stands for what an image and its mask share: raw/{name}/photo.png."""
     masks: Path | None = None
-    """The folder of the masks, where it is not DATA/masks."""
+    """The masks' folder, where it is not DATA/masks, or a pattern of their paths."""
     structures: tuple[str, ...] = ()
     """What labels stand for, as LABEL=NAME; labels of one name are merged."""
     leave_out: tuple[int, ...] = ()

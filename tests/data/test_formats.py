@@ -20,7 +20,11 @@ from tests.data.written_collections import (
     rows,
     save,
     write_coco,
+    write_dicom_slices,
     write_folders,
+    write_metaimage,
+    write_nifti,
+    write_segmentation,
 )
 
 DRAWN = draw()
@@ -60,6 +64,18 @@ def test_masks_beside_their_images(tmp_path: Path, plain: Collection):
         save(tmp_path / "data" / f"{each.name}_mask.png", each.labels)
     found = open_collection(tmp_path / "data", structures=STRUCTURES, group=r"p\d")
     check_equal(found, plain)
+
+
+def test_names_by_patterns(tmp_path: Path, plain: Collection):
+    for each in DRAWN:
+        save(tmp_path / "raw" / each.name / "photo.png", each.image)
+        save(tmp_path / "raw" / each.name / f"{each.name}_truth.png", each.labels)
+    images, masks = tmp_path / "raw/{name}/photo.png", tmp_path / "raw/{name}/{name}_truth.png"
+    options = {"structures": STRUCTURES, "group": r"p\d"}
+    found = open_collection(tmp_path / "raw", images=images, masks=masks, **options)
+    check_equal(found, plain)
+    with pytest.raises(DataError, match=r"raw/\{name\}\.tif fits no file"):
+        open_collection(tmp_path, "folders", images=tmp_path / "raw/{name}.tif", masks=masks)
 
 
 def test_one_mask_for_each_structure(tmp_path: Path, plain: Collection):
@@ -287,6 +303,97 @@ def test_wrong_nnunet_data_are_refused(tmp_path: Path):
         (folder / "dataset.json").write_text(content)
         with pytest.raises(DataError, match=message):
             open_collection(folder)
+
+
+# Loose scans and series
+
+
+def volumes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The images of each patient as a volume of two slices, and its label maps."""
+    pairs = zip(DRAWN[::2], DRAWN[1::2], strict=True)
+    return {
+        one.patient: (np.stack([one.image, two.image]), np.stack([one.labels, two.labels]))
+        for one, two in pairs
+    }
+
+
+def nifti(root: Path) -> None:
+    for name, (frames, labels) in volumes().items():
+        write_nifti(root / f"images/{name}.nii.gz", frames)
+        write_nifti(root / f"masks/{name}_seg.nii", labels)
+
+
+def metaimage(root: Path) -> None:
+    for name, (frames, labels) in volumes().items():
+        write_metaimage(root / f"images/{name}.mha", frames)
+        write_metaimage(root / f"masks/{name}.mha", labels)
+
+
+def series(root: Path) -> None:
+    for name, (frames, labels) in volumes().items():
+        write_dicom_slices(root / "images" / name, frames)
+        write_nifti(root / f"masks/{name}.nii.gz", labels)
+
+
+def series_and_segmentations(root: Path) -> None:
+    for name, (frames, labels) in volumes().items():
+        files = write_dicom_slices(root / "images" / name, frames)
+        write_segmentation(root / f"masks/{name}_seg.dcm", files, labels)
+
+
+@pytest.mark.parametrize("write", [nifti, metaimage, series, series_and_segmentations])
+def test_volumes_of_any_kind(tmp_path: Path, plain: Collection, write):
+    write(tmp_path / "s")
+    named = None if write is series_and_segmentations else STRUCTURES
+    found = open_collection(tmp_path / "s", structures=named)
+    assert found.format == "scans"
+    assert dict(found.structures) == dict(plain.structures)
+    assert found.groups == plain.groups
+    assert [each.name for each in found.records[:3]] == ["p0/000", "p0/001", "p1/000"]
+    for record, expected in zip(found.records, plain.records, strict=True):
+        one, other = record.read(), expected.read()
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert one.spacing == pytest.approx((0.7, 0.5))
+    across = open_collection(tmp_path / "s", structures=named, axis=2)
+    assert across.records[3].read().image.shape == (2, 20)
+    assert across.records[3].read().spacing == pytest.approx((3, 0.7))
+
+
+def test_single_dicom_files_with_segmentations(tmp_path: Path, plain: Collection):
+    for each in DRAWN:
+        (file,) = write_dicom_slices(tmp_path / "made" / each.name, each.image[None])
+        (tmp_path / "d/images" / each.patient).mkdir(parents=True, exist_ok=True)
+        file.rename(tmp_path / "d/images" / each.patient / f"{each.name}.dcm")
+        image = tmp_path / "d/images" / each.patient / f"{each.name}.dcm"
+        mask = tmp_path / "d/masks" / each.patient / f"{each.name}.dcm"
+        write_segmentation(mask, [image], each.labels[None])
+    found = open_collection(tmp_path / "d")
+    check_equal(found, plain)
+    assert found.records[0].attributes == {}
+
+
+def test_binary_scans_need_no_names(tmp_path: Path):
+    for name, (frames, labels) in volumes().items():
+        write_nifti(tmp_path / f"s/images/{name}.nii.gz", frames)
+        write_nifti(tmp_path / f"s/masks/{name}.nii.gz", 255 * (labels > 0).astype(np.uint8))
+    found = open_collection(tmp_path / "s")
+    assert dict(found.structures) == {1: "foreground"}
+    np.testing.assert_array_equal(found.records[0].read().labels, DRAWN[0].labels > 0)
+
+
+def test_wrong_scans_are_refused(tmp_path: Path):
+    nifti(tmp_path / "s")
+    with pytest.raises(DataError, match="the masks hold the labels 1, 2"):
+        open_collection(tmp_path / "s")
+    (tmp_path / "s/masks/p1_seg.nii").rename(tmp_path / "s/masks/p9.nii")
+    with pytest.raises(DataError, match=r"p1\.nii\.gz has no mask \(2 such files\)"):
+        open_collection(tmp_path / "s")
+    series(tmp_path / "d")
+    other = write_dicom_slices(tmp_path / "other", DRAWN[0].image[None])
+    other[0].rename(tmp_path / "d/images/p1/x.dcm")
+    with pytest.raises(DataError, match=r"images/p1 holds 2 series: expected one"):
+        open_collection(tmp_path / "d", structures=STRUCTURES)
 
 
 # Structures

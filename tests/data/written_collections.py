@@ -5,8 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import SimpleITK as sitk
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
 from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 STRUCTURES = {1: "ventricle", 2: "atrium"}
 
@@ -102,3 +114,74 @@ def rows(root: Path, drawn: Sequence[Drawn], parts: Sequence[str] = ()) -> list[
                "group": each.patient}  # fmt: skip
         found.append(row | ({"split": parts[index]} if parts else {}))
     return found
+
+
+def write_nifti(path: Path, frames: np.ndarray) -> Path:
+    """Frames, or one picture, of 0.5 x 0.7 x 3 mm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(frames.T, np.diag([0.5, 0.7, 3.0, 1.0])), path)
+    return path
+
+
+def write_metaimage(path: Path, frames: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(frames)
+    image.SetSpacing((0.5, 0.7, 3.0)[: frames.ndim])
+    sitk.WriteImage(image, path)
+    return path
+
+
+_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
+          "StudyTime", "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+
+
+def write_dicom_slices(folder: Path, frames: np.ndarray) -> list[Path]:
+    """A series of CT slices, in files whose names are in no order, from the feet to the head."""
+    folder.mkdir(parents=True)
+    series, place = generate_uid(), generate_uid()
+    paths = []
+    for index, frame in enumerate(frames):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID = CTImageStorage
+        dataset.SOPInstanceUID = generate_uid()
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        for keyword in _EMPTY:
+            setattr(dataset, keyword, "")
+        dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "CT", 1, index + 1
+        dataset.StudyInstanceUID = dataset.FrameOfReferenceUID = place
+        dataset.SeriesInstanceUID = series
+        dataset.Rows, dataset.Columns = frame.shape
+        dataset.PixelSpacing, dataset.SliceThickness = [0.7, 0.5], 3
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient = [0, 0, 3.0 * index]
+        dataset.PositionReferenceIndicator = ""
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit, dataset.PixelRepresentation = 7, 0
+        dataset.PixelData = np.ascontiguousarray(frame, np.uint8).tobytes()
+        path = folder / f"{(7 * index + 3) % 10}_{index}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def write_segmentation(path: Path, slices: Sequence[Path], labels: np.ndarray) -> Path:
+    """A DICOM-SEG of a series, by highdicom, which leaves out what is empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sources = [dcmread(each) for each in slices]
+    described = [
+        SegmentDescription(
+            label, name, codes.SCT.AnatomicalStructure, codes.SCT.AnatomicalStructure,
+            SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for label, name in STRUCTURES.items()
+    ]  # fmt: skip
+    masks = np.stack([labels == label for label in STRUCTURES], axis=-1)
+    Segmentation(
+        sources, masks, SegmentationTypeValues.BINARY, described, generate_uid(), 2,
+        generate_uid(), 1, "nobody", "nothing", "0", "0",
+    ).save_as(path)  # fmt: skip
+    return path

@@ -1,6 +1,6 @@
 """Data sets as they lie on disk. Importing this package registers the formats that come with it."""
 
-from adapterkit.data.collections import camus, coco, folders, nnunet, tables, us30k
+from adapterkit.data.collections import camus, coco, folders, nnunet, scans, tables, us30k
 from adapterkit.data.collections.collection import (
     Collection,
     collection_format,
@@ -17,6 +17,7 @@ __all__ = [
     "format_names",
     "nnunet",
     "open_collection",
+    "scans",
     "tables",
     "us30k",
 ]

@@ -74,11 +74,12 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
             unreadable.append(str(error))
             continue
         _count(report, record, native)
-        places[_digest(native.image)].append(index)
         if not np.isin(native.labels, list(record.structures)).any():
             blank.append(record.name)
         if native.image.min() == native.image.max():
             flat.append(record.name)
+        else:
+            places[_digest(native.image)].append(index)
     report.problems = [
         *(Problem(message, True) for message in unreadable),
         *_absent(report),

@@ -257,6 +257,8 @@ def open_collection(path: str | Path, format: str | None = None, **options: Any)
     if not path.exists():
         raise DataError(f"{path} does not exist: expected a folder of images with masks.")
     recognised = [each for each in _FORMATS.values() if each.recognises(path)]
+    if not recognised and options.get("images") and options.get("masks"):
+        recognised = [_FORMATS["folders"]]
     if format is None and not recognised:
         raise DataError(
             f"{path} is no data set that adapterkit knows: expected folders images and masks in "

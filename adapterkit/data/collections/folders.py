@@ -4,8 +4,9 @@
     masks/a.png                   or a_mask.png, a_seg.png, a_label.png, a_gt.png
     masks/a_lv.png, a_la.png      or one binary mask for each structure
 
-or all in one folder, as a.png with a_mask.png. They are pictures: PNG, JPEG, TIFF and others. A
-mask is binary (all that is not 0), a label map, or coded by colours.
+or all in one folder, as a.png with a_mask.png; or as patterns say, "raw/{name}/photo.png" and
+"raw/{name}/truth.png". They are pictures: PNG, JPEG, TIFF and others. A mask is binary (all that is
+not 0), a label map, or coded by colours.
 """
 
 import re
@@ -27,6 +28,7 @@ from adapterkit.data.collections.labels import (
 )
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError
+from adapterkit.data.files.images import find_images, is_picture
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.pictures import read_picture
 
@@ -118,9 +120,23 @@ def read_coded(path: Path, colours: Mapping[Colour, int]) -> np.ndarray:
     return labels
 
 
-def _recognises(path: Path) -> bool:
-    if (path / "images").is_dir() and (path / "masks").is_dir():
+def without_suffix(name: str) -> str:
+    """A mask's name without what tells that it is a mask: "a" of "a_mask"."""
+    return _SUFFIX.sub("", name)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether the first image of a folder is a picture; also where there is none."""
+    try:
+        return is_picture(find_images(folder)[0])
+    except DataError:
         return True
+
+
+def _recognises(path: Path) -> bool:
+    folders = (path / "images", path / "masks")
+    if all(folder.is_dir() for folder in folders):
+        return all(holds_pictures(folder) for folder in folders)
     return path.is_dir() and any(
         _SUFFIX.search(each.stem) and each.suffix.lower() in _ENDINGS for each in path.iterdir()
     )
@@ -140,8 +156,9 @@ def open_folders(
 
     Args:
         path: the folder that holds the two.
-        images: another folder than `path/images`.
-        masks: another folder than `path/masks`.
+        images: another folder than `path/images`, or a pattern of the images' paths, in which
+            "{name}" stands for what an image and its mask share.
+        masks: another folder than `path/masks`, or a pattern.
         structures: labels from 1 to 255 of label maps and what they stand for; labels of one name
             are merged. None for binary masks, "foreground", or one mask for each structure, named
             by what its file name adds.
@@ -200,8 +217,8 @@ def find_pairs(
     Args:
         root: the folder that holds the two.
         structures: as in `open_folders`.
-        images: another folder than `root/images`.
-        masks: another folder than `root/masks`.
+        images: another folder than `root/images`, or a pattern, as in `open_folders`.
+        masks: another folder than `root/masks`, or a pattern.
         leave_out: labels that count as background.
 
     Raises:
@@ -214,7 +231,7 @@ def find_pairs(
     labels = None if structures is None else counted_as(structures, leave_out)
     folders = (images or root / "images", masks or root / "masks")
     there, theirs = (_pictures(folder) for folder in folders)
-    if folders[0].resolve() == folders[1].resolve():
+    if folders[0].resolve() == folders[1].resolve() and not _is_pattern(folders[0]):
         theirs = {name: path for name, path in there.items() if _SUFFIX.search(name)}
         there = {name: path for name, path in there.items() if name not in theirs}
     matched = _matched(there, theirs)
@@ -262,7 +279,30 @@ def _pair(
     )
 
 
+def _is_pattern(path: Path) -> bool:
+    return "{name}" in str(path)
+
+
+def _matching(pattern: Path) -> dict[str, Path]:
+    """The files of a pattern, by what its {name} stands for, subfolders too."""
+    first = next(n for n, part in enumerate(pattern.parts) if "{name}" in part)
+    root = Path(*pattern.parts[:first])
+    rest = re.escape(Path(*pattern.parts[first:]).as_posix())
+    before, *others = rest.split(re.escape("{name}"))
+    form = re.compile(before + "(?P<name>.+)" + "(?P=name)".join(others))
+    found = {}
+    for path in sorted(root.rglob("*")) if root.is_dir() else ():
+        match = form.fullmatch(path.relative_to(root).as_posix())
+        if match and path.is_file():
+            found[match["name"]] = path
+    if not found:
+        raise DataError(f"{pattern} fits no file: expected some, with {{name}} for their names.")
+    return found
+
+
 def _pictures(folder: Path) -> dict[str, Path]:
+    if _is_pattern(folder):
+        return _matching(folder)
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder: expected folders images and masks in {folder.parent}."
@@ -289,7 +329,7 @@ def _matched(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str,
     """For each image its masks, by what their names add to the image's: nothing, or a structure."""
     matched: dict[str, dict[str, Path]] = {name: {} for name in images}
     for name, path in masks.items():
-        plain = _SUFFIX.sub("", name)
+        plain = without_suffix(name)
         if name in images or plain in images:
             matched[name if name in images else plain][""] = path
             continue

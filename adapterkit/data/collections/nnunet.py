@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterkit.data.collections.collection import Collection, collection_format, group_of
-from adapterkit.data.collections.volumes import slices
+from adapterkit.data.collections.volumes import Volume, slices
 from adapterkit.data.files.image_file import DataError
 
 
@@ -61,16 +61,14 @@ def open_nnunet(
         if case in masks:
             what = f"image, imagesTr/{case}{suffix}{ending}"
         raise DataError(f"{path}: {case} has no {what} ({len(unmatched)} such cases).")
-    records = [
-        record
-        for case in sorted(images)
-        for record in slices(case, images[case], masks[case], axis, structures)
-    ]
+    known = {label: label for label in structures}
+    volumes = [Volume(c, images[c], masks[c], structures, known) for c in sorted(images)]
+    records = slices(volumes, axis)
     return Collection(
         name=path.resolve().name,
         format="nnunet",
         records=tuple(records),
-        groups=tuple(group_of(record.volume, group) for record in records),
+        groups=tuple(group_of(record.volume.name, group) for record in records),
     )
 
 
