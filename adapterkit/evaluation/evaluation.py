@@ -193,6 +193,26 @@ class Evaluation:
         means: pd.DataFrame = values.groupby(of_images).mean()  # pyright: ignore[reportAssignmentType]
         return torch.tensor(means.to_numpy())
 
+    def of_volumes(self) -> "Evaluation | None":
+        """Dice and IoU of whole volumes, over all their slices, at the model's input size.
+
+        None where the images are no slices of volumes.
+        """
+        counts = ("shared_pixels", "predicted_pixels", "reference_pixels")
+        if "volume" not in self.attributes[0] or any(name not in self.values for name in counts):
+            return None
+        names, sums = [], []
+        for name, values in self._groups("volume"):
+            names.append(name)
+            sums.append([values[count].double().sum(dim=0) for count in counts])
+        shared, predicted, reference = (torch.stack(each) for each in zip(*sums, strict=True))
+        both, union = predicted + reference, predicted + reference - shared
+        values = {
+            "dice": torch.where(both > 0, 2 * shared / both, 1).float(),
+            "iou": torch.where(union > 0, shared / union, 1).float(),
+        }
+        return Evaluation(self.structures, names, [{} for _ in names], values)
+
     def in_pixels_of(self, size: int, measured_at: int) -> "Evaluation":
         """With distances in pixels of another input size than the one they were measured at."""
         scaled = {
@@ -262,7 +282,9 @@ def evaluate(
     The metrics are `segmentation_metrics`'s: "dice" and "iou" at the model's input size, distances
     in pixels at that size ("hausdorff_px", "hausdorff95_px", "average_surface_distance_px") and,
     if the spacing of every image is known, in mm at the images' own size ("hausdorff_mm" and so
-    on), to which the logits are interpolated.
+    on), to which the logits are interpolated. Slices of volumes, which have the attribute "volume",
+    have the counts of which `Evaluation.of_volumes` is made too: "shared_pixels",
+    "predicted_pixels" and "reference_pixels".
     """
     found: list[tuple[int, str, Mapping[str, str], dict[str, Tensor]]] = []
     for each in predict(
@@ -272,10 +294,19 @@ def evaluate(
         for i, index in enumerate(each.indices):
             values = {metric: value[i] for metric, value in in_pixels.items()}
             values |= _distances_in_mm(each.logits[i], dataset, index)
+            if "volume" in each.attributes[i]:
+                values |= _pixels(each.predicted[i], each.reference[i])
             found.append((index, each.names[i], each.attributes[i], values))
     found = sorted(gather_object(found), key=lambda image: image[0])
     _, names, attributes, values = zip(*found, strict=True)
     return Evaluation(dataset.structures, names, attributes, _stack(values))
+
+
+def _pixels(
+    predicted: Bool[Tensor, "k S S"], reference: Bool[Tensor, "k S S"]
+) -> dict[str, Float[Tensor, "k"]]:
+    masks = {"shared": predicted & reference, "predicted": predicted, "reference": reference}
+    return {f"{name}_pixels": mask.sum(dim=(1, 2)).float() for name, mask in masks.items()}
 
 
 def _distances_in_mm(

@@ -15,7 +15,7 @@ from adapterkit.evaluation.drawings import Drawing
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import new_figure
-from adapterkit.evaluation.tables import HEADS, extremes, table_rows
+from adapterkit.evaluation.tables import HEADS, extremes, table_rows, volume_tables
 from adapterkit.system.files import atomic_write
 
 _IN_THE_LIST = ("hausdorff95_mm", "hausdorff95_px")
@@ -85,6 +85,10 @@ def _tables(contents: Contents) -> list[dict[str, Any]]:
         for value in next(iter(by_value.values())):
             rows = {name: each[value] for name, each in by_value.items()}
             tables.append(_table(f"{attribute} {value}", rows))
+    tables += [
+        {"title": title, "heads": heads, "rows": rows}
+        for title, heads, rows in volume_tables(contents.evaluations)
+    ]
     return tables
 
 

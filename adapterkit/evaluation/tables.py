@@ -67,20 +67,50 @@ def tables(evaluations: Mapping[str, Evaluation], attributes: Sequence[str]) -> 
         for value in next(iter(by_value.values())):
             table = markdown_table({name: each[value] for name, each in by_value.items()})
             sections.append(f"## {attribute} {value}\n\n{table}")
+    for title, heads, rows in volume_tables(evaluations):
+        sections.append(f"## {title}\n\n{markdown(heads, rows)}")
     return "\n\n".join(sections)
+
+
+def volume_tables(
+    evaluations: Mapping[str, Evaluation],
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Titles, heads and rows of tables of whole volumes; none where images are no slices."""
+    found = {name: each.of_volumes() for name, each in evaluations.items()}
+    volumes = {name: each for name, each in found.items() if each is not None}
+    if not volumes:
+        return []
+    over = table_rows({name: each.summary() for name, each in volumes.items()})
+    structures = next(iter(volumes.values())).structures
+    rows = [
+        [name, volume, *(f"{100 * value:.2f}" for value in (*dice, sum(dice) / len(dice)))]
+        for name, each in volumes.items()
+        for volume, dice in zip(each.names, each.values["dice"].tolist(), strict=True)
+    ]
+    return [
+        ("Volumes, in 3-D over all slices", *over),
+        ("Dice (%) of each volume", ["model", "volume", *structures, "mean"], rows),
+    ]
 
 
 def summaries(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, Any]:
     """Over images, over the images of each value of each attribute, and over patients and groups.
 
     The last ones as "patients" and "groups", where the images have the attribute "patient" or
-    "group".
+    "group". Of slices of volumes, also over "volumes" in 3-D, and the Dice of each "volume".
     """
     known = evaluation.attributes[0]
+    volumes = evaluation.of_volumes()
+    of_volumes: dict[str, Any] = {}
+    if volumes is not None:
+        pairs = zip(volumes.names, volumes.values["dice"].tolist(), strict=True)
+        each = {name: dict(zip(volumes.structures, dice, strict=True)) for name, dice in pairs}
+        of_volumes = {"volumes": volumes.summary(), "volume": each}
     return {
         "images": evaluation.summary(),
         **{f"{of}s": evaluation.summary_over(of) for of in ("patient", "group") if of in known},
         **{attribute: evaluation.summary_by(attribute) for attribute in attributes},
+        **of_volumes,
     }
 
 

@@ -13,7 +13,7 @@ from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, evaluate, mean_dice, predict
 from adapterkit.evaluation.metrics import segmentation_metrics
-from adapterkit.evaluation.tables import summaries
+from adapterkit.evaluation.tables import summaries, tables
 from adapterkit.promptable.points import farthest_point
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Masks, Promptable
@@ -223,3 +223,31 @@ def test_a_real_model_is_evaluated(echo: CamusDataset):
     assert set(found.attributes[0]) == {"patient", "view", "phase"}
     again = evaluate(segmenter, echo, seed=0)
     assert all(torch.equal(again.values[metric], found.values[metric]) for metric in found.values)
+
+
+def test_volumes_are_measured_over_all_their_slices():
+    counts = torch.tensor([[30.0, 0], [10, 0], [5, 7]])
+    values = {
+        "dice": torch.ones(3, 2),
+        "shared_pixels": counts,
+        "predicted_pixels": 2 * counts,
+        "reference_pixels": torch.tensor([[40.0, 0], [40, 0], [5, 7]]),
+    }
+    slices = [{"volume": "a"}, {"volume": "a"}, {"volume": "b"}]
+    found = Evaluation(("one", "two"), ("a/0", "a/1", "b/0"), slices, values)
+    volumes = found.of_volumes()
+    assert volumes is not None
+    assert list(volumes.names) == ["a", "b"]
+    # 2 * 40 / (80 + 80), and of an empty structure that is not found; 2 * 5 / (10 + 5).
+    expected = torch.tensor([[0.5, 1.0], [2 / 3, 2 / 3]])
+    torch.testing.assert_close(volumes.values["dice"], expected)
+    torch.testing.assert_close(volumes.values["iou"], expected / (2 - expected))
+    summary = summaries(found, [])
+    assert summary["volume"]["b"] == {"one": pytest.approx(2 / 3), "two": pytest.approx(2 / 3)}
+    assert summary["volumes"]["one"]["dice"]["mean"] == pytest.approx(7 / 12)
+    written = tables({"model": found}, [])
+    assert "## Volumes, in 3-D over all slices" in written
+    assert "| model | a | 50.00 | 100.00 | 75.00 |" in written
+    pictures = replace(found, attributes=[{}, {}, {}])
+    assert pictures.of_volumes() is None
+    assert "Volumes" not in tables({"model": pictures}, [])

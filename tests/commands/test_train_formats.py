@@ -1,0 +1,191 @@
+"""One data set in every format: trained by the command, each gives the Dice of the plain folder."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import adapterkit as ak
+from tests.conftest import Done
+from tests.data.written_collections import (
+    draw,
+    save,
+    write_coco,
+    write_dicom_slices,
+    write_folders,
+    write_metaimage,
+    write_nifti,
+    write_segmentation,
+)
+
+# Named as slices are, so that all formats have the same names, which the prompts depend on.
+DRAWN = [
+    replace(each, name=f"{each.patient}/{index % 2:03d}")
+    for index, each in enumerate(draw(8, size=(40, 56)))
+]
+PAIRS = list(zip(DRAWN[::2], DRAWN[1::2], strict=True))
+"""The two images of each patient."""
+PARTS = ["train", "train", "val", "val", "train", "train", "test", "test"]
+NAMED = ("--structures", "1=ventricle", "2=atrium")
+VOLUMES = [
+    (one.patient, np.stack([one.image, two.image]), np.stack([one.labels, two.labels]))
+    for one, two in PAIRS
+]
+Command = tuple[str | Path, ...]
+
+
+def beside(root: Path) -> Command:
+    for each in DRAWN:
+        save(root / f"{each.name}.png", each.image)
+        save(root / f"{each.name}_mask.tif", each.labels)
+    return root, "--format", "folders", *NAMED
+
+
+def patterns(root: Path) -> Command:
+    for each in DRAWN:
+        save(root / each.name / "photo.png", each.image)
+        save(root / each.name / "truth.png", each.labels)
+    places = ("--images", root / "{name}/photo.png", "--masks", root / "{name}/truth.png")
+    return root, *places, *NAMED
+
+
+def palettes(root: Path) -> Command:
+    for each in DRAWN:
+        save(root / "images" / f"{each.name}.png", each.image)
+        mask = Image.fromarray(each.labels)
+        mask.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        (root / "masks" / each.patient).mkdir(parents=True, exist_ok=True)
+        mask.save(root / "masks" / f"{each.name}.png")
+    return root, *NAMED
+
+
+def one_file_for_each(root: Path) -> Command:
+    for each in DRAWN:
+        save(root / "images" / f"{each.name}.png", each.image)
+        for label, name in ((1, "cavity"), (2, "wall")):
+            mask = np.where(each.labels == label, 255, 0).astype(np.uint8)
+            save(root / "masks" / f"{each.name}_{name}.png", mask)
+    return (root,)
+
+
+def colours(root: Path) -> Command:
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+    for each in DRAWN:
+        save(root / "images" / f"{each.name}.png", each.image)
+        save(root / "masks" / f"{each.name}.png", palette[each.labels])
+    return root, "--colours", "ventricle=255,0,0", "atrium=0,255,0"
+
+
+def table(root: Path) -> pd.DataFrame:
+    for each in DRAWN:
+        save(root / f"{each.name}.png", each.image)
+        save(root / "labels" / f"{each.name}.png", each.labels)
+    names = [f"{each.name}.png" for each in DRAWN]
+    return pd.DataFrame({"image": names, "mask": [f"labels/{name}" for name in names]})
+
+
+def csv_table(root: Path) -> Command:
+    table(root).assign(split=PARTS).to_csv(root / "t.csv", index=False)
+    return root / "t.csv", *NAMED
+
+
+def parquet(root: Path) -> Command:
+    groups = [each.patient for each in DRAWN]
+    table(root).assign(patient=groups).to_parquet(root / "t.parquet")
+    return root / "t.parquet", "--group", "patient", *NAMED
+
+
+def json_lines(root: Path) -> Command:
+    table(root).to_json(root / "t.jsonl", orient="records", lines=True)
+    return root / "t.jsonl", *NAMED
+
+
+def coco(root: Path) -> Command:
+    return (write_coco(root, DRAWN),)
+
+
+def nnunet(root: Path) -> Command:
+    labels = {"background": 0, "ventricle": 1, "atrium": 2}
+    (root / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    for name, frames, masks in VOLUMES:
+        write_nifti(root / f"imagesTr/{name}_0000.nii.gz", frames)
+        write_nifti(root / f"labelsTr/{name}.nii.gz", masks)
+    return (root,)
+
+
+def nifti_along_rows(root: Path) -> Command:
+    for name, frames, masks in VOLUMES:
+        write_nifti(root / f"images/{name}.nii.gz", frames.swapaxes(0, 1))
+        write_nifti(root / f"masks/{name}_seg.nii", masks.swapaxes(0, 1))
+    return root, "--axis", "1", *NAMED
+
+
+def metaimage(root: Path) -> Command:
+    for name, frames, masks in VOLUMES:
+        write_metaimage(root / f"images/{name}.mha", frames)
+        write_metaimage(root / f"masks/{name}.mha", masks)
+    return root, *NAMED
+
+
+def series(root: Path) -> Command:
+    for name, frames, masks in VOLUMES:
+        files = write_dicom_slices(root / "images" / name, frames)
+        write_segmentation(root / f"masks/{name}.dcm", files, masks)
+    return (root,)
+
+
+FORMATS: list[Callable[[Path], Command]] = [
+    beside, patterns, palettes, one_file_for_each, colours, csv_table, parquet,
+    json_lines, coco, nnunet, nifti_along_rows, metaimage, series,
+]  # fmt: skip
+AS_SLICES = (nnunet, nifti_along_rows, metaimage, series)
+SHORT = ("--method", "samed", "--prompts", "box", "--epochs", "1", "--image-size", "64",
+         "--batch-size", "4")  # fmt: skip
+
+
+def dice(folder: Path) -> list[float]:
+    """Of each image and structure."""
+    with (folder / "per_image.csv").open() as file:
+        return [float(row["dice"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Of the plain folder."""
+    root = tmp_path_factory.mktemp("plain")
+    data = write_folders(root / "data", DRAWN)
+    ak.train(
+        data,
+        structures=("1=ventricle", "2=atrium"),
+        method="samed",
+        prompts="box",
+        epochs=1,
+        image_size=64,
+        batch_size=4,
+        out=root / "run",
+    )
+    return dice(root / "run")
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_each_format_gives_the_dice_of_the_plain_folder(
+    tmp_path: Path,
+    write: Callable[[Path], Command],
+    expected: list[float],
+    run: Callable[..., Done],
+):
+    (tmp_path / "data").mkdir()
+    data = write(tmp_path / "data")
+    done = run("train", *data, *SHORT, "--out", tmp_path / "run")
+    assert done.status == 0, done
+    assert dice(tmp_path / "run") == expected
+    assert min(expected) > 0
+    if write in AS_SLICES:
+        table = (tmp_path / "run" / "table.md").read_text()
+        assert "## Volumes, in 3-D over all slices" in table
