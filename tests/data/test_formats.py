@@ -360,6 +360,21 @@ def test_volumes_of_any_kind(tmp_path: Path, plain: Collection, write):
     assert across.records[3].read().spacing == pytest.approx((3, 0.7))
 
 
+def test_masks_that_are_stored_another_way_round_are_turned(tmp_path: Path, plain: Collection):
+    """Of a DICOM series whose first axis runs to the left and second to the back."""
+    for name, (frames, labels) in volumes().items():
+        write_dicom_slices(tmp_path / "s/images" / name, frames)
+        stored = labels[::-1, ::-1].transpose(1, 0, 2)
+        rows, count = labels.shape[1], len(labels)
+        affine = np.array([[-0.5, 0, 0, 0], [0, 0, 0.7, -0.7 * (rows - 1)],
+                           [0, -3, 0, 3.0 * (count - 1)], [0, 0, 0, 1]])  # fmt: skip
+        (tmp_path / "s/masks").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(stored.T, affine), tmp_path / f"s/masks/{name}.nii.gz")
+    found = open_collection(tmp_path / "s", structures=STRUCTURES)
+    for record, expected in zip(found.records, plain.records, strict=True):
+        np.testing.assert_array_equal(record.read().labels, expected.read().labels)
+
+
 def test_single_dicom_files_with_segmentations(tmp_path: Path, plain: Collection):
     for each in DRAWN:
         (file,) = write_dicom_slices(tmp_path / "made" / each.name, each.image[None])

@@ -6,11 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from nibabel.orientations import (
+    apply_orientation,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 
 from adapterkit.data.collections.labels import merged, relabelled
 from adapterkit.data.collections.series import read_series, read_series_labels
 from adapterkit.data.dataset import LabelledImage
-from adapterkit.data.files.image_file import DataError, Spacing
+from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
 
@@ -127,7 +133,7 @@ def _read_pair(
     if instances and _is_segmentation(mask):
         labels = read_series_labels(mask, instances)
     else:
-        labels = read_label_map(mask).frames
+        labels = _as_it_lies(read_label_map(mask), shown)
     frames = shown.frames
     if _is_segmentation(mask) and labels.shape[1:] == frames.shape[1:3]:
         # It need not say how many frames without any structure follow.
@@ -143,6 +149,20 @@ def _read_pair(
         thickness = float(np.linalg.norm(shown.affine[:3, 2]))
         sides = (thickness, *shown.spacing)
     return frames, labels, sides
+
+
+def _as_it_lies(mask: ImageFile, image: ImageFile) -> np.ndarray:
+    """The frames of a mask, turned and flipped as the image is, where both state the same place.
+
+    Programs that write NIfTI for a DICOM series often store its axes in another order. Where the
+    places differ otherwise, one of the files does not know it, and the order of both is kept.
+    """
+    change = ornt_transform(io_orientation(mask.affine), io_orientation(image.affine))
+    turned = apply_orientation(mask.frames.T, change)
+    affine = mask.affine @ inv_ornt_aff(change, mask.frames.T.shape)
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
+    same_place = np.abs(affine - image.affine).max() < 0.1 * sides.min()
+    return turned.T if same_place else mask.frames
 
 
 def _is_segmentation(path: Path) -> bool:
