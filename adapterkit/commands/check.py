@@ -1,6 +1,7 @@
 """The command `adapterkit check`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ def check(
     colours: Annotated[tuple[str, ...], arg(metavar="NAME=R,G,B ...")] = (),
     group: str | None = None,
     axis: int | None = None,
+    split: Path | None = None,
     sheet: Path | None = None,
     force: bool = False,
 ) -> None:
@@ -39,6 +41,7 @@ def check(
         colours: what a mask's colours stand for.
         group: the patient in names, by a regular expression, or a table's column.
         axis: volumes are cut along 0 frames, 1 rows, 2 columns.
+        split: a CSV or JSON file: which image or group is for what.
         sheet: a PNG to write, of images with contours.
         force: replace the PNG if it exists.
     """
@@ -46,6 +49,7 @@ def check(
     from adapterkit.data.collections.check import check_collection
     from adapterkit.data.collections.contact_sheet import draw_contact_sheet
     from adapterkit.data.collections.labels import named_colours, named_labels
+    from adapterkit.data.collections.split_files import read_split
     from adapterkit.system.command_line import check_free, console
 
     if sheet is not None:
@@ -61,6 +65,8 @@ def check(
         group=group,
         axis=axis,
     )
+    if split is not None:
+        collection = replace(collection, split=read_split(split, collection))
     report = check_collection(collection)
     for line in _lines(report):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

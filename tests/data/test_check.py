@@ -1,4 +1,4 @@
-"""`adapterkit check`: what a data set holds, and 25 that are wrong, each in one line."""
+"""What `adapterkit check` says of a data set, and `train` too of many that are wrong."""
 
 import json
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from adapterkit.data.collections import open_collection
 from adapterkit.data.collections.check import check_collection
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split
+from tests.conftest import Done
 from tests.data.written_collections import (
     STRUCTURES,
     coco,
@@ -21,6 +22,7 @@ from tests.data.written_collections import (
     save,
     write_coco,
     write_folders,
+    write_nifti,
 )
 
 DRAWN = draw()
@@ -117,6 +119,8 @@ def _one_image(root: Path) -> None:
             path.unlink()
 
 
+NAMED = ("--structures", "1=ventricle", "2=atrium")
+
 WRONG: dict[str, tuple[Spoil, str]] = {
     "a mask is missing": (lambda r: (r / "masks/p1_a.png").unlink(), "p1_a.png has no mask"),
     "all masks are missing": (lambda r: _empty_folder(r / "masks"), "masks holds no picture"),
@@ -161,23 +165,71 @@ WRONG: dict[str, tuple[Spoil, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", WRONG)
+# Further ones, of which the folder is as it was written: options, and what is said.
+
+SPLIT = {"train": ["p0", "p1"], "validation": ["p2"]}
+OPTIONS_WRONG: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
+    "a --group that is in no name": (lambda r: None, ("--group", "x"), "finds nothing in the name"),
+    "a --group that is no expression": (
+        lambda r: None, ("--group", "("), "'(' is no regular expression"),
+    "a --group that leaves two": (
+        lambda r: None, ("--group", "_."), "has 2 groups of images: expected at least 3"),
+    "a split without a test": (
+        lambda r: (r / "split.json").write_text(json.dumps(SPLIT)),
+        ("--split", "split.json"), "has no entry of the split test"),
+    "a split of other images": (
+        lambda r: (r / "split.csv").write_text("name,split\nscan7,test\n"),
+        ("--split", "split.csv"), "'scan7' is no image and no group"),
+    "a split of a patient on two sides": (
+        lambda r: (r / "split.csv").write_text("name,split\np0_a,test\np0_b,train\n"),
+        ("--split", "split.csv"), "p0 is in train and in test"),
+    "an image on two sides": (
+        lambda r: [save(r / "images/p0_a.png", DRAWN[4].image),
+                   (r / "split.json").write_text(json.dumps({**SPLIT, "validation": ["p1"],
+                                                             "train": ["p0"], "test": ["p2"]}))],
+        ("--split", "split.json"), "are the same image, in test and in train"),
+    "a colour without a name": (
+        lambda r: _each(r, lambda m: np.stack([m * 100, m, m], -1)),
+        ("--colours", "ventricle=100,1,1"), "has the colour 200,2,2"),
+    "labels beside colours": (
+        lambda r: None, ("--colours", "a=1,1,1", *NAMED), "give no labels beside --colours"),
+    "a label that is no number": (
+        lambda r: None, ("--structures", "one=a"), "expected LABEL=NAME"),
+    "a wrong format": (lambda r: None, ("--format", "nnunet"), "dataset.json"),
+    "an option of another format": (lambda r: None, ("--axis", "1"), "has no option 'axis'"),
+    "a volume and a mask of other sizes": (
+        lambda r: [_empty_folder(r / "images"), _empty_folder(r / "masks"),
+                   write_nifti(r / "images/p0.nii.gz", np.zeros((3, 8, 8), np.uint8)),
+                   write_nifti(r / "masks/p0.nii.gz", np.zeros((2, 8, 8), np.uint8))],
+        (), "is 2 x 8 x 8 but its image"),
+}  # fmt: skip
+TOLD = {
+    **{case: (spoil, (), message) for case, (spoil, message) in WRONG.items()},
+    **OPTIONS_WRONG,
+}
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize("case", TOLD)
 def test_what_is_wrong_is_said_in_one_line(
-    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, case: str, command: str, run: Callable[..., Done], monkeypatch
 ):
-    spoil, message = WRONG[case]
+    spoil, options, message = TOLD[case]
     folder = write_folders(tmp_path / "d", DRAWN)
     spoil(folder)
+    monkeypatch.chdir(folder)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    try:
-        with pytest.raises(SystemExit):
-            check(folder, structures=("1=ventricle", "2=atrium"), group=r"p\d")
-        wrong = [li for li in capsys.readouterr().out.splitlines() if li.startswith("wrong: ")]
-        said = next(line for line in wrong if message in line)
-    except DataError as error:
-        said = str(error)
-    assert message in said
-    assert "\n" not in said
+    named = () if "--structures" in options or "--colours" in options else NAMED
+    grouped = () if "--group" in options else ("--group", r"p\d")
+    done = run(command, folder, *named, *grouped, *options)
+    if done.status == 1:  # `check` lists all that is wrong.
+        told = [li for li in done.output.splitlines() if li.startswith("wrong: ")]
+    else:
+        told = [str(done.status)]
+        assert told[0].startswith("error: ")
+        assert not done.errors
+    assert any(message in line for line in told), told
+    assert "\n" not in told[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -106,7 +106,8 @@ def _annotations(path: Path) -> Path | None:
 
 
 def _recognises(path: Path) -> bool:
-    return _annotations(path) is not None
+    # Beside masks, a JSON file is something else: a split, say.
+    return not (path / "masks").is_dir() and _annotations(path) is not None
 
 
 @collection_format("coco", recognises=_recognises)
