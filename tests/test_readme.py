@@ -1,16 +1,18 @@
 """The code in the README and in what it links: Python runs, command lines are understood."""
 
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nibabel
 import numpy as np
@@ -21,12 +23,19 @@ import tyro
 import adapterkit as ak
 from adapterkit import __main__ as cli
 from adapterkit.system import command_line
+from adapterkit.training.options import TrainingOptions
 from tests.models import ECHO
 
 PROJECT = Path(__file__).parents[1]
 PAGES = {
     name: (PROJECT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/prompts.md", "docs/export.md", "docs/development.md")
+    for name in (
+        "README.md",
+        "docs/own_data.md",
+        "docs/prompts.md",
+        "docs/export.md",
+        "docs/development.md",
+    )
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 each_page = pytest.mark.parametrize("page", PAGES)
@@ -46,7 +55,7 @@ def commands(page: str) -> list[str]:
 
 @each_page
 def test_every_block_says_what_it_is(page: str):
-    assert {kind for kind, _ in FENCED.findall(PAGES[page])} <= {"python", "sh"}
+    assert {kind for kind, _ in FENCED.findall(PAGES[page])} <= {"python", "sh", "text"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,8 @@ def test_command_lines_are_understood(page: str, monkeypatch: pytest.MonkeyPatch
         words = shlex.split(line)
         if words[:3] == ["accelerate", "launch", "-m"]:
             words = ["python", "-m", *words[3:]]
+        if words[:3] == ["python", "-m", "adapterkit"]:
+            words = words[2:]
         try:
             if words[0] == "adapterkit":
                 monkeypatch.setattr(sys, "argv", words)
@@ -122,3 +133,41 @@ def test_the_extras_that_are_installed_exist(page: str):
 def test_pictures_and_pages_that_it_links_are_there(page: str):
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
         assert link.startswith("https://") or (PROJECT / page).parent.joinpath(link).exists(), link
+
+
+def test_the_job_for_slurm_is_a_script_with_a_command_that_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Run with stand-ins for SLURM's programs, new and again."""
+    (tmp_path / "bin").mkdir()
+    for name, does in (("scontrol", "echo node1"), ("srun", '"$@"'), ("accelerate", 'echo "$@"')):
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/bash\n{does}\n")
+        program.chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "node[1-2]",
+             "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NODEID": "1",
+             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
+    trained: list[Any] = []
+    monkeypatch.setattr(cli, "command", lambda name: trained_with)
+
+    def trained_with(options: Annotated[TrainingOptions, tyro.conf.arg(name="")]) -> None:
+        trained.append(options)
+
+    run = tmp_path / "runs" / "thyroid"
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", PROJECT / "docs" / "train.sbatch"],
+            env=slurm, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        launch, _, train = done.stdout.partition(" -m adapterkit ")
+        assert "--machine_rank 1 --main_process_ip node1 --main_process_port 20007" in launch
+        assert "--num_machines 2 --num_processes 8" in launch
+        monkeypatch.setattr(sys, "argv", ["adapterkit", *shlex.split(train)])
+        cli.main()
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.json").touch()
+    checkpoint = tmp_path / "sam_vit_b_01ec64.pth"
+    assert trained == [
+        TrainingOptions(data=tmp_path / "thyroid", checkpoint=checkpoint, out=run),
+        TrainingOptions(resume=run),
+    ]
