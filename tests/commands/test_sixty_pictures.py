@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 
 def write_nodules(folder: Path, count: int, seed: int) -> Path:
-    """Synthetic pictures of 320 x 400: speckle, with a darker ellipse, and its mask of 0 and 255."""
+    """Synthetic pictures of 320 x 400: speckle with a darker ellipse, and its mask of 0 and 255."""
     draw = np.random.default_rng(seed)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
