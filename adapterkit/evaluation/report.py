@@ -34,7 +34,6 @@ class Contents:
         history: a record of each epoch, with the loss, the validation Dice and, as "structures",
             that of each structure.
         reported: attributes of the images by whose values there are tables too.
-        groups: the group of each image, where some share one.
         images: a small drawing of each image.
         cases: large drawings by the index of the image; of `extremes(main)`.
     """
@@ -45,7 +44,6 @@ class Contents:
     main: Evaluation
     history: Sequence[Mapping[str, Any]]
     reported: Sequence[str]
-    groups: Sequence[str] | None
     images: Sequence[Drawing]
     cases: Mapping[int, Drawing]
 
@@ -116,14 +114,13 @@ def _list(contents: Contents) -> dict[str, Any]:
     """The columns and rows of the list of images; each cell has what is shown and what sorts."""
     main = contents.main
     distance = next((metric for metric in _IN_THE_LIST if metric in main.values), None)
-    attributes = list(main.attributes[0])
-    texts = [*(["group"] if contents.groups else []), *attributes]
+    texts = list(main.attributes[0])
     several = len(main.structures) > 1
     columns = [*texts, *(["mean Dice"] if several else []), *(f"Dice {s}" for s in main.structures)]
     columns += [f"mean {HEADS[distance][0]}"] if distance else []
     rows = []
     for index, name in enumerate(main.names):
-        known = {**main.attributes[index], "group": (contents.groups or [""] * (index + 1))[index]}
+        known = main.attributes[index]
         dice = main.values["dice"][index].tolist()
         cells: list[tuple[str, str | float]] = [(known[text], known[text]) for text in texts]
         scores = (sum(dice) / len(dice), *dice) if several else dice

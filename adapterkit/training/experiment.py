@@ -1,11 +1,12 @@
 """What an experiment is: a subject, a collection, how it is trained and how it is measured."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import Augmentation, SegmentationDataset
 from adapterkit.data.splits import Split
+from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PROMPTS_IN_WORDS, PromptStrategy
 from adapterkit.training.settings import Settings
@@ -57,6 +58,20 @@ class Experiment:
             self.augmentation if part == "train" else None,
             self.settings.seed,
         )
+
+    def with_groups(self, evaluation: Evaluation) -> Evaluation:
+        """With the attribute "group" of each image, where images share groups and no other
+        attribute tells them, so that results are summed up over groups too."""
+        collection = self.collection
+        pairs = zip(collection.records, collection.groups, strict=True)
+        group_of = {record.name: group for record, group in pairs}
+        groups = [group_of[name] for name in evaluation.names]
+        known = evaluation.attributes
+        told = [[each[key] for each in known] for key in known[0]]
+        if not collection.is_grouped or groups in told:
+            return evaluation
+        pairs = zip(known, groups, strict=True)
+        return replace(evaluation, attributes=[{**each, "group": group} for each, group in pairs])
 
     def save(self, model: Promptable, path: Path, epoch: Epoch) -> None:
         """Write what was trained as an epoch left it."""

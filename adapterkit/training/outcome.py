@@ -123,7 +123,6 @@ class Outcome:
             main=self.main,
             history=metrics["history"],
             reported=self.reported,
-            groups=_groups(experiment, self.main),
             images=self.drawings[0],
             cases=self.drawings[1],
         )
@@ -153,13 +152,3 @@ def _setting(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, st
         "training took": f"{metrics['seconds']['training'] / 60:.1f} min",
         "peak memory": f"{max(metrics['peak_memory_bytes'].values()) / 1e9:.1f} GB",
     }
-
-
-def _groups(experiment: Experiment, evaluation: Evaluation) -> list[str] | None:
-    """The group of each image, where that is not told by one of its attributes."""
-    collection = experiment.collection
-    pairs = zip(collection.records, collection.groups, strict=True)
-    group_of = {record.name: group for record, group in pairs}
-    groups = [group_of[name] for name in evaluation.names]
-    told = [[each[key] for each in evaluation.attributes] for key in evaluation.attributes[0]]
-    return groups if collection.is_grouped and groups not in told else None

@@ -179,13 +179,15 @@ def _with_each_prompt(
     experiment: Experiment, model: Promptable, test: SegmentationDataset
 ) -> dict[PromptStrategy, Evaluation]:
     return {
-        prompts: evaluate(
-            model,
-            test,
-            seed=experiment.settings.seed,
-            points=prompts,
-            batch_size=experiment.settings.batch_size,
-            progress=f"test, {PROMPTS_IN_WORDS[prompts]}",
+        prompts: experiment.with_groups(
+            evaluate(
+                model,
+                test,
+                seed=experiment.settings.seed,
+                points=prompts,
+                batch_size=experiment.settings.batch_size,
+                progress=f"test, {PROMPTS_IN_WORDS[prompts]}",
+            )
         )
         for prompts in experiment.prompts
     }
@@ -211,6 +213,7 @@ def _zero_shot(
             batch_size=1,
             progress=f"zero-shot, {base_size}x{base_size} pixels",
         ).in_pixels_of(experiment.image_size, base_size)
+    found = experiment.with_groups(found)
     if accelerator.is_main_process:
         found.write_csv(file)
     return found

@@ -120,3 +120,23 @@ def test_data_that_check_refuses_are_not_trained_on(tmp_path: Path, run: Command
     assert "scan3.png is 5 x 5" in str(done.status)
     assert "adapterkit check" in str(done.status)
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_summed_up_over_groups(tmp_path: Path, run: Command):
+    data = write_discs(tmp_path / "discs")
+    for kind in ("images", "masks"):
+        for path in sorted((data / kind).iterdir()):
+            patient = int(path.stem.removeprefix("scan")) // 2
+            path.rename(path.with_name(f"p{patient}_{path.name}"))
+    done = run("train", data, *SHORT, "--method", "samed", "--group", "p.", "--out", tmp_path / "r")
+    assert done.status == 0, done
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert sorted(map(len, metrics["patients"].values())) == [1, 1, 3]
+    test = metrics["test"]["SAMed"]
+    assert test["groups"]["foreground"]["dice"]["std"] == 0
+    assert test["groups"]["foreground"]["dice"]["mean"] == pytest.approx(
+        test["images"]["foreground"]["dice"]["mean"]
+    )
+    rows = (tmp_path / "r" / "per_image.csv").read_text().splitlines()
+    assert rows[0].startswith("image,group,structure,")
+    assert [row.split(",")[1] for row in rows[1:]] == metrics["patients"]["test"] * 2

@@ -40,7 +40,8 @@ class Drawn:
 
     @property
     def attributes(self) -> dict[str, str]:
-        return {"view": f"{'ab'[self.index % 2]}<i>"}
+        group = f"patient{self.index // 2}"
+        return {"view": f"{'ab'[self.index % 2]}<i>", "group": group}
 
     def read(self) -> LabelledImage:
         draw = np.random.default_rng(self.index)
@@ -91,7 +92,6 @@ def contents(count: int, size: int = 64, colour: bool = False) -> Contents:
         main=main,
         history=history,
         reported=["view"],
-        groups=[f"patient{i // 2}" for i in range(count)],
         images=images,
         cases=cases,
     )
