@@ -112,8 +112,10 @@ def _segment(
 ) -> tuple[Float[Tensor, "b k n 2"], Float[Tensor, "b k S S"]]:
     images = batch["image"].to(device)
 
+    embedding = segmenter.encode(images)
+
     def segment(prompts: Prompts) -> Tensor:
-        return segmenter(images, prompts.to(device)).logits()
+        return segmenter.decode(embedding, prompts.to(device)).logits()
 
     generators = [seeded_generator(seed, name) for name in batch["name"]]
     masks = batch["masks"].bool()

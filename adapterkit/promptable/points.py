@@ -10,6 +10,7 @@ published SAMUS does the same, so that an absent structure is still a valid samp
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -41,7 +42,6 @@ def choose_prompts(
     - "box": the box around the structure, each edge moved by up to a tenth of the box's side; the
       whole image where the structure is absent.
     - "class": its name alone. "class+1": its name and a point.
-    - "mixed": for each structure of each image one of "class", "1" and "class+1", at random.
 
     Args:
         masks: reference masks of K structures, the model's classes in order, in each of B images.
@@ -79,43 +79,45 @@ def choose_prompts(
     if strategy == "2-entropy":
         return _with(first, *entropy_point(masks, segment(first).sigmoid()))
     if strategy in ("3", "5"):
-        return _corrected(first, masks, int(strategy) - 1, generators, segment)
+        for _ in range(int(strategy) - 1):
+            first = corrected(first, masks, segment(first), generators)
+        return first
     if strategy == "class+1":
         return Prompts(points, labels, classes=classes)
-    if strategy == "mixed":
-        draws = [torch.randint(3, (structures,), generator=each) for each in generators]
-        kinds = torch.stack(draws).to(masks.device)
-        labels = labels.masked_fill((kinds == 0)[..., None], -1)
-        return Prompts(points, labels, classes=classes.masked_fill(kinds == 1, -1))
     return first
 
 
 def _with(
     prompts: Prompts, points: Float[Tensor, "B K n 2"], labels: Int[Tensor, "B K n"]
 ) -> Prompts:
-    assert prompts.points is not None
-    assert prompts.labels is not None
-    return Prompts(
-        torch.cat([prompts.points, points], dim=-2), torch.cat([prompts.labels, labels], dim=-1)
-    )
+    if prompts.points is not None and prompts.labels is not None:
+        points = torch.cat([prompts.points, points], dim=-2)
+        labels = torch.cat([prompts.labels, labels], dim=-1)
+    return replace(prompts, points=points, labels=labels)
 
 
-def _corrected(
+def corrected(
     prompts: Prompts,
     masks: Bool[Tensor, "B K H W"],
-    times: int,
+    logits: Float[Tensor, "B K H W"],
     generators: Sequence[torch.Generator],
-    segment: Segment,
 ) -> Prompts:
-    """With further points, each drawn where what the ones so far give is wrong."""
-    for _ in range(times):
-        wrong = (segment(prompts) > 0).to(masks.device) != masks
-        drawn = [random_points(*each) for each in zip(wrong, generators, strict=True)]
-        points = torch.stack([point for point, _ in drawn])
-        x, y = points.long()[..., 0, :].unbind(-1)
-        inside = masks.flatten(2).gather(2, (y * masks.shape[-1] + x)[..., None])
-        prompts = _with(prompts, points, inside.long())
-    return prompts
+    """With one more point for each structure, drawn where what the prompts gave is wrong.
+
+    Args:
+        prompts: so far; they may be without points.
+        masks: reference masks.
+        logits: what the prompts gave, above 0 inside.
+        generators: a source of randomness for each image.
+
+    Source: Kirillov et al. 2023, arXiv 2304.02643, appendix A.
+    """
+    wrong = (logits > 0).to(masks.device) != masks
+    drawn = [random_points(*each) for each in zip(wrong, generators, strict=True)]
+    points = torch.stack([point for point, _ in drawn])
+    x, y = points.long()[..., 0, :].unbind(-1)
+    inside = masks.flatten(2).gather(2, (y * masks.shape[-1] + x)[..., None])
+    return _with(prompts, points, inside.long())
 
 
 def moved_boxes(

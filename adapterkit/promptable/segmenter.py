@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -134,7 +135,9 @@ class Segmenter(Promptable):
                     "no prompt: give points with labels, boxes, or masks; a model without class "
                     "prompts has nothing to segment without"
                 )
-            return every_class(len(embedding), len(structures), embedding.image.device)
+            return _with_a_point(
+                every_class(len(embedding), len(structures), embedding.image.device)
+            )
         classes = prompts.classes
         if classes is not None and not structures:
             raise ValueError(
@@ -146,7 +149,7 @@ class Segmenter(Promptable):
                 f"classes go up to {int(classes.max())}: expected 0 to {len(structures) - 1} "
                 f"({', '.join(structures)}), or -1 for none"
             )
-        return prompts
+        return _with_a_point(prompts) if prompts.given.keys() == {"classes"} else prompts
 
     @contextmanager
     def _given(
@@ -164,6 +167,14 @@ class Segmenter(Promptable):
         with found.given(values):
             contexts = [found[name].context.values for name in found.active]
             yield lambda: next((v[PRESENCE] for v in contexts if PRESENCE in v), None)
+
+
+def _with_a_point(prompts: Prompts) -> Prompts:
+    """With a point that is none: so a class alone is to the decoder what it is beside others that
+    have a click, in one batch."""
+    assert prompts.classes is not None
+    none = torch.full_like(prompts.classes[..., None], -1)
+    return replace(prompts, points=torch.zeros(*none.shape, 2, device=none.device), labels=none)
 
 
 @contextmanager

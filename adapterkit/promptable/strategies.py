@@ -3,11 +3,14 @@
 from typing import Literal
 
 PromptStrategy = Literal[
-    "1", "2-random", "2-entropy", "2-max-distance", "3", "5", "box", "class", "class+1", "mixed"
+    "1", "2-random", "2-entropy", "2-max-distance", "3", "5", "box", "class", "class+1"
 ]
 """See `points.choose_prompts`."""
 
-PROMPTS_IN_WORDS: dict[PromptStrategy, str] = {
+TrainingStrategy = PromptStrategy | Literal["mixed"]
+"""In training also several in each step; see `training.prompting`."""
+
+PROMPTS_IN_WORDS: dict[TrainingStrategy, str] = {
     "1": "1 click",
     "2-random": "2 random clicks",
     "2-entropy": "2 clicks, second by entropy",
@@ -17,6 +20,6 @@ PROMPTS_IN_WORDS: dict[PromptStrategy, str] = {
     "box": "box",
     "class": "class",
     "class+1": "class and 1 click",
-    "mixed": "mixed",
+    "mixed": "class, and click or box, and each corrected by a click",
 }
 """For tables and figures."""

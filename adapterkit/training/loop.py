@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -27,14 +27,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.adapters.gradients import warn_of_missing_gradients
 from adapterkit.evaluation.evaluation import dice_of_images
-from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.protocol import Masks, Promptable
 from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.training.losses import dice_bce_loss, low_res_target
+from adapterkit.training.prompting import asked, first_prompts, validation_strategy
 from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, Progress, load_state, save_state
 
@@ -230,7 +230,7 @@ class _Run:
                 self.segmenter,
                 self.validation,
                 seed=self.settings.seed,
-                points=self.settings.points,
+                points=validation_strategy(self.settings.points),
                 batch_size=self.settings.batch_size,
             )
         losses, dice = self.now.losses, float(dices.mean())
@@ -297,8 +297,8 @@ class _Run:
             with torch.no_grad(), self.accelerator.autocast():
                 return self.segmenter(images, prompts).logits().float()
 
-        prompts = choose_prompts(masks, self.settings.points, generators, segment)
-        return self.objective(images, masks, prompts)
+        prompts = first_prompts(masks, self.settings.points, generators, segment)
+        return self.objective(images, masks, prompts, generators)
 
     def _save(self) -> None:
         if self.state_file is not None and self.accelerator.is_main_process:
@@ -320,8 +320,18 @@ class _Objective(nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
-    def forward(self, images: Tensor, masks: Tensor, prompts: Prompts) -> Tensor:
-        found = self.segmenter(images, prompts)
+    def forward(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        prompts: Sequence[Prompts],
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        embedding = self.segmenter.encode(images)
+        answers = asked(self.segmenter, embedding, prompts, masks, generators)
+        return torch.stack([self._loss(each, masks) for each in answers]).mean()
+
+    def _loss(self, found: Masks, masks: Tensor) -> Tensor:
         logits, presence = found.low_res_logits, getattr(found, "presence", None)
         loss = dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
         if presence is None:

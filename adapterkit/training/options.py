@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from adapterkit.promptable.strategies import PromptStrategy
+from adapterkit.promptable.strategies import TrainingStrategy
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainingOptions:
     """Cross-validation: so many trainings, each tested on other groups, and a table over them."""
     patients: int | None = None
     """Use so many of the groups, drawn at random."""
-    prompts: PromptStrategy | None = None
+    prompts: TrainingStrategy | None = None
     """What a structure is asked for by in training. By default "mixed" where the method knows
     structures by name, else one click."""
     augment: Literal["none", "samus"] = "none"

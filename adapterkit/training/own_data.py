@@ -18,7 +18,7 @@ from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
 from adapterkit.methods import Method, find_method, from_file
-from adapterkit.promptable.strategies import PromptStrategy
+from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 from adapterkit.system.command_line import check_positive
 from adapterkit.training.cross_validation import CrossValidation, cross_validate
 from adapterkit.training.experiment import Experiment
@@ -164,7 +164,7 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         )
     epochs = config.epochs or base.epochs
     steps = epochs * -(-len(collection.of_groups(split.train)) // config.batch_size)
-    test: dict[str, tuple[PromptStrategy, ...]] = {
+    test: dict[TrainingStrategy, tuple[PromptStrategy, ...]] = {
         "mixed": ("class", "1", "class+1"),
         "class+1": ("class+1", "class"),
     }

@@ -201,7 +201,7 @@ def _zero_shot(
     file = folder / "per_image_zero_shot.csv"
     if file.exists():
         return Evaluation.read_csv(file)
-    by_name: tuple[PromptStrategy, ...] = ("class", "class+1", "mixed")
+    by_name: tuple[PromptStrategy, ...] = ("class", "class+1")
     clicks: list[PromptStrategy] = [each for each in experiment.prompts if each not in by_name]
     with experiment.subject.untrained():
         base_size = model.image_size

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from adapterkit.promptable.strategies import PromptStrategy
+from adapterkit.promptable.strategies import TrainingStrategy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     schedule: Literal["constant", "cosine", "polynomial"] = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
-    points: PromptStrategy = "1"
+    points: TrainingStrategy = "1"
     activation_checkpointing: bool = False
     patience: int | None = None
     seed: int = 0

@@ -22,7 +22,7 @@ from adapterkit.methods import find_method
 from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
-from adapterkit.promptable.strategies import PromptStrategy
+from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 from adapterkit.system.files import save_tensors
 from adapterkit.training.subjects import Adapted, Subject, trained_numbers
 from benchmarks import models
@@ -83,7 +83,7 @@ class Prompted:
     method: str | None
     variant: str = ""
     without: tuple[type, ...] = ()
-    trained_with: PromptStrategy = "1"
+    trained_with: TrainingStrategy = "1"
     tested_with: tuple[PromptStrategy, ...] = ("1",)
     halved: bool = False
 

@@ -97,6 +97,17 @@ def test_embeddings_kept_from_before_are_decoded_as_their_images(sam: Sam, image
 
 
 @torch.no_grad()
+def test_a_class_alone_is_what_it_is_beside_others_with_a_click(sam: Sam, images: Tensor):
+    segmenter = ak.Segmenter(disturbed(plus(sam)))
+    classes = torch.tensor([[0, 1], [0, 1]])
+    points, labels = random_prompts(2, 2, 1, seed=0, side=SIZE)
+    labels[:, 0] = -1
+    beside = segmenter(images, ak.Prompts(points, labels, classes=classes)).low_res_logits
+    alone = segmenter(images, ak.Prompts(classes=classes[:, :1])).low_res_logits
+    torch.testing.assert_close(beside[:, :1], alone)
+
+
+@torch.no_grad()
 def test_a_structure_that_is_judged_absent_has_an_empty_mask(sam: Sam, images: Tensor):
     found = ak.adapters_of(plus(sam))
     assert found is not None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from adapterkit.promptable.points import (
     boxes_around,
     choose_prompts,
+    corrected,
     entropy_point,
     farthest_point,
     random_points,
@@ -259,12 +260,20 @@ def test_structures_are_asked_for_by_name_by_point_and_by_both():
     assert by_name.classes.tolist() == [list(range(40))] * 2
     both = chosen(masks, "class+1", nothing)
     assert torch.equal(points_of(both)[0], points_of(chosen(masks, "1", nothing))[0])
-    mixed = chosen(masks, "mixed", nothing)
-    assert mixed.classes is not None
-    named, pointed = mixed.classes >= 0, points_of(mixed)[1][..., 0] >= 0
-    assert (named | pointed).all()
-    for kind in (named & pointed, named & ~pointed, ~named):
-        assert 0.1 < kind.float().mean() < 0.6
+
+
+def test_a_correction_adds_a_point_where_what_was_given_is_wrong():
+    masks = torch.ones(1, 2, 4, 4, dtype=torch.bool)
+    logits = torch.ones(1, 2, 4, 4)
+    logits[0, 0, 3, 1], logits[0, 1, 0, 2] = -1, -1
+    named = Prompts(classes=torch.tensor([[0, 1]]))
+    once = corrected(named, masks, logits, [seeded_generator(0, "a")])
+    assert points_of(once)[0].tolist() == [[[[1, 3]], [[2, 0]]]]
+    assert points_of(once)[1].tolist() == [[[1], [1]]]
+    assert once.classes is named.classes
+    twice = corrected(once, masks, logits, [seeded_generator(0, "b")])
+    assert points_of(twice)[0].shape == (1, 2, 2, 2)
+    assert torch.equal(points_of(twice)[0][:, :, :1], points_of(once)[0])
 
 
 def test_boxes_are_moved_within_the_image_and_are_all_of_it_around_nothing():

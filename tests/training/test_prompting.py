@@ -1,0 +1,49 @@
+"""In what ways a step of training asks."""
+
+import torch
+
+import adapterkit as ak
+from adapterkit.promptable.points import choose_prompts
+from adapterkit.system.random import seeded_generator
+from adapterkit.training.prompting import asked, first_prompts
+from tests.models import ECHO
+
+MASKS = torch.zeros(2, 3, 64, 64, dtype=torch.bool)
+MASKS[..., 20:40, 10:50] = True
+
+
+def generators(seed: int) -> list[torch.Generator]:
+    return [seeded_generator(seed, name) for name in ("a", "b")]
+
+
+def nothing(prompts: ak.Prompts) -> torch.Tensor:
+    return torch.zeros(MASKS.shape)
+
+
+def test_a_mixed_step_asks_by_class_and_by_click_or_box():
+    steps = [first_prompts(MASKS, "mixed", generators(seed), nothing) for seed in range(60)]
+    assert all(list(first.given) == ["classes"] for first, _ in steps)
+    kinds = [tuple(second.given) for _, second in steps]
+    assert {*kinds} == {("points", "labels"), ("boxes",)}
+    assert 5 < kinds.count(("boxes",)) < 30
+
+
+def test_another_step_asks_in_one_way():
+    (only,) = first_prompts(MASKS, "1", generators(0), nothing)
+    assert only.points is not None
+    assert torch.equal(only.points, choose_prompts(MASKS, "1", generators(0), nothing).points)  # pyright: ignore
+
+
+def test_each_of_several_prompts_is_asked_again_with_a_click_and_one_alone_is_not():
+    sam = ak.inject(
+        ak.build_sam(ECHO, seed=0), "samus_plus", image_size=64, structures=["a", "b", "c"]
+    )
+    segmenter = ak.Segmenter(sam)
+    embedding = segmenter.encode(255 * torch.rand(2, 3, 64, 64))
+    prompts = first_prompts(MASKS, "mixed", generators(0), nothing)
+    answers = list(asked(segmenter, embedding, prompts, MASKS, generators(1)))
+    assert len(answers) == 4
+    alone = list(asked(segmenter, embedding, prompts[:1], MASKS, generators(1)))
+    assert len(alone) == 1
+    assert torch.equal(alone[0].low_res_logits, answers[0].low_res_logits)
+    assert not torch.equal(answers[1].low_res_logits, answers[0].low_res_logits)
