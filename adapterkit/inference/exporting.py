@@ -9,21 +9,27 @@ several prompted structures of each, as a `Segmenter` has:
 |---|---|---|---|
 | encoder | images | (B, 3, S, S) | RGB in [0, 255]; the encoder normalises them |
 | | image_embeddings | (B, C, h, w) | |
+| | detail_maps | (B, c, S, S) | with a `Detail` part |
 | decoder | image_embeddings | (B, C, h, w) | what the encoder gave |
+| | detail_maps | (B, c, S, S) | the same |
+| | classes | (B, K) int64 | with `ClassPrompts`: the structure's number in `classes` of export.json, -1 where it is asked for by clicks alone |
 | | point_coords | (B, K, N, 2) | (x, y) in pixels of the input |
 | | point_labels | (B, K, N) int64 | 1 inside, 0 outside, 2 and 3 a box's upper left and lower \
 right corner, -1 no point |
 | | mask_input | (B, K, 4h, 4w) | logits of an earlier prediction |
 | | has_mask_input | (B, K) | 1 where mask_input counts, 0 where not |
-| | low_res_masks | (B, K, 4, 4h, 4w) | logits, above 0 is inside; the first mask is the answer, \
-the other three are for ambiguous prompts |
+| | low_res_masks | (B, K, 4, 4h, 4w), with `Detail` (B, K, 4, S, S) | logits, above 0 is inside; \
+the first mask is the answer, the other three are for ambiguous prompts |
 | | iou_predictions | (B, K, 4) | the model's own estimate of each mask's quality |
+| | presence | (B, K) | with `ClassPrompts`: logits, below 0 the structure is not in the image |
 
-All are float32 but the labels. B, K and N are free. A structure without a box gets a further point
-(0, 0) of label -1, as in `segment_anything`'s own export.
+All are float32 but labels and classes. B, K and N are free. A structure without a box gets a
+further point (0, 0) of label -1, as in `segment_anything`'s own export; one that is asked for by
+its class alone, two such points.
 """
 
 import copy
+import inspect
 import json
 import tempfile
 import warnings
@@ -44,7 +50,6 @@ from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
-from adapterkit.parts import ClassPrompts, Detail
 from adapterkit.promptable.segmenter import Segmenter, predict_masks
 from adapterkit.system.extras import require
 from adapterkit.system.files import is_new_folder
@@ -80,8 +85,7 @@ def export(
         TypeError: `sam` is no `Sam`.
         FileExistsError: the folder exists and is not empty.
         FileNotFoundError: there is no folder to make it in.
-        ValueError: an active adapter has class prompts or a detail network, which the files have
-            no place for; int8 is asked of PyTorch's format, or the extra `export` is not installed.
+        ValueError: int8 is asked of PyTorch's format, or the extra `export` is not installed.
         OSError: it cannot be written; the disk is full, say.
     """
     if not isinstance(sam, Sam):
@@ -93,23 +97,17 @@ def export(
     mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []
-    for part in (part for adapter in active for part in adapter.parts):
-        if isinstance(part, ClassPrompts | Detail):
-            raise ValueError(
-                f"export: {part} hands values from the encoder or the prompts to the decoder, for "
-                "which the files have no place; export an adapter without it"
-            )
     about: dict[str, Any] = {
         "adapterkit": version("adapterkit"),
         "format": format,
         "weights": "int8" if int8 else "float32",
         "parts": [str(part) for adapter in active for part in adapter.parts],
-        "classes": list(classes),
+        "classes": list(Segmenter(sam).structures or classes),
         "image_size": sam.image_encoder.img_size,
         "mean": mean.flatten().tolist(),
         "std": std.flatten().tolist(),
         "use": "Give the encoder RGB in [0, 255]; it normalises. Give each structure without a "
-        "box a further point (0, 0) of label -1.",
+        "box a further point (0, 0) of label -1, and one asked for by its class alone two.",
     }
     with _new_folder(Path(folder)) as draft:
         for graph in _graphs(_settled(sam)):
@@ -125,14 +123,15 @@ def export(
 
 
 class Encoder(nn.Module):
-    """The image encoder of a `Sam`, with its normalisation."""
+    """The image encoder of a `Sam`, with its normalisation, and what parts hand on beside."""
 
     def __init__(self, sam: Sam):
         super().__init__()
         self.segmenter = Segmenter(sam)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        return self.segmenter.encode(images).image
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, ...]:
+        embedding = self.segmenter.encode(images)
+        return embedding.image, *(embedding.maps[name] for name in sorted(embedding.maps))
 
 
 class Decoder(nn.Module):
@@ -140,14 +139,20 @@ class Decoder(nn.Module):
 
     The stock prompt encoder takes other prompts by other code, and assigns to indices; here a
     prompt that is absent is a value, so that one graph does for all.
+
+    Args:
+        sam: it.
+        maps: the names of what parts hand on from the encoder, sorted.
     """
 
     size: Tensor
     position: Tensor
     kinds: Tensor
 
-    def __init__(self, sam: Sam):
+    def __init__(self, sam: Sam, maps: Sequence[str]):
         super().__init__()
+        self.segmenter = Segmenter(sam)
+        self.maps = tuple(maps)
         self.prompt_encoder = prompts = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         height, width = prompts.input_image_size
@@ -163,7 +168,10 @@ class Decoder(nn.Module):
         point_labels: Int[Tensor, "b k n"],
         mask_input: Float[Tensor, "b k mask_h mask_w"],
         has_mask_input: Float[Tensor, "b k"],
-    ) -> tuple[Float[Tensor, "b k m mask_h mask_w"], Float[Tensor, "b k m"]]:
+        *others: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Masks, their estimated quality and, with class prompts, the presence; `others` are the
+        maps and, with class prompts, the classes, (b, k)."""
         batch, prompts = point_labels.shape[:2]
         coords, labels, mask, has_mask = (
             each.flatten(0, 1) for each in (point_coords, point_labels, mask_input, has_mask_input)
@@ -177,8 +185,17 @@ class Decoder(nn.Module):
             self.prompt_encoder.no_mask_embed.weight[:, :, None, None],
         )
         embedding = image_embeddings[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
-        logits, iou = predict_masks(self.mask_decoder, embedding, self.position, sparse, dense)
-        return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
+        maps = dict(zip(self.maps, others, strict=False))
+        classes = others[-1].flatten() if self.segmenter.structures else None
+        with self.segmenter.given(maps, classes) as presence_of:
+            # What parts do after the stock prompt encoder.
+            for hook in self.prompt_encoder._forward_hooks.values():
+                changed = hook(self.prompt_encoder, (), (sparse, dense))
+                sparse, dense = (sparse, dense) if changed is None else changed
+            logits, iou = predict_masks(self.mask_decoder, embedding, self.position, sparse, dense)
+            presence = presence_of()
+        found = (logits, iou) if presence is None else (logits, iou, presence)
+        return tuple(each.unflatten(0, (batch, prompts)) for each in found)
 
 
 @torch.no_grad()
@@ -229,13 +246,27 @@ class Graph:
     @torch.no_grad()
     def trace(self) -> ExportedProgram:
         axes = {name: Dim(name) for each in self.free.values() for name in each.values()}
-        free = {
-            name: {axis: axes[size] for axis, size in self.free[name].items()}
-            for name in self.inputs
-        }
         return torch.export.export(
-            self.model.eval(), tuple(self.inputs.values()), dynamic_shapes=free
+            self.model.eval(),
+            tuple(self.inputs.values()),
+            dynamic_shapes=self.by_argument(axes),
         )
+
+    def by_argument(self, axes: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What stands for each free axis, in the order of the model's arguments, of which the last
+        may be several."""
+        free = [
+            {axis: axes[size] for axis, size in self.free[name].items()} for name in self.inputs
+        ]
+        parameters = inspect.signature(self.model.forward).parameters
+        several = any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
+        named = len(parameters) - several
+        return (*free[:named], tuple(free[named:])) if several else tuple(free)
+
+    @property
+    def axis_names(self) -> dict[str, str]:
+        """Each free axis's name, by itself."""
+        return {name: name for each in self.free.values() for name in each.values()}
 
     def about(self) -> dict[str, Any]:
         inputs = {
@@ -252,24 +283,34 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
     side, (height, width) = sam.image_encoder.img_size, sam.prompt_encoder.image_embedding_size
     # Sizes that differ from each other and from 1, so that none is taken for another.
     b, k, n = 2, 3, 4
+    images = torch.zeros(b, 3, side, side)
+    maps = Segmenter(sam).encode(images).maps
+    # "default.detail.maps" is "detail_maps", as far as that is one name for each.
+    short = {name: name.partition(".")[2].replace(".", "_") for name in sorted(maps)}
+    named = short if len(set(short.values())) == len(maps) else {n: n for n in short}
     yield Graph(
         name="encoder",
         model=Encoder(sam),
-        inputs={"images": torch.zeros(b, 3, side, side)},
+        inputs={"images": images},
         free={"images": {0: "batch"}},
-        outputs=["image_embeddings"],
+        outputs=["image_embeddings", *named.values()],
     )
     per_prompt = {0: "batch", 1: "prompts"}
     per_point = {**per_prompt, 2: "points"}
+    handed_on = {each: maps[name] for name, each in named.items()}
+    by_name = bool(Segmenter(sam).structures)
+    classes = {"classes": torch.zeros(b, k, dtype=torch.long)} if by_name else {}
     yield Graph(
         name="decoder",
-        model=Decoder(sam),
+        model=Decoder(sam, sorted(maps)),
         inputs={
             "image_embeddings": torch.zeros(b, sam.prompt_encoder.embed_dim, height, width),
             "point_coords": torch.zeros(b, k, n, 2),
             "point_labels": torch.zeros(b, k, n, dtype=torch.long),
             "mask_input": torch.zeros(b, k, 4 * height, 4 * width),
             "has_mask_input": torch.zeros(b, k),
+            **handed_on,
+            **classes,
         },
         free={
             "image_embeddings": {0: "batch"},
@@ -277,8 +318,10 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
             "point_labels": per_point,
             "mask_input": per_prompt,
             "has_mask_input": per_prompt,
+            **{name: {0: "batch"} for name in handed_on},
+            **{name: per_prompt for name in classes},
         },
-        outputs=["low_res_masks", "iou_predictions"],
+        outputs=["low_res_masks", "iou_predictions", *(["presence"] if by_name else [])],
     )
 
 
@@ -290,7 +333,7 @@ def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) 
             program,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=dict(graph.free),  # for the axes' names
+            dynamic_shapes=graph.by_argument(graph.axis_names),
             opset_version=OPSET,
             verbose=False,
         )

@@ -52,6 +52,6 @@ def parts(
     return [
         *in_encoder,
         *([ClassPrompts(tuple(structures))] if structures else []),
-        Detail(),
+        Detail(classes=len(structures)),
         Train("mask_decoder"),
     ]

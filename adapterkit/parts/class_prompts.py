@@ -35,9 +35,11 @@ class AddClassTokens:
         # encoder has made a batch of one.
         rows = torch.where(classes < 0, self.tokens.num_embeddings - 1, classes)
         tokens = self.tokens(rows).to(sparse.dtype).unflatten(1, (-1, sparse.shape[-1]))
-        prompts = len(classes)
-        sparse = torch.cat([tokens, sparse.expand(prompts, -1, -1)], dim=1)
-        return sparse, dense.expand(prompts, -1, -1, -1)
+        prompts = classes.shape[0]
+        if sparse.shape[0] < prompts:
+            sparse = sparse.expand(prompts, -1, -1)
+            dense = dense.expand(prompts, -1, -1, -1)
+        return torch.cat([tokens, sparse], dim=1), dense
 
 
 class JudgePresence:

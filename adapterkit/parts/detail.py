@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
-from adapterkit.attach.context import Read
+from adapterkit.attach.context import Context, Read
+from adapterkit.parts.class_prompts import CLASSES
 from adapterkit.parts.registry import register_part
 
 _LEVELS = 5
@@ -107,20 +108,39 @@ class JoinMaps:
 
     def __call__(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
         maps = self.read().to(output.dtype)
-        maps = maps.repeat_interleave(output.shape[0] // maps.shape[0], dim=0)
+        # Not `repeat_interleave`, which exporters to ONNX get wrong for a number that is free.
+        prompts = output.shape[0] // maps.shape[0]
+        maps = maps[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
         one = torch.ones_like(maps[:, :1])
         return torch.cat([_resized(output, maps), maps, one], dim=1)
 
 
 class JoinWeights:
-    """A forward hook on what makes a mask token the weights of the features: those of the maps."""
+    """A forward hook on what makes a mask token the weights of the features: those of the maps.
 
-    def __init__(self, weights: nn.Linear):
+    Args:
+        weights: of a mask token.
+        of_classes: those that a class has beside, (classes, channels).
+        context: of the adapter; it tells the classes.
+    """
+
+    def __init__(self, weights: nn.Linear, of_classes: nn.Parameter | None, context: Context):
         self.weights = weights
+        self.of_classes = of_classes
+        self.context = context
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         weights = self.weights(args[0].to(self.weights.weight.dtype))
+        classes = self.context.values.get(CLASSES)
+        if self.of_classes is not None and classes is not None:
+            own = F.embedding(classes.clamp(min=0), _CLASS_SCALE * self.of_classes)
+            weights = weights + own.masked_fill(classes[:, None] < 0, 0)
         return torch.cat([output, weights.to(output.dtype)], dim=-1)
+
+
+_CLASS_SCALE = 32
+"""A step of Adam moves a number by the learning rate at most, whatever its gradient: from zero, the
+weights of a class would take hundreds of steps to what a network's last layer starts with."""
 
 
 class FitMaskPrompt:
@@ -150,14 +170,20 @@ class Detail:
     Args:
         width: channels of the U-Net's first level; the deepest has 16 times as many.
         channels: of the maps.
+        classes: the number of structures that `ClassPrompts` name, if each is to have weights of
+            its own for the maps, beside those that come of its mask token. They are learned as fast
+            as the last layer of a U-Net, where the way through the decoder takes longer.
     """
 
     width: int = 18
     channels: int = 32
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 256 or not 1 <= self.channels <= 1024:
             raise ValueError(f"{self}: expected a width of 1 to 256 and 1 to 1024 channels")
+        if not 0 <= self.classes <= 65536:
+            raise ValueError(f"{self}: expected 0 to 65536 classes")
 
     def attach(self, to: Attachment) -> None:
         decoder = to.decoder("Detail")
@@ -170,11 +196,15 @@ class Detail:
         weights = nn.Linear(decoder.width, self.channels + 1)
         nn.init.zeros_(weights.weight)
         nn.init.zeros_(weights.bias)
+        of_classes = None
         to.add("detail.network", network)
         to.add("detail.weights", weights)
+        if self.classes:
+            of_classes = nn.Parameter(torch.zeros(self.classes, self.channels + 1))
+            to.add("detail.of_classes", of_classes)
         to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network))
         read = to.context.reads("detail.maps", in_decoder=True)
         to.before(decoder.mask_prompt, FitMaskPrompt((4 * to.grid[0], 4 * to.grid[1])))
         to.after(decoder.mask_features, JoinMaps(read))
         for makes_weights in decoder.mask_weights:
-            to.after(makes_weights, JoinWeights(weights))
+            to.after(makes_weights, JoinWeights(weights, of_classes, to.context))

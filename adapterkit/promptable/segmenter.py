@@ -1,6 +1,6 @@
 """A (patched) Sam of `segment_anything` as a batched, differentiable, promptable model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ class Segmenter(Promptable):
         assert prompts.shape is not None
         batch, count = prompts.shape
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
-        with self._given(embedding, flat.get("classes")) as presence_of:
+        with self.given(embedding.maps, flat.get("classes")) as presence_of:
             with _positions_in_float32(self.sam.prompt_encoder):
                 sparse, dense = self.sam.prompt_encoder(
                     points=(flat["points"], flat["labels"]) if "points" in flat else None,
@@ -152,8 +152,8 @@ class Segmenter(Promptable):
         return _with_a_point(prompts) if prompts.given.keys() == {"classes"} else prompts
 
     @contextmanager
-    def _given(
-        self, embedding: Embedding, classes: Int[Tensor, "p"] | None
+    def given(
+        self, maps: Mapping[str, Tensor], classes: Int[Tensor, "p"] | None
     ) -> Iterator[Callable[[], Float[Tensor, "p"] | None]]:
         """Within it, parts in the decoder read what belongs to these images and prompts; what it
         gives tells, after the decoder's forward, the presence that they judged."""
@@ -161,7 +161,7 @@ class Segmenter(Promptable):
         if found is None:
             yield lambda: None
             return
-        values = dict(embedding.maps)
+        values = dict(maps)
         if classes is not None:
             values |= {f"{name}.{CLASSES}": classes for name in found.active}
         with found.given(values):

@@ -341,10 +341,32 @@ def test_every_method_on_real_bases_in_every_format(method: str, base: str, tmp_
     check(sam, pt2(tmp_path / "torch", "encoder"), pt2(tmp_path / "torch", "decoder"))
 
 
-@pytest.mark.parametrize("structures", [(), ("atrium",)])
-def test_what_the_files_have_no_place_for_is_refused(tmp_path: Path, structures: tuple[str, ...]):
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_structures_are_asked_for_by_name(tmp_path: Path, format: str):
     sam = ak.build_sam(ECHO, seed=0)
-    ak.inject(sam, "samus_plus", image_size=64, structures=structures)
-    with pytest.raises(ValueError, match="for which the files have no place; export an adapter"):
-        ak.export(sam, tmp_path / "files", format="torch")
-    assert not (tmp_path / "files").exists()
+    torch.manual_seed(0)
+    started(ak.inject(sam, "samus_plus", image_size=64, structures=("ventricle", "atrium")))
+    folder = export(sam, tmp_path / "files", format=format)
+    read = onnx if format == "onnx" else pt2
+    encoder, decoder = read(folder, "encoder"), read(folder, "decoder")
+    about = json.loads((folder / "export.json").read_text())
+    assert about["classes"] == ["ventricle", "atrium"]
+    assert list(about["decoder"]["inputs"])[-2:] == ["detail_maps", "classes"]
+    images = 255 * torch.rand(2, 3, 64, 64)
+    embedding, maps = encoder(images)
+    given = {
+        "image_embeddings": embedding,
+        "point_coords": torch.zeros(2, 2, 2, 2),
+        "point_labels": torch.full((2, 2, 2), -1),
+        "mask_input": torch.zeros(2, 2, *about["decoder"]["inputs"]["mask_input"]["shape"][2:]),
+        "has_mask_input": torch.zeros(2, 2),
+        "detail_maps": maps,
+        "classes": torch.tensor([[0, 1], [0, 1]]),
+    }
+    logits, iou, presence = decoder(*given.values())
+    with torch.no_grad():
+        masks = ak.Segmenter(sam)(images)
+    assert masks.presence is not None
+    torch.testing.assert_close(logits, masks.all_logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(iou, masks.all_iou, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(presence, masks.presence, atol=1e-4, rtol=1e-4)
