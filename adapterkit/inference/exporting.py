@@ -12,7 +12,7 @@ several prompted structures of each, as a `Segmenter` has:
 | | detail_maps | (B, c, S, S) | with a `Detail` part |
 | decoder | image_embeddings | (B, C, h, w) | what the encoder gave |
 | | detail_maps | (B, c, S, S) | the same |
-| | classes | (B, K) int64 | with `ClassPrompts`: the structure's number in `classes` of export.json, -1 where it is asked for by clicks alone |
+| | classes | (B, K) int64 | with `ClassPrompts`: its number, -1 for none |
 | | point_coords | (B, K, N, 2) | (x, y) in pixels of the input |
 | | point_labels | (B, K, N) int64 | 1 inside, 0 outside, 2 and 3 a box's upper left and lower \
 right corner, -1 no point |
@@ -319,7 +319,7 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
             "mask_input": per_prompt,
             "has_mask_input": per_prompt,
             **{name: {0: "batch"} for name in handed_on},
-            **{name: per_prompt for name in classes},
+            **dict.fromkeys(classes, per_prompt),
         },
         outputs=["low_res_masks", "iou_predictions", *(["presence"] if by_name else [])],
     )

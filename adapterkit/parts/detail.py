@@ -120,11 +120,11 @@ class JoinWeights:
 
     Args:
         weights: of a mask token.
-        of_classes: those that a class has beside, (classes, channels).
+        of_classes: those that each class has beside; None: it has none.
         context: of the adapter; it tells the classes.
     """
 
-    def __init__(self, weights: nn.Linear, of_classes: nn.Parameter | None, context: Context):
+    def __init__(self, weights: nn.Linear, of_classes: nn.Embedding | None, context: Context):
         self.weights = weights
         self.of_classes = of_classes
         self.context = context
@@ -133,7 +133,7 @@ class JoinWeights:
         weights = self.weights(args[0].to(self.weights.weight.dtype))
         classes = self.context.values.get(CLASSES)
         if self.of_classes is not None and classes is not None:
-            own = F.embedding(classes.clamp(min=0), _CLASS_SCALE * self.of_classes)
+            own = _CLASS_SCALE * self.of_classes(classes.clamp(min=0))
             weights = weights + own.masked_fill(classes[:, None] < 0, 0)
         return torch.cat([output, weights.to(output.dtype)], dim=-1)
 
@@ -200,7 +200,8 @@ class Detail:
         to.add("detail.network", network)
         to.add("detail.weights", weights)
         if self.classes:
-            of_classes = nn.Parameter(torch.zeros(self.classes, self.channels + 1))
+            of_classes = nn.Embedding(self.classes, self.channels + 1)
+            nn.init.zeros_(of_classes.weight)
             to.add("detail.of_classes", of_classes)
         to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network))
         read = to.context.reads("detail.maps", in_decoder=True)

@@ -164,10 +164,6 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         )
     epochs = config.epochs or base.epochs
     steps = epochs * -(-len(collection.of_groups(split.train)) // config.batch_size)
-    test: dict[TrainingStrategy, tuple[PromptStrategy, ...]] = {
-        "mixed": ("class", "1", "class+1"),
-        "class+1": ("class+1", "class"),
-    }
     return Experiment(
         subject=Adapted(base.sam, base.name, method.title, parts),
         collection=collection,
@@ -183,7 +179,7 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
         ),
         image_size=image_size,
         augmentation=SamusAugmentation(image_size) if config.augment == "samus" else None,
-        prompts=test.get(prompts, (prompts,)),
+        prompts=_tested_with(prompts),
         zero_shot=config.zero_shot,
     )
 
@@ -205,6 +201,13 @@ def _from_anywhere(method: str) -> str:
     """With the whole path of its file, if it has one."""
     path, colon, name = method.rpartition(":")
     return f"{Path(path).resolve()}:{name}" if colon else method
+
+
+def _tested_with(prompts: TrainingStrategy) -> tuple[PromptStrategy, ...]:
+    """By what the test images are asked for: all that was trained."""
+    if prompts == "mixed":
+        return "class", "1", "3", "box", "class+1"
+    return ("class+1", "class") if prompts == "class+1" else (prompts,)
 
 
 def _options(options: Sequence[str]) -> Mapping[str, Any]:

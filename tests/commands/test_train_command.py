@@ -50,6 +50,8 @@ def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Co
         "metrics.json",
         "per_image.csv",
         "per_image_1.csv",
+        "per_image_3.csv",
+        "per_image_box.csv",
         "per_image_class+1.csv",
         "report.html",
         "segmentations.png",

@@ -216,3 +216,17 @@ def test_the_parts_of_a_method_for_an_encoder_alone():
     parts = ak.methods.parts_of("samus_plus", ak.view(encoder), image_size=SIZE)
     assert Train("mask_decoder") not in parts
     assert not any(isinstance(part, Detail | ClassPrompts) for part in parts)
+
+
+def test_classes_have_weights_of_their_own_in_the_detail(sam: Sam, images: Tensor):
+    segmenter = ak.Segmenter(plus(sam))
+    classes, points = torch.tensor([[0, 1, -1]] * 2), torch.full((2, 3, 1, 2), 20.0)
+    prompts = ak.Prompts(points, torch.ones(2, 3, 1, dtype=torch.long), classes=classes)
+    before = segmenter(images, prompts).low_res_logits
+    found = ak.adapters_of(sam)
+    assert found is not None
+    with torch.no_grad():
+        found["default"].added.get_parameter("detail.of_classes.weight")[1].fill_(1.0)
+    after = segmenter(images, prompts).low_res_logits
+    assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+    assert not torch.allclose(before[:, 1], after[:, 1])
