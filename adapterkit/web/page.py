@@ -1,7 +1,6 @@
 """The page: what is on it, which event does what, and the server that shows it."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -13,6 +12,7 @@ from gradio.themes import Default
 
 from adapterkit.inference.predictor import Predictor
 from adapterkit.web.events import INSIDE, NO_ADAPTER, OUTSIDE, Events, Shown
+from adapterkit.web.guards import MAX_KEPT, guards, server_folder
 
 _HERE = Path(__file__).parent
 
@@ -30,9 +30,18 @@ _SAVE = """async (file) => {
 
 @contextmanager
 def serving(
-    predictor: Predictor, model: str, host: str, port: int, max_upload: int
+    predictor: Predictor,
+    model: str,
+    host: str,
+    port: int,
+    max_upload: int,
+    trusted: Sequence[str] = (),
+    max_kept: int = MAX_KEPT,
 ) -> Iterator[str]:
     """Serves the page while the block runs; no file of it outlives the block.
+
+    Requests are answered that name this machine's loopback, `host` or a trusted name, and that no
+    page of another server makes.
 
     Args:
         predictor: the model and the adapters to choose from; not to be used otherwise meanwhile.
@@ -40,13 +49,16 @@ def serving(
         host: the address to listen at.
         port: a free one.
         max_upload: the size of a file that may be opened, in bytes.
+        trusted: further names under which browsers reach the server.
+        max_kept: the size of all files that wait to be opened, in bytes. The oldest make way, if
+            they have waited for a minute; otherwise an upload is refused.
 
     Yields:
         The page's address.
     """
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="adapterkit-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with server_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         made = page(predictor, model)
         try:
             _, address, _ = made.launch(
@@ -70,6 +82,7 @@ def serving(
                 ssr_mode=False,
                 pwa=False,
                 mcp_server=False,
+                app_kwargs={"middleware": guards(host, trusted, folder, max_kept)},
             )
             yield address
         finally:
