@@ -86,7 +86,7 @@ class AdapterHeader:
         classes = self.classes
         _expect(len(classes) <= MAX_CLASSES, f"classes: at most {MAX_CLASSES}", len(classes))
         for name in (*classes, self.family):
-            _expect(_is_name(name), "names: up to 100 printable characters without brackets", name)
+            _expect(is_name(name), "names: up to 100 printable characters without brackets", name)
         count = len(self.fingerprint)
         _expect(count <= _MAX_ITEMS, "fingerprint: of the base's tensors", f"{count:,} of them")
         for key, value in self.fingerprint.items():
@@ -263,7 +263,8 @@ def _is_number(value: Any) -> bool:
     return is_number and math.isfinite(value) and abs(value) <= _MAX_NUMBER
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
+    """Whether an adapter file can hold it as the name of a structure."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= 100

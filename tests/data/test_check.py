@@ -195,6 +195,10 @@ OPTIONS_WRONG: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
         lambda r: None, ("--colours", "a=1,1,1", *NAMED), "give no labels beside --colours"),
     "a label that is no number": (
         lambda r: None, ("--structures", "one=a"), "expected LABEL=NAME"),
+    "a name that no file can hold": (
+        lambda r: None, ("--structures", "1=a<b>", "2=b"), "a structure is called 'a<b>'"),
+    "a name that tables have": (
+        lambda r: None, ("--structures", "1=mean", "2=b"), "a structure is called 'mean'"),
     "a wrong format": (lambda r: None, ("--format", "nnunet"), "dataset.json"),
     "an option of another format": (lambda r: None, ("--axis", "1"), "has no option 'axis'"),
     "a volume and a mask of other sizes": (

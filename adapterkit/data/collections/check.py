@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adapterkit.adapters.header import is_name
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import LabelledImage, Record
 from adapterkit.data.files.image_file import DataError, Spacing
@@ -55,10 +56,11 @@ class Report:
 def check_collection(collection: Collection, split: Split | None = None) -> Report:
     """Read each image and mask of a collection once, and say what it holds and what is wrong.
 
-    Errors are: files that cannot be read or do not fit, a structure that no image shows, the same
-    image on two sides of the split, and too few groups for training, validation and test. For a
-    look are: masks without any structure, the same image twice, images that show one value alone,
-    and names that look like several images of one patient without groups.
+    Errors are: names of structures that an adapter file cannot hold, files that cannot be read or
+    do not fit, a structure that no image shows, the same image on two sides of the split, and too
+    few groups for training, validation and test. For a look are: masks without any structure, the
+    same image twice, images that show one value alone, and names that look like several images of
+    one patient without groups.
 
     Args:
         collection: what `open_collection` gave.
@@ -82,6 +84,7 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
             places[_digest(native.image)].append(index)
     report.problems = [
         *(Problem(message, True) for message in unreadable),
+        *_unfit_names(collection),
         *_absent(report),
         *_twice(collection, places, split or collection.split),
         *_few_groups(collection),
@@ -107,6 +110,16 @@ def _digest(image: np.ndarray) -> bytes:
     digest = blake2b(f"{image.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image, dtype=np.float32).data)
     return digest.digest()
+
+
+def _unfit_names(collection: Collection) -> Iterable[Problem]:
+    for label, name in collection.structures.items():
+        if name == "mean" or not is_name(name):
+            yield Problem(
+                f"a structure is called {name!r}: expected up to 100 printable characters, none "
+                f'of them <, >, [ or ], and not "mean"; --structures {label}=NAME renames it.',
+                True,
+            )
 
 
 def _absent(report: Report) -> Iterable[Problem]:
