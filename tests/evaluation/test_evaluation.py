@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,9 +37,12 @@ class Planted(Promptable):
         self.masks = masks
         self.seen = 0
 
-    def forward(self, images: Tensor, prompts: Prompts | None = None) -> Masks:
-        masks = self.masks[self.seen : self.seen + len(images)]
-        self.seen += len(images)
+    def encode(self, images: Tensor) -> Any:
+        return images
+
+    def decode(self, embedding: Any, prompts: Prompts | None = None) -> Masks:
+        masks = self.masks[self.seen : self.seen + len(embedding)]
+        self.seen += len(embedding)
         logits = 20.0 * masks[:, :, None].float() - 10
         return Masks(logits, torch.zeros(logits.shape[:3]), masks.shape[-1])
 
@@ -135,7 +139,7 @@ def test_the_second_point_is_chosen_as_asked(echo: CamusDataset):
             assert torch.equal(both[:, :, 1:], farthest_point(masks, first[:, :, 0])[0])
     # For the entropy the model is asked twice; it is least certain where it says nothing.
     segmenter = Planted(torch.cat([masks, masks]))
-    segmenter.forward = lambda images, prompts=None: Masks(
+    segmenter.decode = lambda embedding, prompts=None: Masks(
         torch.where(corner(masks), 0.0, 10.0)[:, :, None], torch.zeros(8, 3, 1), 64
     )
     both = next(predict(segmenter, one, seed=0, points="2-entropy")).points

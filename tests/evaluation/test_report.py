@@ -64,9 +64,12 @@ class Shifted(Promptable):
         self.unused = nn.Parameter(torch.zeros(1))
         self.masks, self.seen = masks, 0
 
-    def forward(self, images: Tensor, prompts: Prompts | None = None) -> Masks:
-        chosen = [(self.seen + i) % len(self.masks) for i in range(len(images))]
-        self.seen += len(images)
+    def encode(self, images: Tensor) -> Any:
+        return images
+
+    def decode(self, embedding: Any, prompts: Prompts | None = None) -> Masks:
+        chosen = [(self.seen + i) % len(self.masks) for i in range(len(embedding))]
+        self.seen += len(embedding)
         masks = torch.stack([self.masks[i].roll(i % 5, dims=-1) for i in chosen])
         logits = 20.0 * masks[:, :, None].float() - 10
         return Masks(logits, torch.zeros(logits.shape[:3]), masks.shape[-1])
