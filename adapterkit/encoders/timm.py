@@ -143,6 +143,7 @@ def _timm(
         patch_size=cast("int", patch_embed.feat_ratio()),
         resizer=resize,
         drops_patches=getattr(getattr(encoder, "patch_drop", None), "prob", 0) > 0,
+        reads_patches=getattr(encoder, "global_pool", "") != "token",
     )
 
 

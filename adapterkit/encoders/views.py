@@ -189,6 +189,8 @@ class ViT:
         resizer: changes what the family itself has to know of another geometry: its attributes and
             its rotary or relative positions, but not `pos_embed` and the stride.
         drops_patches: whether it leaves out patch tokens at random in training.
+        reads_patches: whether its forward reads the last block's patch tokens, and not a class
+            token alone.
         decoder: the sites of the model's prompt encoder and mask decoder, or None.
     """
 
@@ -206,6 +208,7 @@ class ViT:
     patch_size: int
     resizer: Resizer
     drops_patches: bool = False
+    reads_patches: bool = True
     decoder: PromptDecoder | None = None
 
     @property

@@ -68,7 +68,8 @@ def parts(view: ViT | None = None, image_size: int = 256, patch_stride: int = 8)
     """All is in the image encoder; the rest stays frozen.
 
     Without the parts that an encoder other than SAM's has no place for: the position adapter where
-    there is no absolute position embedding, relative positions where there are none.
+    there is no absolute position embedding, relative positions where there are none, the last map
+    of the CNN branch where the encoder reads its class token alone.
 
     Args:
         view: of the encoder; None for a `Sam`.
@@ -76,6 +77,7 @@ def parts(view: ViT | None = None, image_size: int = 256, patch_stride: int = 8)
         patch_stride: pixels between patches, which keep SAM's 16x16 kernel and so overlap.
     """
     has_positions = view is None or view.pos_embed is not None
+    reads_patches = view is None or view.reads_patches
     has_relative_positions = view is None or any(block.rel_pos for block in view.blocks)
     return [
         Resize(image_size, patch_stride),
@@ -83,6 +85,6 @@ def parts(view: ViT | None = None, image_size: int = 256, patch_stride: int = 8)
         *([PositionAdapter()] if has_positions else []),
         FeatureAdapter(at="tokens", zero_init=False),
         FeatureAdapter(at="mlp", blocks="global", scale=0.5, zero_init=False),
-        CNNBranch(blocks="global"),
+        CNNBranch(blocks="global", output_scale=0.5 if reads_patches else 0.0),
         *([Train("rel_pos", blocks="global")] if has_relative_positions else []),
     ]

@@ -48,7 +48,8 @@ def parts(
         *([Train("rel_pos", blocks="global")] if has_relative_positions else []),
     ]
     if view is not None and view.decoder is None:
-        return [*in_encoder, CNNBranch(blocks="global", zero_init=True)]
+        scale = 0.5 if view.reads_patches else 0.0
+        return [*in_encoder, CNNBranch(blocks="global", output_scale=scale, zero_init=True)]
     return [
         *in_encoder,
         *([ClassPrompts(tuple(structures))] if structures else []),

@@ -150,7 +150,8 @@ class CNNBranch:
     Args:
         blocks: which blocks attend to the branch.
         stem_channels: channels at full resolution; doubled at each pooling, up to the token width.
-        output_scale: factor of the last map, added to the last block's output; 0: there is none.
+        output_scale: factor of the last map, added to the last block's output; 0: there is none,
+            as it has to be where the encoder reads a class token alone.
         zero_init: start as the identity: the attention's projection, and the scale of the last
             map's normalisation, are zero. SAMUS starts from random weights instead.
     """
@@ -165,6 +166,13 @@ class CNNBranch:
             raise ValueError(
                 f"CNNBranch: this {to.view.family} encoder drops patch tokens in training, so that "
                 "the branch's map does not fit them; build it with patch_drop_rate=0"
+            )
+        if self.output_scale and not to.view.reads_patches:
+            raise ValueError(
+                f"CNNBranch(output_scale={self.output_scale}): this {to.view.family} encoder reads "
+                "the class token alone of its last block, so that the last map, which is added to "
+                "the patch tokens, would get no gradient; give output_scale=0, or, where you use "
+                "the tokens themselves, build the encoder with global_pool=''"
             )
         to.require_image_size()
         blocks = to.select(self.blocks)

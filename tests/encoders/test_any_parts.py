@@ -110,7 +110,7 @@ def legal_lists(draw: st.DrawFn, case: Case) -> list[Part]:
     )
     others += draw(st.lists(features, max_size=4, unique_by=lambda part: part.at))  # pyright: ignore[reportArgumentType, reportCallIssue]
     if draw(st.booleans()):
-        scale = draw(st.sampled_from([0.5, 1.0]))
+        scale = draw(st.sampled_from([0.5, 1.0] if base.reads_patches else [0.0]))
         others.append(CNNBranch(draw(selections(case)), stem_channels=4, output_scale=scale))
     if draw(st.booleans()):
         # Two LoRAs may stand beside each other on different slices.

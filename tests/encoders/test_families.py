@@ -68,11 +68,14 @@ def check(model: nn.Module) -> None:
     if base.pos_embed is not None:
         parts.append(PositionAdapter())
     parts += [FeatureAdapter(at=at, zero_init=False) for at in sites(base)]
-    parts.append(CNNBranch(stem_channels=4))
+    parts.append(CNNBranch(stem_channels=4, output_scale=0.5 if base.reads_patches else 0.0))
     ak.inject(model, parts)
     output(model.train(), images(3 * base.patch_size)).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == ("adapterkit" in name), name
+        if ".cnn_branch.convolutions." in name:
+            assert parameter.grad is not None
+            assert parameter.grad.any(), f"{name} has no influence"
     assert snapshot(ak.eject(model.eval())) == before, "ejecting leaves something"
     assert torch.equal(output(model, image), plain)
 
@@ -139,7 +142,8 @@ def test_resize_is_timm_samvit_at_that_size():
 
 
 def test_overlapping_patches_give_a_finer_grid_in_every_output_of_timm():
-    model = ak.inject(small("vit_small_patch16_224", img_size=64), [Resize(48, 8), CNNBranch()])
+    model = small("vit_small_patch16_224", img_size=64, global_pool="")
+    ak.inject(model, [Resize(48, 8), CNNBranch()])
     features = model.forward_intermediates(images(48), intermediates_only=True)
     assert features[-1].shape == (2, 48, 6, 6)
     with pytest.raises(ValueError, match=r"64x64 pixels, but .* adapted to 48x48"):
@@ -147,7 +151,8 @@ def test_overlapping_patches_give_a_finer_grid_in_every_output_of_timm():
 
 
 def test_checkpointing_activations_gives_the_same_gradients():
-    model = ak.inject(small("vit_small_patch16_224", img_size=64), [CNNBranch(stem_channels=4)])
+    model = small("vit_small_patch16_224", img_size=64, global_pool="avg")
+    ak.inject(model, [CNNBranch(stem_channels=4)])
     gradients = []
     for checkpointing in (False, True):
         model.set_grad_checkpointing(checkpointing)
@@ -209,6 +214,57 @@ def test_what_attention_reads_is_a_site_where_no_module_gives_it(name: str):
         assert torch.equal(y, x + adapter(x))
     ak.eject(model)
     assert torch.equal(replica(images(64)), adapted)
+
+
+@pytest.mark.parametrize("method", ["samus", "samus_plus"])
+@pytest.mark.parametrize(
+    ("name", "pool", "reads_patches"),
+    [
+        ("vit_small_patch16_224", "token", False),
+        ("vit_small_patch16_224", "avg", True),
+        ("vit_small_patch16_224", "map", True),
+        ("vit_small_patch16_224", "", True),
+        ("eva02_tiny_patch14_224", "token", False),
+        ("eva02_tiny_patch14_224", "avg", True),
+        ("beit_base_patch16_224", "token", False),
+    ],
+)
+def test_where_the_class_token_alone_is_read_the_branch_has_no_last_map(
+    name: str, pool: str, reads_patches: bool, method: str
+):
+    model = small(name, img_size=4 * (14 if "14" in name else 16), global_pool=pool)
+    before, base = snapshot(model), ak.view(model)
+    assert base.reads_patches == reads_patches
+    if not reads_patches:
+        message = r"CNNBranch\(output_scale=0.5\): .* class token alone.*global_pool=''"
+        with pytest.raises(ValueError, match=message):
+            ak.inject(model, [CNNBranch()])
+        assert snapshot(model) == before
+    ak.inject(model, ak.methods.parts_of(method, base, image_size=base.image_size))
+    with torch.no_grad():  # From its identity, at which the branch is to begin.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    output(model, images(base.image_size)).square().mean().backward()
+    for path, parameter in model.get_submodule(f"{ADDED}.cnn_branch").named_parameters():
+        assert parameter.grad is not None
+        # Softmax takes no notice of what is added to all keys.
+        assert parameter.grad.any() or path.endswith(".k.bias"), path
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("method", ["samus", "samus_plus"])
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "samvit_base_patch16"])
+def test_the_branch_takes_the_encoders_channels(name: str, method: str, channels: int):
+    sam = {"global_attn_indexes": (1, 3), "neck_chans": 16} if "sam" in name else {}
+    model = small(name, img_size=64, in_chans=channels, **sam)
+    parts = ak.methods.parts_of(method, ak.view(model), image_size=64)
+    ak.inject(model, parts)
+    image = torch.rand(2, channels, 64, 64)
+    output(model, image).square().mean().backward()
+    stem = model.get_submodule(f"{ADDED}.cnn_branch.convolutions.stem")
+    assert next(stem.parameters()).shape[1] == channels
+    assert all(each.grad is not None for each in model.parameters() if each.requires_grad)
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_224", "eva02_tiny_patch14_224"])
