@@ -114,6 +114,14 @@ class Adapters(nn.Module):
             parameter.requires_grad_(True)
         self._frozen.clear()
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by `torch.jit.script`, which compiles Python that hooks and overlays do not
+        keep to."""
+        raise ValueError(
+            "torch.jit.script does not take a model with adapters; record it with "
+            "torch.jit.trace(model, images), or eject or merge the adapters first"
+        )
+
 
 def _keep_adapters_when_loading_a_base(
     module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any

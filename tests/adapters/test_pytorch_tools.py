@@ -60,6 +60,42 @@ def test_export_is_exact():
     )
 
 
+def test_a_trace_is_exact_and_a_script_refused():
+    run(
+        start(
+            """
+            import peft
+            import timm
+            from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, PositionAdapter, Train
+
+            CASES = [
+                [CNNBranch(stem_channels=4)],
+                [FeatureAdapter(zero_init=False), LoRA()],
+                [PositionAdapter(), Train("head")],
+                [peft.LoraConfig(r=2, target_modules=["qkv"])],
+            ]
+            options = {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": 32}
+            first, second = torch.rand(2, 2, 3, 32, 32)
+            for parts in CASES:
+                model = timm.create_model("vit_tiny_patch16_224", global_pool="avg", **options)
+                ak.inject(model.eval(), parts)
+                with torch.no_grad():
+                    for each in model.parameters():
+                        each.add_(0.1 * torch.randn_like(each))
+                    traced = torch.jit.trace(model, first)
+                    assert torch.equal(traced(second), model(second)), parts
+                try:
+                    torch.jit.script(model)
+                except ValueError as error:
+                    assert "torch.jit.trace(model, images), or eject or merge" in str(error)
+                else:
+                    raise AssertionError(parts)
+                torch.jit.script(ak.eject(model))
+            """
+        )
+    )
+
+
 def test_compile_has_no_graph_break_and_agrees_with_its_gradients():
     run(
         start(
