@@ -112,11 +112,22 @@ def _changed(base: type[nn.Module], names: frozenset[str], hooks: int) -> type[n
     def reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
         return _rebuild, (base, names, hooks), module.__dict__
 
+    def delete(module: nn.Module, name: str) -> None:
+        # Its first step in making a vector of all parameters.
+        if name in names:
+            raise ValueError(
+                f"the {base.__name__}'s {name} is changed by an adapter, and so cannot be deleted, "
+                "as FullyShardedDataParallel (FSDP1) does; use torch.distributed.fsdp.fully_shard "
+                "(FSDP2) or DistributedDataParallel instead, or eject the adapter first"
+            )
+        base.__delattr__(module, name)
+
     members: dict[str, Any] = {name: _read_through(name) for name in names}
     members |= {
         "_plain_class": base,
         "_number_of_hooks": hooks,
         "__reduce_ex__": reduce,
+        "__delattr__": delete,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from adapterkit.encoders.tokens import TokenLayout
-from adapterkit.encoders.wrappers import unwrapped
+from adapterkit.encoders.wrappers import check_not_flattened, unwrapped
 
 Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
@@ -320,8 +320,9 @@ def view(model: nn.Module) -> ViT:
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
         ValueError: it is, but its input is not square, or its patch embedding is none that
-            adapterkit knows.
+            adapterkit knows; or it is in `FullyShardedDataParallel`.
     """
+    check_not_flattened(model)
     model = unwrapped(model)
     for view_of in _FAMILIES:
         found = view_of(model)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-_NAMES = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_NAMES = ("_orig_mod", "module", "_checkpoint_wrapped_module")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -12,6 +12,20 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while (name := _name_of_wrapped(module)) is not None:
         module = module.get_submodule(name)
     return module
+
+
+def check_not_flattened(model: nn.Module) -> None:
+    """Refuse a model within `FullyShardedDataParallel`, whose parameters are pieces of one vector.
+
+    Raises:
+        ValueError: it is in one, or holds one.
+    """
+    if any(getattr(each, "_fsdp_flattened", False) for each in model.parameters()):
+        raise ValueError(
+            "FullyShardedDataParallel (FSDP1) leaves a process pieces of parameters, of which no "
+            "adapter can be made; after inject, use torch.distributed.fsdp.fully_shard (FSDP2) or "
+            "DistributedDataParallel instead"
+        )
 
 
 def plain_names(model: nn.Module) -> Callable[[str], str]:

@@ -221,6 +221,54 @@ def test_two_processes_train_one_adapter(tmp_path: Path):
     run(*(start(script, RANK=str(rank), FOLDER=str(tmp_path)) for rank in range(2)))
 
 
+def test_what_fsdp1_flattens_is_refused(tmp_path: Path):
+    script = """
+        import os
+        import timm
+        import torch.distributed as dist
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, PositionAdapter, Train
+
+        rank, folder = int(os.environ["RANK"]), os.environ["FOLDER"]
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+        )
+
+        def refused(call):
+            try:
+                call()
+            except ValueError as error:
+                assert "fully_shard (FSDP2) or DistributedDataParallel instead" in str(error)
+            else:
+                raise AssertionError("not refused")
+
+        def wrap(model):
+            return FullyShardedDataParallel(
+                model, use_orig_params=True, device_id=torch.device("cpu")
+            )
+
+        options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "img_size": 64}
+        for parts in [[LoRA()], [Train("norm")], [PositionAdapter()]]:
+            model = timm.create_model("vit_tiny_patch16_224", global_pool="", **options)
+            ak.inject(model, parts)
+            refused(lambda: wrap(model))
+        model = timm.create_model("vit_tiny_patch16_224", global_pool="", **options)
+        ak.inject(model, [FeatureAdapter(zero_init=False), CNNBranch(stem_channels=4)])
+        image = torch.rand(2, 3, 64, 64)
+        expected = model(image)
+        wrapped = wrap(model)
+        torch.testing.assert_close(wrapped(image), expected)
+        file = f"{folder}/{rank}.safetensors"
+        for each in (wrapped, model):
+            refused(lambda: ak.save_adapter(each, file))
+            refused(lambda: ak.summary(each))
+            refused(lambda: ak.inject(each, [LoRA()], "other"))
+        assert not os.path.exists(file)
+        dist.destroy_process_group()
+        """
+    run(*(start(script, RANK=str(rank), FOLDER=str(tmp_path)) for rank in range(2)))
+
+
 @pytest.mark.slow
 def test_two_processes_shard_one_model(tmp_path: Path):
     script = """
