@@ -43,7 +43,7 @@ from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_s
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.command_line import run
 from adapterkit.system.random import seeded_generator
-from adapterkit.training.loop import make_accelerator
+from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.state import Progress, load_state, save_state
 from recipes.minisam_batches import Batches, Stage
 

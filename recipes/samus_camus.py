@@ -74,8 +74,8 @@ def main(config: Config) -> None:
     from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
     from adapterkit.methods import parts_of
     from adapterkit.parts import Train
+    from adapterkit.training.accelerator import make_accelerator
     from adapterkit.training.experiment import Experiment
-    from adapterkit.training.loop import make_accelerator
     from adapterkit.training.run_folder import as_configured, open_run
     from adapterkit.training.runner import perform
     from adapterkit.training.settings import settings_of
@@ -83,7 +83,9 @@ def main(config: Config) -> None:
 
     config = as_configured(config)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
-    accelerator = make_accelerator(config.mixed_precision, config.tensorboard)
+    accelerator = make_accelerator(
+        config.mixed_precision, ("tensorboard",) if config.tensorboard else ()
+    )
 
     base = Base.of(config.checkpoint)
     image_size = config.image_size or base.sam.image_encoder.img_size // 4

@@ -24,7 +24,8 @@ from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, evaluate
 from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, Normalise, Resize
-from adapterkit.training.loop import make_accelerator, train
+from adapterkit.training.accelerator import make_accelerator
+from adapterkit.training.loop import train
 from adapterkit.training.settings import Settings
 from recipes.samus_camus import Config, main
 

@@ -4,17 +4,25 @@ Point prompts need no transform of their own: they are drawn from the masks afte
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import RandSpatialCropd
-from monai.transforms.intensity.dictionary import RandScaleIntensityFixedMeand
-from monai.transforms.spatial.dictionary import RandRotated, RandZoomd
+from monai.transforms.intensity.dictionary import (
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityFixedMeand,
+)
+from monai.transforms.spatial.dictionary import RandAffined, RandFlipd, RandRotated, RandZoomd
 from monai.transforms.transform import RandomizableTransform
 from torch import Generator, Tensor
+
+from adapterkit.data.dataset import Augmentation
+
+AugmentationName = Literal["none", "samus", "medical"]
 
 
 class SamusAugmentation:
@@ -80,12 +88,100 @@ class SamusAugmentation:
         self, image: Float[Tensor, "c S S"], labels: UInt8[Tensor, "1 S S"], generator: Generator
     ) -> tuple[Float[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
         """Augment an image in [0, 255] and its label map alike; all randomness is `generator`'s."""
-        self._change.set_random_state(seed=int(torch.randint(2**32, (), generator=generator)))
-        changed: Any = self._change({"image": image, "labels": labels})
-        return (
-            changed["image"].as_tensor().clamp(0, 255),
-            changed["labels"].as_tensor().round().to(torch.uint8),
+        return _changed(self._change, image, labels, generator)
+
+
+class MedicalAugmentation:
+    """Small changes that another machine, another operator or another patient would make.
+
+    In this order, each with probability `probability` and independently of the others:
+
+    - flips along the axes that are asked for, none by default: a flipped heart is no heart;
+    - rotation in [-15, 15] degrees, scale in [0.85, 1.15] and shifts of up to a tenth of the side,
+      with black beyond the borders;
+    - gamma in [0.7, 1.5]: values v in [0, 255] become 255 (v / 255)^(1 / g);
+    - contrast about the mean in [0.8, 1.25];
+    - Gaussian blur with a standard deviation of 0.5 to 1 pixels;
+    - Gaussian noise with a standard deviation of up to 10.
+
+    Images are resampled bilinearly, label maps by nearest neighbour. The transforms hold random
+    state: one object serves one thread.
+
+    Args:
+        image_size: side of the square images, in pixels.
+        probability: of each change.
+        flips: "horizontal", "vertical" or both.
+
+    Raises:
+        ValueError: the probability is outside [0, 1], or a flip is along another axis.
+    """
+
+    def __init__(
+        self, image_size: int, probability: float = 0.3, flips: Sequence[str] = ()
+    ) -> None:
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability is {probability}: expected a number from 0 to 1.")
+        if not {*flips} <= {*_FLIPS}:
+            raise ValueError(f"flips is {flips}: expected some of {', '.join(_FLIPS)}.")
+        both, shift = ("image", "labels"), image_size / 10
+        self._change = Compose(
+            [
+                *(RandFlipd(both, 0.5, spatial_axis=_FLIPS[each]) for each in flips),
+                RandAffined(
+                    both,
+                    prob=probability,
+                    rotate_range=math.radians(15),
+                    scale_range=0.15,
+                    translate_range=shift,
+                    mode=("bilinear", "nearest"),
+                    padding_mode="zeros",
+                ),
+                _RandGamma(probability, (0.7, 1.5)),
+                # MONAI's factor is what is added to 1.
+                RandScaleIntensityFixedMeand("image", factors=(-0.2, 0.25), prob=probability),
+                RandGaussianSmoothd("image", (0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=probability),
+                RandGaussianNoised("image", prob=probability, std=10.0),
+            ]
         )
+
+    def __call__(
+        self, image: Float[Tensor, "c S S"], labels: UInt8[Tensor, "1 S S"], generator: Generator
+    ) -> tuple[Float[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
+        """Augment an image in [0, 255] and its label map alike; all randomness is `generator`'s."""
+        return _changed(self._change, image, labels, generator)
+
+
+_FLIPS = {"horizontal": 1, "vertical": 0}
+"""The spatial axis that is reversed."""
+
+
+def make_augmentation(
+    name: AugmentationName, image_size: int, flips: Sequence[str] = ()
+) -> Augmentation | None:
+    """The augmentation of a name, "none", "samus" or "medical", for images of this side.
+
+    Raises:
+        ValueError: flips are asked of another one than "medical".
+    """
+    if flips and name != "medical":
+        raise ValueError(f"--flips belongs to --augment medical, and the augmentation is {name}")
+    if name == "medical":
+        return MedicalAugmentation(image_size, flips=flips)
+    return SamusAugmentation(image_size) if name == "samus" else None
+
+
+def _changed(
+    change: Compose,
+    image: Float[Tensor, "c S S"],
+    labels: UInt8[Tensor, "1 S S"],
+    generator: Generator,
+) -> tuple[Float[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
+    change.set_random_state(seed=int(torch.randint(2**32, (), generator=generator)))
+    changed: Any = change({"image": image, "labels": labels})
+    return (
+        changed["image"].as_tensor().clamp(0, 255),
+        changed["labels"].as_tensor().round().to(torch.uint8),
+    )
 
 
 class _RandGamma(RandomizableTransform):

@@ -11,8 +11,12 @@ from jaxtyping import Bool, Float, Real, UInt8
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from adapterkit.data.decoded import DecodedImages
 from adapterkit.data.files.image_file import DataError, Spacing
 from adapterkit.system.random import seeded_generator
+
+CACHE = 4 * 10**9
+"""Bytes for decoded images, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,9 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
     [0, 255] are taken as they are; an image that leaves that range, or stays within [0, 1], is
     scaled from its own minimum and maximum to [0, 255].
 
-    Each file is decoded once, when its record is first asked for; image and label map are then
-    kept in memory as uint8 at the square size (2 * S * S bytes per grey image), so later epochs do
-    not touch the disk. Workers of a DataLoader would each keep a copy of their own: use
-    `num_workers=0`.
+    Each file is decoded when its record is first asked for; image and label map are then kept in
+    memory as uint8 at the square size (2 * S * S bytes per grey image), so later epochs do not
+    touch the disk, as far as the budget goes. Workers of a DataLoader share what is kept.
 
     With an augmentation, what a sample looks like depends on `seed`, the epoch given to
     `set_epoch` and the sample's name only: not on the order, on other samples or on how often it
@@ -96,6 +99,7 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         image_size: S, in pixels.
         augmentation: changes image and label map at the square size; None serves them as they are.
         seed: of the augmentation.
+        cache: bytes for decoded images; those beyond are read anew each time.
 
     Raises:
         DataError: no records, an image size below 1, a name twice, or records of different
@@ -108,6 +112,7 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         image_size: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        cache: int = CACHE,
     ) -> None:
         if not records:
             raise DataError("records is empty: expected at least one, as find_frames gives.")
@@ -129,7 +134,7 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         self.augmentation = augmentation
         self.seed = seed
         self.epoch = 0
-        self._decoded: dict[int, tuple[UInt8[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]] = {}
+        self._decoded = DecodedImages(len(records), image_size, cache)
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -147,9 +152,11 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         # The range itself maps negative indices and raises IndexError past the end.
         index = range(len(self.records))[index]
         record = self.records[index]
-        if index not in self._decoded:
-            self._decoded[index] = self._decode(record)
-        stored, labels = self._decoded[index]
+        decoded = self._decoded.get(index)
+        if decoded is None:
+            decoded = self._decode(record)
+            self._decoded.put(index, *decoded)
+        stored, labels = decoded
         image = stored.float()
         if self.augmentation is not None:
             generator = seeded_generator(self.seed, f"epoch {self.epoch}, {record.name}")

@@ -262,9 +262,13 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     Raises:
         ValueError: if path has no suffix, which tells the format (.png, .pdf, .svg).
+        OSError: it cannot be written; the disk is full, say.
     """
     if not path.suffix:
         raise ValueError(f"path needs a suffix that tells the format, such as .png: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:])
+        try:
+            figure.savefig(temporary, format=path.suffix[1:])
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error}") from error

@@ -155,8 +155,15 @@ class Segmenter(Promptable):
     def given(
         self, maps: Mapping[str, Tensor], classes: Int[Tensor, "p"] | None
     ) -> Iterator[Callable[[], Float[Tensor, "p"] | None]]:
-        """Within it, parts in the decoder read what belongs to these images and prompts; what it
-        gives tells, after the decoder's forward, the presence that they judged."""
+        """Within it, parts in the decoder read what belongs to these images and prompts.
+
+        Args:
+            maps: what an embedding's images handed on.
+            classes: of the prompts, all images' in one row.
+
+        Yields:
+            What tells, after the decoder's forward, the presence that was judged.
+        """
         found = adapters_of(self.sam)
         if found is None:
             yield lambda: None

@@ -1,5 +1,6 @@
 """What the project's command lines share."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,3 +57,15 @@ def check_free(path: Path, force: bool = False) -> None:
         raise FileExistsError(f"{path} exists; give --force to replace it, or another --out")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")
+
+
+def bytes_in_words(text: str) -> int:
+    """4 000 000 000 of "4GB"; units are B, kB, MB, GB and TB, in any case, of 1000 each.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    if found is None:
+        raise ValueError(f"--cache {text}: expected an amount of memory, 4GB or 500MB say")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adapterkit.data.collections.collection import Collection
-from adapterkit.data.dataset import Augmentation, SegmentationDataset
+from adapterkit.data.dataset import CACHE, Augmentation, SegmentationDataset
 from adapterkit.data.splits import Split
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.promptable.protocol import Promptable
@@ -26,6 +26,8 @@ class Experiment:
         settings: of the training.
         image_size: side of the images that the model is given, in pixels.
         augmentation: of the training images.
+        workers: processes that read training images; see `DataLoader`.
+        cache: bytes for the decoded images of each part of the split.
         prompts: with which the test images are segmented; the first is the table's main one.
         zero_shot: whether the base as it comes is measured too, at its own input size.
     """
@@ -37,6 +39,8 @@ class Experiment:
     settings: Settings
     image_size: int
     augmentation: Augmentation | None = None
+    workers: int = 0
+    cache: int = CACHE
     prompts: tuple[PromptStrategy, ...] = ("1",)
     zero_shot: bool = False
 
@@ -57,6 +61,7 @@ class Experiment:
             image_size or self.image_size,
             self.augmentation if part == "train" else None,
             self.settings.seed,
+            self.cache,
         )
 
     def with_groups(self, evaluation: Evaluation) -> Evaluation:

@@ -7,18 +7,17 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rich
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import is_tensorboard_available
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -31,44 +30,13 @@ from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Masks, Promptable
 from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator
+from adapterkit.training.averages import MovingAverage
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
-from adapterkit.training.losses import dice_bce_loss, low_res_target
+from adapterkit.training.losses import LOSSES, low_res_target
 from adapterkit.training.prompting import asked, first_prompts, validation_strategy
 from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, Progress, load_state, save_state
-
-
-def make_accelerator(
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = None, tensorboard: bool = False
-) -> Accelerator:
-    """accelerate's handling of devices, processes and precision, as `train` needs it.
-
-    Args:
-        mixed_precision: None for what `accelerate launch` says, or none.
-        tensorboard: let `train` write loss, learning rate and Dice for TensorBoard, once
-            `log_to` has said where.
-
-    Raises:
-        ValueError: TensorBoard is asked for, and is not installed.
-    """
-    if tensorboard and not is_tensorboard_available():
-        raise ValueError("TensorBoard is not installed: pip install tensorboard, or do without")
-    return Accelerator(
-        # Processes that torchrun starts find each other without a GPU only if told so.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=mixed_precision,
-        log_with="tensorboard" if tensorboard else None,
-        project_dir="." if tensorboard else None,
-        # The loss does not use all: not a trained decoder's estimate of its own quality, say.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-
-
-def log_to(folder: Path, accelerator: Accelerator) -> None:
-    """Write what `train` logs to `folder`/tensorboard, if `make_accelerator` was asked to."""
-    accelerator.project_configuration.logging_dir = str(folder)
-    accelerator.init_trackers("tensorboard")
 
 
 def train(
@@ -82,14 +50,13 @@ def train(
     state_file: Path | None = None,
     state_minutes: float = 5,
     embeddings: Path | None = None,
+    workers: int = 0,
+    on_first_batch: Callable[[Mapping[str, Any], Sequence[Prompts]], None] | None = None,
 ) -> list[Epoch]:
     """Train what requires gradients, showing progress.
 
-    The loss is the published SAMUS's, on the low-resolution logits of all structures of a batch.
-    After each epoch the mean Dice over the validation set's images and structures is measured, from
-    points that the seed fixes.
-
-    If `state_file` exists, the run goes on from there, to the same result as if it had not been
+    After each epoch the mean Dice over the validation set's images and structures is measured. If
+    `state_file` exists, the run goes on from there, to the same result as if it had not been
     interrupted. The file is written at the end of every epoch's steps, and whenever the last time
     is `state_minutes` ago. Ctrl-C or the termination signal lets the present step end, writes it,
     and raises KeyboardInterrupt; a second Ctrl-C raises at once.
@@ -100,14 +67,15 @@ def train(
             called with each epoch.
         validation: the same.
         settings: how to train.
-        accelerator: from `make_accelerator`.
+        accelerator: from `accelerator.make_accelerator`.
         on_improvement: called in the main process after each epoch with the highest validation Dice
             so far, while `segmenter` holds what that epoch gave.
         state_file: None keeps no state. With several machines, on a disk that they share.
         state_minutes: 0 writes it after every step.
         embeddings: a folder in which image embeddings are kept, so that an image encoder that is
-            not trained (MedSAM's) sees each image once; where it is trained, this does nothing.
-            With an augmentation, every epoch's images are others, and are kept too.
+            not trained sees each image once; with an augmentation, every epoch's images are others.
+        workers: processes that read and augment; the results do not depend on them.
+        on_first_batch: called in the main process with the first batch and its prompts.
 
     Returns:
         The epochs, in order.
@@ -119,6 +87,8 @@ def train(
         OSError: the state cannot be written.
     """
     run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
+    run.workers = workers
+    run.on_first_batch = on_first_batch if accelerator.is_main_process else None
     with ExitStack() as stack:
         if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
@@ -133,13 +103,14 @@ def train(
         while not run.finished:
             for loss in run.steps():
                 bar.update(task, completed=run.done, loss=f"{loss:.4f}")
-            epoch, is_best = run.validate()
-            bar.update(task, dice=f"{epoch.validation_dice:.4f}")
-            bar.console.print(
-                f"epoch {epoch.epoch}/{settings.epochs}  {epoch}", markup=False, soft_wrap=True
-            )
-            if is_best and accelerator.is_main_process:
-                on_improvement(epoch)
+            with run.average.in_place() if run.average else nullcontext():
+                epoch, is_best = run.validate()
+                bar.update(task, dice=f"{epoch.validation_dice:.4f}")
+                bar.console.print(
+                    f"epoch {epoch.epoch}/{settings.epochs}  {epoch}", markup=False, soft_wrap=True
+                )
+                if is_best and accelerator.is_main_process:
+                    on_improvement(epoch)
     accelerator.wait_for_everyone()
     return run.now.history
 
@@ -155,6 +126,8 @@ class _Run:
     accelerator: Accelerator
     state_file: Path | None
     state_minutes: float
+    workers: int = 0
+    on_first_batch: Callable[[Mapping[str, Any], Sequence[Prompts]], None] | None = None
     now: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -172,8 +145,13 @@ class _Run:
         }
         self.trained = [each for each in self.segmenter.parameters() if each.requires_grad]
         optimizer = self.settings.make_optimizer(self.trained)
+        self.average = None
+        if self.settings.ema is not None:
+            named = dict(self.segmenter.named_parameters())
+            trained = {name: each for name, each in named.items() if each.requires_grad}
+            self.average = MovingAverage(trained, self.settings.ema)
         self.objective, self.optimizer = self.accelerator.prepare(
-            _Objective(self.segmenter), optimizer
+            _Objective(self.segmenter, LOSSES[self.settings.loss]), optimizer
         )
         if self.state_file is not None and self.state_file.exists():
             self.now = load_state(
@@ -182,6 +160,7 @@ class _Run:
                 self.segmenter,
                 self.optimizer,
                 self.accelerator.scaler,
+                self.average and self.average.tensors,
             )
 
     @property
@@ -204,7 +183,8 @@ class _Run:
         if hasattr(self.training, "set_epoch"):
             self.training.set_epoch(self.now.epoch)  # pyright: ignore[reportAttributeAccessIssue]
         plan = self._plan(self.now.epoch)[self.now.step :]
-        loader = iter(DataLoader(self.training, batch_sampler=[b for step in plan for b in step]))
+        batches = [batch for step in plan for batch in step]
+        loader = iter(DataLoader(self.training, batch_sampler=batches, num_workers=self.workers))
         with _held_interruptions() as interruptions:
             for step in plan:
                 rate = self.learning_rates[self.done]
@@ -283,6 +263,8 @@ class _Run:
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.done + 1)
         return sum(losses) / len(losses)
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
@@ -298,6 +280,9 @@ class _Run:
                 return self.segmenter(images, prompts).logits().float()
 
         prompts = first_prompts(masks, self.settings.points, generators, segment)
+        if self.on_first_batch is not None and self.done == 0:
+            self.on_first_batch(batch, [each.to("cpu") for each in prompts])
+            self.on_first_batch = None
         return self.objective(images, masks, prompts, generators)
 
     def _save(self) -> None:
@@ -309,6 +294,7 @@ class _Run:
                 self.segmenter,
                 self.optimizer,
                 self.accelerator.scaler,
+                self.average and self.average.tensors,
             )
         self.saved_at = time.monotonic()
 
@@ -316,9 +302,10 @@ class _Run:
 class _Objective(nn.Module):
     """The loss as a module, so that processes exchange the gradients of what the loss uses."""
 
-    def __init__(self, segmenter: Promptable):
+    def __init__(self, segmenter: Promptable, loss: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
         self.segmenter = segmenter
+        self.loss = loss
 
     def forward(
         self,
@@ -333,7 +320,7 @@ class _Objective(nn.Module):
 
     def _loss(self, found: Masks, masks: Tensor) -> Tensor:
         logits, presence = found.low_res_logits, getattr(found, "presence", None)
-        loss = dice_bce_loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
+        loss = self.loss(logits, low_res_target(masks, (logits.shape[-2], logits.shape[-1])))
         if presence is None:
             return loss
         is_there = masks.flatten(2).any(dim=2).to(presence.dtype)

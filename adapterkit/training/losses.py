@@ -1,9 +1,14 @@
 """Training losses on low-resolution mask logits."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from monai.losses.dice import DiceFocalLoss, DiceLoss
 from torch import Tensor
+
+from adapterkit.training.options import Loss
 
 _SMOOTH = 1e-5
 
@@ -92,3 +97,36 @@ def low_res_target(
     # PIL takes the pixel under the centre of the new one. That is torch's "nearest-exact";
     # its plain "nearest" takes the upper left pixel and would shift the target.
     return F.interpolate(masks.float(), size=tuple(size), mode="nearest-exact")
+
+
+def dice_ce_loss(
+    logits: Float[Tensor, "B K h w"], target: Float[Tensor, "B K h w"]
+) -> Float[Tensor, ""]:
+    """MONAI's Dice loss, mask by mask, and the binary cross-entropy, in equal parts.
+
+    Args:
+        logits: mask logits.
+        target: masks of 0 and 1.
+    """
+    dice = DiceLoss(sigmoid=True)(logits.float(), target)
+    return dice + F.binary_cross_entropy_with_logits(logits.float(), target)
+
+
+def dice_focal_loss(
+    logits: Float[Tensor, "B K h w"], target: Float[Tensor, "B K h w"]
+) -> Float[Tensor, ""]:
+    """MONAI's Dice loss, mask by mask, and its focal loss with an exponent of 2, in equal parts.
+
+    Args:
+        logits: mask logits.
+        target: masks of 0 and 1.
+    """
+    return DiceFocalLoss(sigmoid=True)(logits.float(), target)
+
+
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "samus": dice_bce_loss,
+    "dice-ce": dice_ce_loss,
+    "dice-focal": dice_focal_loss,
+}
+"""By their names in `Settings`."""

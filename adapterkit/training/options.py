@@ -8,6 +8,10 @@ from tyro.conf import Positional
 
 from adapterkit.promptable.strategies import TrainingStrategy
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Loss = Literal["samus", "dice-ce", "dice-focal"]
+AugmentationName = Literal["none", "samus", "medical"]
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -50,14 +54,26 @@ class TrainingOptions:
     prompts: TrainingStrategy | None = None
     """What a structure is asked for by in training. By default "mixed" where the method knows
     structures by name, else one click."""
-    augment: Literal["none", "samus"] = "none"
-    """The published SAMUS's augmentation, or none."""
+    augment: AugmentationName = "none"
+    """None; the published SAMUS's; or small turns, shifts and scales, contrast, noise and blur."""
+    flips: tuple[Literal["horizontal", "vertical"], ...] = ()
+    """Also flip training images, where a flipped image is still one of its kind; echo is not."""
+    loss: Loss = "samus"
+    """The published SAMUS's, Dice + BCE; or MONAI's Dice + cross-entropy or Dice + focal loss."""
     image_size: int | None = None
     """Side of the square input, in pixels. By default a quarter of the base's."""
     epochs: int | None = None
     """By default 50, or 12 without a checkpoint."""
     batch_size: int = 8
     """Images per batch and process."""
+    accumulate: int = 1
+    """Batches per step."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Of the trained parameters."""
+    weight_decay: float = 0
+    """Of the optimizer."""
+    ema: float | None = None
+    """Test and save a moving average of the trained weights: 0.99 keeps that share of it a step."""
     learning_rate: float | None = None
     """The highest; by default 1e-4, or 1e-3 without a checkpoint."""
     schedule: Literal["cosine", "constant", "polynomial"] = "cosine"
@@ -68,6 +84,13 @@ class TrainingOptions:
     """By default what `accelerate launch` says, or no."""
     activation_checkpointing: bool = False
     """Save memory by computing the encoder's blocks twice."""
+    workers: int = 0
+    """Processes that read and augment images while the model trains; results do not depend on
+    them."""
+    cache: str = "4GB"
+    """Memory for images that are kept decoded; others are read anew in each epoch."""
+    track: tuple[Tracker, ...] = ()
+    """Who is told loss, learning rate and Dice."""
     zero_shot: bool = False
     """Also evaluate the base as it comes, at its own input size."""
     seed: int = 0

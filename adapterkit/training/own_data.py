@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from rich.console import Console
 
-from adapterkit.data.augmentation import SamusAugmentation
+from adapterkit.data.augmentation import make_augmentation
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.check import check_collection
 from adapterkit.data.collections.labels import named_colours, named_labels
@@ -19,10 +19,10 @@ from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
 from adapterkit.methods import Method, find_method, from_file
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
-from adapterkit.system.command_line import check_positive
+from adapterkit.system.command_line import bytes_in_words, check_positive
+from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.cross_validation import CrossValidation, cross_validate
 from adapterkit.training.experiment import Experiment
-from adapterkit.training.loop import make_accelerator
 from adapterkit.training.options import TrainingOptions
 from adapterkit.training.run_folder import as_configured, open_run
 from adapterkit.training.runner import Run, perform
@@ -74,8 +74,11 @@ def train(
 def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation | None:
     """`train`, as a configuration says, telling on a console what comes of it."""
     config = as_configured(config)
-    check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
-    accelerator = make_accelerator(config.mixed_precision)
+    check_positive(
+        config, "image_size", "epochs", "batch_size", "accumulate", "learning_rate", "patients"
+    )
+    bytes_in_words(config.cache)
+    accelerator = make_accelerator(config.mixed_precision, config.track)
     if not accelerator.is_main_process:
         console = Console(quiet=True)
     with accelerator.main_process_first():
@@ -102,7 +105,7 @@ def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation
             collection.folds(config.folds, config.seed),
             lambda split: _experiment(config, collection, split),
             open_folder,
-            lambda: make_accelerator(config.mixed_precision),
+            lambda: make_accelerator(config.mixed_precision, config.track),
             config.resume,
             console,
         )
@@ -178,7 +181,9 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
             points=prompts,
         ),
         image_size=image_size,
-        augmentation=SamusAugmentation(image_size) if config.augment == "samus" else None,
+        augmentation=make_augmentation(config.augment, image_size, config.flips),
+        workers=config.workers,
+        cache=bytes_in_words(config.cache),
         prompts=_tested_with(prompts),
         zero_shot=config.zero_shot,
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from adapterkit.system.files import atomic_write, is_new_folder, remove_half_written
+from adapterkit.system.files import atomic_write, is_new_folder
 
 Config = TypeVar("Config")
 
@@ -79,8 +79,6 @@ def open_run(config: Any, name: str, **decided: Any) -> Path:
 def interrupted_run(folder: Path, config: type[Config]) -> Config:
     """The configuration of an interrupted run.
 
-    What a killed process left half-written is removed.
-
     Args:
         folder: of the run.
         config: the dataclass of which `write_json` wrote `asdict` to config.json.
@@ -89,12 +87,14 @@ def interrupted_run(folder: Path, config: type[Config]) -> Config:
         ValueError: `folder` is not the folder of a run, or the run is finished.
     """
     path = folder / "config.json"
+    if not path.is_file() and folder.is_dir() and not any(_visible(folder)):
+        raise ValueError(
+            f"--resume {folder}: the run there had not begun when it was stopped; start it anew"
+        )
     if not path.is_file():
         raise ValueError(f"--resume {folder}: expected the folder of a run, with a config.json")
     if (folder / "metrics.json").exists():
         raise ValueError(f"--resume {folder}: this run is finished; its results are there")
-    if PartialState().is_main_process:
-        remove_half_written(folder)
     hints = get_type_hints(config)
     try:
         values = {
@@ -104,6 +104,10 @@ def interrupted_run(folder: Path, config: type[Config]) -> Config:
         return config(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not this recipe's configuration: {error}") from error
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (each for each in folder.iterdir() if not each.name.startswith("."))
 
 
 @contextmanager

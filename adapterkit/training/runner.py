@@ -11,12 +11,14 @@ What it leaves in the folder:
     report.html              all of this as one page, with the outlines of every test image
     segmentations.png        the best, median and worst case of each structure
     curves.png               loss and Dice by epoch
+    batch.png                the first batch as the model sees it, with masks and prompts
     training_state.safetensors  while it runs: where it goes on if it is interrupted
 """
 
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from adapterkit.data.dataset import SegmentationDataset
+from adapterkit.evaluation.batch_figure import batch_figure
 from adapterkit.evaluation.cost import machine, peak_memory
 from adapterkit.evaluation.drawings import draw_images
 from adapterkit.evaluation.evaluation import Evaluation, evaluate
@@ -33,8 +36,11 @@ from adapterkit.evaluation.tables import extremes
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PROMPTS_IN_WORDS, PromptStrategy
 from adapterkit.system.allocator import keep_freed_memory
+from adapterkit.system.files import remove_half_written
+from adapterkit.system.lock import locked_folder
+from adapterkit.training.accelerator import log_to
 from adapterkit.training.experiment import Experiment
-from adapterkit.training.loop import log_to, train
+from adapterkit.training.loop import train
 from adapterkit.training.outcome import Outcome
 from adapterkit.training.run_folder import resumable
 from adapterkit.training.state import Epoch
@@ -78,19 +84,34 @@ def perform(
 
     Raises:
         ValueError: the parts do not fit the base, or the folder holds another run.
+        FolderLockedError: another process writes there.
         FloatingPointError: the loss is not finite.
         KeyboardInterrupt: it was interrupted; the message says how to go on.
     """
     began = time.monotonic()
     keep_freed_memory()
     console = say or Console(quiet=True)
-    subject, settings = experiment.subject, experiment.settings
-    torch.manual_seed(settings.seed)
-    model = subject.build().to(accelerator.device)
-    trained = trained_numbers(model)
+    torch.manual_seed(experiment.settings.seed)
+    model = experiment.subject.build().to(accelerator.device)
     sets = {part: experiment.dataset(part) for part in ("train", "validation", "test")}
     folder = open_folder()
-    log_to(folder, accelerator)
+    with locked_folder(folder) if accelerator.is_main_process else nullcontext():
+        return _performed(experiment, model, sets, folder, accelerator, console, began)
+
+
+def _performed(
+    experiment: Experiment,
+    model: Promptable,
+    sets: Mapping[str, SegmentationDataset],
+    folder: Path,
+    accelerator: Accelerator,
+    console: Console,
+    began: float,
+) -> Run | None:
+    subject, settings, trained = experiment.subject, experiment.settings, trained_numbers(model)
+    if accelerator.is_main_process:
+        remove_half_written(folder)
+    log_to(folder, accelerator, f"{subject.title} on {experiment.data}", asdict(settings))
     _introduce(experiment, model, folder, console)
 
     evaluations: dict[str, Evaluation] = {}
@@ -159,6 +180,10 @@ def _train(
         state_file=folder / _STATE,
         # Augmented images are new in every epoch; keeping their embeddings would gain nothing.
         embeddings=embeddings if experiment.augmentation is None else None,
+        workers=experiment.workers,
+        on_first_batch=lambda batch, prompts: batch_figure(
+            batch, sets["train"].structures, prompts, folder / "batch.png"
+        ),
     )
     if accelerator.is_main_process:
         shutil.rmtree(embeddings, ignore_errors=True)

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from adapterkit.promptable.strategies import TrainingStrategy
+from adapterkit.training.options import Loss
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Settings:
         activation_checkpointing: compute the blocks of the encoder, and of convolutions beside it,
             again in the backward pass, rather than keep what they computed: less memory, more time,
             equal results.
+        ema: what of an exponential moving average of the trained weights stays at each step; it is
+            that average which is validated, saved and tested. None: the weights themselves.
+        loss: the published SAMUS's, or MONAI's Dice with cross-entropy or with a focal loss.
         patience: epochs without a better validation Dice after which to stop; None: never.
         seed: of all that is random; it gives the same result on the same machine.
 
@@ -55,6 +59,8 @@ class Settings:
     clip_norm: float | None = None
     points: TrainingStrategy = "1"
     activation_checkpointing: bool = False
+    ema: float | None = None
+    loss: Loss = "samus"
     patience: int | None = None
     seed: int = 0
 
@@ -67,6 +73,8 @@ class Settings:
         for name in ("warmup_steps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema}: expected a share between 0 and 1, 0.99 say")
 
     def learning_rates(self, steps: int) -> list[float]:
         """The learning rate of each of so many steps of the optimiser."""

@@ -8,7 +8,7 @@ step and the image's name alone.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
+from adapterkit.training.settings import Settings
 
 _KEY = "adapterkit training state"
+_DEFAULTS = {each.name: each.default for each in fields(Settings)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def save_state(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: GradScaler | None,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write where a run stands, atomically.
 
@@ -74,6 +77,7 @@ def save_state(
         model: whose parameters that require gradients, and buffers, are saved.
         optimizer: of these parameters, in their order in `model`.
         scaler: of the gradients, in half precision.
+        averages: what else changes, by name.
 
     Raises:
         OSError: the file cannot be written; the one before is as it was.
@@ -83,6 +87,7 @@ def save_state(
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             tensors[f"optimizer.{key}.{names[index]}"] = value
+    tensors |= averages or {}
     scaling = None if scaler is None else scaler.state_dict()
     header = {"run": run, "progress": asdict(progress), "scaler": scaling}
     save_tensors(path, tensors, {_KEY: json.dumps(header)})
@@ -94,8 +99,10 @@ def load_state(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: GradScaler | None,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> Progress:
-    """Put a saved run's tensors into `model` and `optimizer`; the arguments are `save_state`'s.
+    """Put a saved run's tensors into `model`, `optimizer` and `averages`; the arguments are
+    `save_state`'s. A setting that the file does not name has its default.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -104,7 +111,7 @@ def load_state(
     """
     header, tensors = _read(path)
     for key in {**run, **header["run"]}:
-        was, now = header["run"].get(key), run.get(key)
+        was, now = header["run"].get(key, _DEFAULTS.get(key)), run.get(key)
         if was != now:
             raise ValueError(
                 f"{path} is the state of a run with {key} {_short(was)}, and this one has "
@@ -124,6 +131,8 @@ def load_state(
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(saved[key])
+        for key, value in (averages or {}).items():
+            value.copy_(tensors[key])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     fields = header["progress"]

@@ -23,8 +23,8 @@ from adapterkit.evaluation.evaluation import predict
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.files import remove_half_written, save_tensors
 from adapterkit.training import runner
+from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.experiment import Experiment
-from adapterkit.training.loop import make_accelerator
 from adapterkit.training.run_folder import write_text
 from benchmarks.compare.schedules import settings_of
 from benchmarks.compare.setting import Setting, data_of, read_setting

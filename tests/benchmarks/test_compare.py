@@ -34,8 +34,8 @@ FIGURES = {"masks.png", "prompts.png", "accuracy_and_parameters.png"}
 FILES = {"comparison.json", "tables.md", "results.csv", *FIGURES}
 RUN_FILES = {"cases.safetensors", "metrics.json", "per_image.csv", "report.html"}
 RUN_FILES |= {"segmentations.png", "table.md"}
-TRAINED_FILES = {*RUN_FILES, "adapter.safetensors", "curves.png"}
-NETWORK_FILES = {*RUN_FILES, "network.safetensors", "curves.png"}
+TRAINED_FILES = {*RUN_FILES, "adapter.safetensors", "batch.png", "curves.png"}
+NETWORK_FILES = {*RUN_FILES, "batch.png", "curves.png", "network.safetensors"}
 STRUCTURES = ["left ventricle", "myocardium", "left atrium", "mean"]
 
 
@@ -211,7 +211,11 @@ def test_an_interrupted_comparison_goes_on_to_the_same_result(
     assert done.status == 130
     assert done.errors.endswith("interrupted; the same command goes on from here\n")
     begun = tmp_path / "parts" / "samus-adapters" / "seed_0"
-    assert content(begun).keys() == {"adapter.safetensors", "training_state.safetensors"}
+    assert content(begun).keys() == {
+        "adapter.safetensors",
+        "batch.png",
+        "training_state.safetensors",
+    }
     assert compare("--table", "--out", "parts").status == 0
     assert "1 not finished" in (tmp_path / "parts" / "tables.md").read_text()
 

@@ -1,6 +1,7 @@
 """The command `adapterkit train`, on a folder of a user's own images."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import adapterkit as ak
+from adapterkit.system.lock import locked_folder
 from tests.conftest import Done
 
 Command = Callable[..., Done]
@@ -45,6 +47,7 @@ def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Co
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "adapter.safetensors",
+        "batch.png",
         "config.json",
         "curves.png",
         "metrics.json",
@@ -142,3 +145,33 @@ def test_results_are_summed_up_over_groups(tmp_path: Path, run: Command):
     rows = (tmp_path / "r" / "per_image.csv").read_text().splitlines()
     assert rows[0].startswith("image,group,structure,")
     assert [row.split(",")[1] for row in rows[1:]] == metrics["patients"]["test"] * 2
+
+
+def test_a_run_that_is_alive_is_left_alone_and_one_that_had_not_begun_says_so(
+    tmp_path: Path, run: Command
+):
+    data, folder = write_discs(tmp_path / "discs"), tmp_path / "run"
+    assert run("train", data, *SHORT, "--out", folder).status == 0
+    (folder / "metrics.json").unlink()
+    half_written = folder / ".table.md.part-1"
+    half_written.touch()
+    with locked_folder(folder):
+        done = run("train", "--resume", folder)
+        assert half_written.exists()
+    assert f"{folder} is in use by process {os.getpid()} on the machine" in str(done.status)
+    (tmp_path / "empty").mkdir()
+    done = run("train", "--resume", tmp_path / "empty")
+    assert "the run there had not begun when it was stopped; start it anew" in str(done.status)
+
+
+def test_options_of_the_training_are_taken(tmp_path: Path, run: Command):
+    data = write_discs(tmp_path / "discs")
+    options = "--ema 0.9 --loss dice-ce --augment medical --flips horizontal --accumulate 2"
+    more = "--optimizer adamw --weight-decay 0.01 --workers 1 --cache 1MB --track tensorboard"
+    out = tmp_path / "run"
+    done = run("train", data, *SHORT, *options.split(), *more.split(), "--out", out)
+    assert done.status == 0, done.errors
+    settings = json.loads((out / "metrics.json").read_text())["settings"]
+    assert (settings["ema"], settings["loss"], settings["optimizer"]) == (0.9, "dice-ce", "adamw")
+    assert list((out / "adapterkit").glob("events*"))
+    assert (out / "batch.png").stat().st_size > 10_000

@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from adapterkit.data.augmentation import SamusAugmentation
+from adapterkit.data.augmentation import (
+    MedicalAugmentation,
+    SamusAugmentation,
+    make_augmentation,
+)
 
 SIZE = 64
+
+
+EACH = pytest.mark.parametrize("kind", [SamusAugmentation, MedicalAugmentation])
 
 
 def seed(value: int) -> Generator:
@@ -24,8 +31,9 @@ def heart() -> tuple[Tensor, Tensor]:
     return 60.0 * labels, labels
 
 
-def test_shapes_types_and_ranges_stay() -> None:
-    augmentation = SamusAugmentation(SIZE)
+@EACH
+def test_shapes_types_and_ranges_stay(kind: type) -> None:
+    augmentation = kind(SIZE)
     for value in range(40):
         image, labels = augmentation(*heart(), seed(value))
         assert type(image) is type(labels) is Tensor
@@ -36,19 +44,21 @@ def test_shapes_types_and_ranges_stay() -> None:
         assert set(labels.unique().tolist()) <= {0, 1, 2}
 
 
-def test_a_generator_decides_alone() -> None:
-    augmentation = SamusAugmentation(SIZE)
+@EACH
+def test_a_generator_decides_alone(kind: type) -> None:
+    augmentation = kind(SIZE)
     first = [augmentation(*heart(), seed(value)) for value in range(6)]
     torch.manual_seed(99)
-    other = SamusAugmentation(SIZE)
+    other = kind(SIZE)
     for value in reversed(range(6)):
         for before, after in zip(first[value], other(*heart(), seed(value)), strict=True):
             assert torch.equal(before, after)
     assert len({image.sum().item() for image, _ in first}) > 3
 
 
-def test_probability_zero_changes_nothing() -> None:
-    augmentation = SamusAugmentation(SIZE, 0)
+@EACH
+def test_probability_zero_changes_nothing(kind: type) -> None:
+    augmentation = kind(SIZE, 0)
     for value in range(10):
         image, labels = augmentation(*heart(), seed(value))
         assert torch.equal(image, heart()[0])
@@ -143,3 +153,26 @@ def test_colour_is_augmented_alike_in_all_channels() -> None:
     grey, _ = SamusAugmentation(SIZE)(image, labels, seed(3))
     for channel in colour:
         torch.testing.assert_close(channel, grey[0])
+
+
+def test_flips_are_made_where_they_are_asked_for() -> None:
+    image, labels = heart()
+    unflipped = MedicalAugmentation(SIZE, 0)
+    assert all(torch.equal(unflipped(image, labels, seed(i))[0], image) for i in range(10))
+    flipped = MedicalAugmentation(SIZE, 0, flips=["horizontal"])
+    found = [flipped(image, labels, seed(i)) for i in range(20)]
+    expected = {False: (image, labels), True: (image.flip(-1), labels.flip(-1))}
+    kinds = [bool(torch.equal(each[0], image.flip(-1))) for each in found]
+    assert {*kinds} == {True, False}
+    for kind, pair in zip(kinds, found, strict=True):
+        assert all(map(torch.equal, pair, expected[kind]))
+
+
+def test_flips_belong_to_the_augmentation_that_has_them() -> None:
+    assert make_augmentation("none", SIZE) is None
+    assert isinstance(make_augmentation("samus", SIZE), SamusAugmentation)
+    assert isinstance(make_augmentation("medical", SIZE, ["vertical"]), MedicalAugmentation)
+    with pytest.raises(ValueError, match="--flips belongs to --augment medical"):
+        make_augmentation("samus", SIZE, ["vertical"])
+    with pytest.raises(ValueError, match="expected some of horizontal, vertical"):
+        MedicalAugmentation(SIZE, flips=["diagonal"])

@@ -18,7 +18,8 @@ import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation
-from adapterkit.training.loop import make_accelerator, train
+from adapterkit.training.accelerator import make_accelerator
+from adapterkit.training.loop import train
 from adapterkit.training.losses import dice_bce_loss
 from adapterkit.training.settings import Settings
 from tests.models import ECHO, snapshot

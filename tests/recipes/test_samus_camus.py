@@ -33,6 +33,7 @@ FILES = {
     "curves.png",
     "metrics.json",
     "per_image.csv",
+    "batch.png",
     "report.html",
     "per_image_zero_shot.csv",
     "segmentations.png",
@@ -336,7 +337,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.status == 1
-    assert done.errors.startswith("error: cannot write run/training_state.safetensors: ")
+    assert done.errors.startswith("error: cannot write run/batch.png: ")
     assert done.errors.count("\n") == 1
     left = {each.name for each in (tmp_path / "run").iterdir()}
     assert left == {"config.json", "per_image_zero_shot.csv"}

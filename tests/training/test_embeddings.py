@@ -10,8 +10,9 @@ from torch.utils.data import Subset
 
 import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
+from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.embeddings import cached_embeddings
-from adapterkit.training.loop import make_accelerator, train
+from adapterkit.training.loop import train
 from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch
 from tests.models import ECHO

@@ -23,8 +23,10 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import mean_dice
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
+from adapterkit.training.accelerator import log_to, make_accelerator
 from adapterkit.training.checkpointing import checkpointed_blocks
-from adapterkit.training.loop import log_to, make_accelerator, train
+from adapterkit.training.loop import train
+from adapterkit.training.losses import LOSSES
 from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, save_state
 from tests.models import ECHO
@@ -298,9 +300,7 @@ class Changed(Dataset):
 def test_a_loss_that_is_not_finite_stops_with_the_images_named(
     echo: CamusDataset, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(
-        "adapterkit.training.loop.dice_bce_loss", lambda logits, target: logits.sum() * torch.nan
-    )
+    monkeypatch.setitem(LOSSES, "samus", lambda logits, target: logits.sum() * torch.nan)
     with pytest.raises(FloatingPointError, match=rf"the loss is nan .*\['{echo[3]['name']}'\]"):
         run(adapted(), Subset(echo, [3]), Subset(echo, [0]))
 
@@ -325,15 +325,17 @@ def test_numbers_out_of_range_are_refused(name: str, value: Any):
 
 
 def test_tensorboard_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("adapterkit.training.loop.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr(
+        "adapterkit.training.accelerator._INSTALLED", {"tensorboard": lambda: False}
+    )
     with pytest.raises(ValueError, match="pip install tensorboard"):
-        make_accelerator(tensorboard=True)
+        make_accelerator(track=["tensorboard"])
 
 
 def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    accelerator, one = make_accelerator(tensorboard=True), Subset(echo, [0, 1])
-    log_to(tmp_path, accelerator)
+    accelerator, one = make_accelerator(track=["tensorboard"]), Subset(echo, [0, 1])
+    log_to(tmp_path, accelerator, "echo", {"seed": 0, "clip": None})
     history = train(
         adapted(),
         one,
@@ -343,7 +345,7 @@ def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
         on_improvement=lambda _: None,
     )
     accelerator.end_training()
-    written = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = events.EventAccumulator(str(tmp_path / "adapterkit")).Reload()
     losses = [event.value for event in written.Scalars("loss")]
     assert len(losses) == 4
     assert sum(losses[:2]) / 2 == pytest.approx(history[0].loss)

@@ -16,7 +16,8 @@ import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, evaluate
-from adapterkit.training.loop import make_accelerator, train
+from adapterkit.training.accelerator import make_accelerator
+from adapterkit.training.loop import train
 from adapterkit.training.settings import Settings
 from tests.models import ECHO
 
