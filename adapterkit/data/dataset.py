@@ -1,5 +1,6 @@
 """Images with reference masks as square samples for training, and as they are for evaluation."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypedDict, TypeVar, cast
@@ -82,9 +83,10 @@ class Sample(TypedDict):
 class SegmentationDataset(Dataset[Sample], Generic[R]):
     """Records, squashed to a square and ready for torch's default collation.
 
-    Images are resized bilinearly with antialiasing, label maps by nearest neighbour. Values within
-    [0, 255] are taken as they are; an image that leaves that range, or stays within [0, 1], is
-    scaled from its own minimum and maximum to [0, 255].
+    Images are resized bilinearly with antialiasing, label maps by nearest neighbour. Whole numbers
+    within [0, 255] are taken as they are. An image with other numbers, or with none above 1, is
+    scaled from its own minimum and maximum to [0, 255]. One of which fewer than 16 grey levels
+    remain is named in a warning.
 
     Each file is decoded when its record is first asked for; image and label map are then kept in
     memory as uint8 at the square size (2 * S * S bytes per grey image), so later epochs do not
@@ -183,6 +185,7 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
 
     def _decode(self, record: R) -> tuple[UInt8[Tensor, "c S S"], UInt8[Tensor, "1 S S"]]:
         native = record.read()
+        warn_of_few_levels(native.image, getattr(record, "image", record.name))
         size = (self.image_size, self.image_size)
         # "nearest-exact" samples at pixel centres, as bilinear does; "nearest" is half a pixel off.
         labels = torch.from_numpy(np.ascontiguousarray(native.labels))[None, None]
@@ -223,7 +226,32 @@ def to_grey_values(image: Real[np.ndarray, "H W *rgb"]) -> Float[np.ndarray, "H 
     """float32 in [0, 255], by the rule that `SegmentationDataset` states."""
     grey = np.ascontiguousarray(image, dtype=np.float32)
     low, high = float(grey.min()), float(grey.max())
-    if low >= 0 and 1 < high <= 255:
+    # Fractions tell that these are no grey values, whatever their range.
+    if low >= 0 and 1 < high <= 255 and (image.dtype.kind in "iu" or (grey == grey.round()).all()):
         return grey
     # A constant image has no range to scale; the floor keeps it at zero instead of NaN.
     return (grey - low) * np.float32(255 / max(high - low, 1e-12))
+
+
+def doubt_of_levels(image: Real[np.ndarray, "H W *rgb"], file: object) -> str:
+    """What to say of an image of which few grey levels remain though it has more; else "".
+
+    Few are less than 16. An image that is nearly black counts as one that had more; a drawing, of
+    few values from black to white, does not, nor does one of a single value.
+    """
+    grey = to_grey_values(image).round().astype(np.uint8)
+    levels = int(np.count_nonzero(np.bincount(grey.ravel(), minlength=256)))
+    if not 1 < levels < 16 or (grey.max() >= 32 and levels == len(np.unique(image))):
+        return ""
+    return (
+        f"{file} has values from {image.min():g} to {image.max():g}, of which {levels} grey levels "
+        "remain: expected at least 16; scale what it shows to 0 to 255, and cut off values far "
+        "from the others."
+    )
+
+
+def warn_of_few_levels(image: Real[np.ndarray, "H W *rgb"], file: object) -> None:
+    """Warn of what `doubt_of_levels` says."""
+    doubt = doubt_of_levels(image, file)
+    if doubt:
+        warnings.warn(doubt, stacklevel=2)

@@ -24,6 +24,7 @@ from torchvision.ops import nms
 from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
 from adapterkit.attach.attachment import Adapter
+from adapterkit.data.dataset import warn_of_few_levels
 from adapterkit.data.files.image_file import DataError, ImageFile, check_finite
 from adapterkit.data.files.images import read_image
 from adapterkit.inference.fitting import Fit, Pad, Squash
@@ -170,8 +171,9 @@ class Predictor:
 
         Args:
             image: a file that `read_image` reads, what that gave, or an array, grey (H, W) or
-                colour (H, W, 3). Values within [0, 255] are taken as they are; an image with
-                others, or with none above 1, is scaled from its own minimum and maximum.
+                colour (H, W, 3). Whole numbers within [0, 255] are taken as they are; an image
+                with others, or with none above 1, is scaled from its own minimum and maximum. A
+                warning names one of which fewer than 16 grey levels remain.
             frame: of a sequence or stack, from 0; None: the only one.
 
         Raises:
@@ -198,6 +200,7 @@ class Predictor:
                 f"{image.path} is {height} x {width} pixels (rows x columns): expected at least "
                 f"{MIN_SIDE} x {MIN_SIDE}."
             )
+        warn_of_few_levels(image.frames[frame or 0], image.path)
         self.image, self.frame = image, frame or 0
         self._embeddings.clear()
         self.embedding()

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from adapterkit.data.dataset import doubt_of_levels
 from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.images import read_image
 from adapterkit.data.synthetic.phantom import write_phantom
@@ -92,7 +93,14 @@ class Events:
         self._sessions.pop(str(request.session_hash), None)
 
     def open_file(self, request: gr.Request, path: str) -> dict[Any, Any]:
-        return self._act(request, lambda session: session.open(_uploaded(Path(path))), picture=True)
+        def open_it(session: Session) -> None:
+            image = _uploaded(Path(path))
+            session.open(image)
+            doubt = doubt_of_levels(image.frames[0], image.path)
+            if doubt:
+                gr.Warning(escape(doubt))
+
+        return self._act(request, open_it, picture=True)
 
     def open_example(self, request: gr.Request) -> dict[Any, Any]:
         return self._act(request, lambda session: session.open(example()), picture=True)

@@ -61,6 +61,23 @@ def test_nifti_labels_lie_on_their_nifti_image(tmp_path: Path, ending: str, kind
     np.testing.assert_array_equal(read_image(tmp_path / f"labels{ending}").frames, labels)
 
 
+@pytest.mark.parametrize("unit", ["unknown", "mm", "micron"])
+def test_nifti_labels_have_the_spacing_of_their_image(tmp_path: Path, unit: str):
+    source = nibabel.Nifti1Image(np.zeros((10, 6), np.uint8), np.diag([500, 250, 1000, 1]))
+    source.header.set_xyzt_units(unit)
+    nibabel.save(source, tmp_path / "image.nii")
+    image = read_image(tmp_path / "image.nii")
+    write_masks(tmp_path / "labels.nii", labels_on(image), image)
+    found = read_image(tmp_path / "labels.nii")
+    assert found.spacing == image.spacing
+    np.testing.assert_array_equal(found.affine, image.affine)
+
+
+def test_labels_of_an_image_of_unknown_spacing_state_none(tmp_path: Path, picture: ImageFile):
+    write_masks(tmp_path / "labels.nii", labels_on(picture), picture)
+    assert read_image(tmp_path / "labels.nii").spacing is None
+
+
 def test_nifti_with_a_scale_is_written_as_labels(tmp_path: Path):
     source = nibabel.Nifti1Image(np.zeros((10, 6)), AFFINE)
     source.header.set_data_dtype(np.int16)

@@ -11,7 +11,7 @@ import numpy as np
 
 from adapterkit.adapters.header import is_name
 from adapterkit.data.collections.collection import Collection
-from adapterkit.data.dataset import LabelledImage, Record
+from adapterkit.data.dataset import LabelledImage, Record, doubt_of_levels
 from adapterkit.data.files.image_file import DataError, Spacing
 from adapterkit.data.splits import Split
 
@@ -59,8 +59,8 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
     Errors are: names of structures that an adapter file cannot hold, files that cannot be read or
     do not fit, a structure that no image shows, the same image on two sides of the split, and too
     few groups for training, validation and test. For a look are: masks without any structure, the
-    same image twice, images that show one value alone, and names that look like several images of
-    one patient without groups.
+    same image twice, images that show one value alone or of which few grey levels remain, and names
+    that look like several images of one patient without groups.
 
     Args:
         collection: what `open_collection` gave.
@@ -68,7 +68,7 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
     """
     report = Report(collection, images=dict.fromkeys(collection.structures.values(), 0))
     places: dict[bytes, list[int]] = defaultdict(list)
-    unreadable, blank, flat = [], [], []
+    unreadable, blank, flat, dark = [], [], [], []
     for index, record in enumerate(collection.records):
         try:
             native = record.read()
@@ -81,6 +81,8 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
         if native.image.min() == native.image.max():
             flat.append(record.name)
         else:
+            if doubt_of_levels(native.image, record.name):
+                dark.append(record.name)
             places[_digest(native.image)].append(index)
     report.problems = [
         *(Problem(message, True) for message in unreadable),
@@ -90,6 +92,7 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
         *_few_groups(collection),
         *_for_a_look("no structure in the mask of", blank),
         *_for_a_look("one value alone in the image", flat),
+        *_for_a_look("fewer than 16 grey levels would remain of the image", dark),
         *_ungrouped(collection),
     ]
     report.problems.sort(key=lambda problem: not problem.is_error)

@@ -46,8 +46,9 @@ def read_dicom(path: str | Path) -> ImageFile:
     """The frames of a DICOM file, in the file's order.
 
     Grey values come out of the modality transformation (rescale slope and intercept, or table) and,
-    where there is one, of the first window or VOI table, which maps them to [0, 255]. MONOCHROME1
-    is inverted, so that white is high. Colour (RGB, YBR_*, palette) is RGB in [0, 255], as uint8.
+    where there is one, of the first window or VOI table, which maps them to [0, 255], as uint8.
+    MONOCHROME1 is inverted, so that white is high. Colour (RGB, YBR_*, palette) is RGB in
+    [0, 255], as uint8.
 
     The spacing is the first of these that the file states: Pixel Spacing, of the largest calibrated
     2-D region of an ultrasound image, at the detector (Imager Pixel Spacing), or of what was
@@ -133,6 +134,8 @@ def _grey(stored: Real[np.ndarray, "H W"], transform: Dataset) -> Real[np.ndarra
         ends = _rescaled(_ends(stored, transform), transform)
     if transform.PhotometricInterpretation == "MONOCHROME1":
         values = float(ends[0]) + float(ends[1]) - values
+    if isinstance(ends, tuple):
+        return np.rint(values).astype(np.uint8)
     return values.astype(np.float32) if values.dtype == np.float64 else values
 
 

@@ -35,6 +35,8 @@ _ENDINGS = {
     ".dicom": "DICOM",
     **dict.fromkeys(pictures.ENDINGS, "a picture"),
 }
+# Of NIfTI's codes for units of length, in mm.
+_UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
 ENDINGS = tuple(_ENDINGS)
 """How the names of files that `read_image` reads end. DICOM files may have no ending at all."""
 
@@ -144,7 +146,8 @@ def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
     """The frames of a NIfTI (.nii, .nii.gz) or MetaImage (.mhd) file, and their pixel spacing.
 
     A 2-D image is one frame; of a 3-D one the slowest axis counts the frames. The spacing is None
-    where the file states 1 x 1 mm, which is what writers put if they know none.
+    where the file states 1 x 1 mm, which is what writers put if they know none; but that of a NIfTI
+    file which states its unit of length and a form (`sform_code`, `qform_code`) is believed.
 
     Raises `DataError`, naming the file, where it cannot be read, has other than two or three axes
     or not real numbers, holds values that are NaN or infinite, or states a spacing that is not
@@ -170,9 +173,14 @@ def _read_nifti(path: Path) -> ImageFile:
     # Damaged files make nibabel, gzip and zlib raise exceptions that share no narrower base.
     except Exception as error:
         raise unreadable(path, "NIfTI", error) from error
-    spacing = (float(zooms[1]), float(zooms[0])) if len(zooms) > 1 else (1.0, 1.0)
+    in_mm = _UNITS.get(int(header["xyzt_units"]) & 7)
+    unit = in_mm or 1
+    spacing = (float(zooms[1]) * unit, float(zooms[0]) * unit) if len(zooms) > 1 else (1.0, 1.0)
+    affine[:3] *= unit
+    stated = in_mm is not None and bool(header["sform_code"] > 0 or header["qform_code"] > 0)
     # On disk the fastest axis comes first: (x, y, time).
-    return ImageFile(path, *_frames(array.T, spacing, path), affine, nifti=header)
+    frames, known = _frames(array.T, spacing, path, stated=stated)
+    return ImageFile(path, frames, known, affine, nifti=header)
 
 
 def _read_metaimage(path: Path) -> ImageFile:
@@ -224,7 +232,7 @@ def _check_data_file(path: Path) -> None:
 
 
 def _frames(
-    array: np.ndarray, spacing: Spacing, path: Path, colours: int = 1
+    array: np.ndarray, spacing: Spacing, path: Path, colours: int = 1, stated: bool = False
 ) -> tuple[Real[np.ndarray, "T H W *rgb"], Spacing | None]:
     axes = array.ndim - (colours > 1)
     if axes not in (2, 3) or array.dtype.kind not in "iuf" or colours not in (1, 3):
@@ -236,4 +244,5 @@ def _frames(
         raise DataError(f"{path} holds an array of shape {array.shape}: expected some pixels.")
     check_spacing(spacing, path)
     check_finite(array, path)
-    return (array if axes == 3 else array[None]), None if spacing == (1, 1) else spacing
+    known = stated or spacing != (1, 1)
+    return (array if axes == 3 else array[None]), spacing if known else None

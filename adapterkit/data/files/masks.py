@@ -88,17 +88,19 @@ def write_masks(
 
 def _nifti(labels: UInt8[np.ndarray, "T H W"], image: ImageFile) -> bytes:
     # On disk the fastest axis comes first: (x, y, time).
-    array = labels.T
+    array, affine = labels.T, image.affine
     if image.nifti is not None:
         header = image.nifti.copy()
+        affine = header.get_best_affine()  # In its own unit of length.
         array = array.reshape(header.get_data_shape())
         header.extensions.clear()
     else:
         header = Nifti1Header()
-        header.set_xyzt_units("mm")
+        # With a unit, 1 x 1 would be read as a stated spacing.
+        header.set_xyzt_units("unknown" if image.spacing is None else "mm")
     kind = nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image
     # With the image's own affine, nibabel keeps what the header says of its origin.
-    nifti = kind(array, image.affine, header, dtype=np.uint8)
+    nifti = kind(array, affine, header, dtype=np.uint8)
     nifti.header.set_slope_inter(1, 0)
     nifti.header["cal_min"] = nifti.header["cal_max"] = 0
     return nifti.to_bytes()
