@@ -20,7 +20,8 @@ def evaluate(
     """Compare masks with masks: Dice, IoU and distances of each structure.
 
     Prints mean and standard deviation over images; each frame of a stack or sequence is one. A mask
-    that only one side has counts with Dice 0 and the image's diagonal as distance.
+    that only one side has counts with Dice 0 and the image's diagonal as distance. HD95 is the
+    greater of the two directions' 95th percentiles, as MONAI has it; MedPy pools both directions.
 
     Example: adapterkit evaluate masks experts --structures endocardium=1 wall=2 --csv metrics.csv
 
@@ -44,6 +45,8 @@ def evaluate(
     name = predicted.resolve().name
     table = markdown_table({name: evaluation.summary()})
     console.print(table, markup=False, highlight=False, soft_wrap=True)
+    if evaluation.without_mm:
+        console.print(evaluation.without_mm, markup=False, highlight=False, soft_wrap=True)
     if csv is not None:
         evaluation.write_csv(csv)
         console.print(f"the metrics of each of {len(evaluation.names)} images are in {csv}",

@@ -165,12 +165,15 @@ class Evaluation:
         names: the N images' names.
         attributes: what else is known of each image; each has the same keys.
         values: per metric, the values of the N images and K structures.
+        without_mm: why there are no distances in mm: which image states no spacing; "" where there
+            are some, or it is not known.
     """
 
     structures: Sequence[str]
     names: Sequence[str]
     attributes: Sequence[Mapping[str, str]]
     values: Mapping[str, Float[Tensor, "N K"]]
+    without_mm: str = ""
 
     def summary(self) -> Statistics:
         """Mean and standard deviation over images, as `metrics.summarise` says."""
@@ -301,7 +304,10 @@ def evaluate(
             found.append((index, each.names[i], each.attributes[i], values))
     found = sorted(gather_object(found), key=lambda image: image[0])
     _, names, attributes, values = zip(*found, strict=True)
-    return Evaluation(dataset.structures, names, attributes, _stack(values))
+    unknown = [name for name, each in zip(names, values, strict=True) if "hausdorff_mm" not in each]
+    return Evaluation(
+        dataset.structures, names, attributes, _stack(values), _without_mm(unknown, len(names))
+    )
 
 
 def _pixels(
@@ -320,6 +326,15 @@ def _distances_in_mm(
     predicted = to_native(logits, reference.shape[-2:]) > 0
     values = segmentation_metrics(predicted[None], reference[None], spacing)
     return {f"{metric}_mm": values[metric][0] for metric in DISTANCES}
+
+
+def _without_mm(unknown: Sequence[str], count: int) -> str:
+    if not unknown:
+        return ""
+    return (
+        f"Distances are in pixels alone: {len(unknown)} of {count} images state no size of their "
+        f"pixels, {unknown[0]} for one."
+    )
 
 
 def _stack(values: Iterable[Mapping[str, Tensor]]) -> dict[str, Float[Tensor, "n k"]]:

@@ -79,7 +79,8 @@ def evaluate_masks(
     """The metrics of each frame and structure, as `segmentation_metrics` says.
 
     Distances are in pixels of the masks ("hausdorff_px", ...) and, if all masks state a spacing, in
-    mm too ("hausdorff_mm", ...). The evaluation's images have the attribute "frame", from 0.
+    mm too ("hausdorff_mm", ...); else `without_mm` of the evaluation says which does not, and why.
+    The evaluation's images have the attribute "frame", from 0.
 
     Args:
         pairs: at least one.
@@ -99,6 +100,7 @@ def evaluate_masks(
     attributes: list[dict[str, str]] = []
     in_pixels: list[dict[str, Tensor]] = []
     in_mm: list[dict[str, Tensor] | None] = []
+    unknown: list[ImageFile] = []
     for pair in track(pairs, progress, disable=not progress, transient=True):
         predicted, reference = _of_equal_length(
             read_label_map(pair.predicted, binary), read_label_map(pair.reference, binary)
@@ -106,6 +108,7 @@ def evaluate_masks(
         _check_geometry(predicted, reference)
         ours, theirs = (_channels(each, structures, binary) for each in (predicted, reference))
         spacing = reference.spacing if predicted.spacing is not None else None
+        unknown += [each for each in (predicted, reference) if each.spacing is None]
         for frame in range(len(ours)):
             masks = ours[frame : frame + 1], theirs[frame : frame + 1]
             names.append(pair.name)
@@ -118,7 +121,24 @@ def evaluate_masks(
         values |= {
             f"{metric}_mm": torch.cat([each[metric] for each in known]) for metric in DISTANCES
         }
-    return Evaluation(list(structures), names, attributes, values)
+    return Evaluation(list(structures), names, attributes, values, _without_mm(unknown))
+
+
+def _without_mm(unknown: Sequence[ImageFile]) -> str:
+    """Which masks state no spacing, and why not."""
+    if not unknown:
+        return ""
+    first, *others = unknown
+    if first.nifti is not None:
+        why = "states 1 x 1, without a unit of length or without a form (sform_code, qform_code)"
+    elif first.dicom is not None:
+        why = "is a DICOM file without Pixel Spacing"
+    elif is_picture(first.path):
+        why = "is a picture, which states no size of its pixels"
+    else:
+        why = "states 1 x 1 mm, which is what is written where no size is known"
+    more = f" (as {len(others)} more masks)" if others else ""
+    return f"distances are in pixels alone: {first.path} {why}{more}"
 
 
 def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
@@ -153,9 +173,17 @@ def _channels(
         known = ", ".join(f"{label} ({name})" for name, label in structures.items())
         raise DataError(
             f"{mask.path} holds the label {unknown[0]}, which is no structure's: known are {known}"
+            f"{_binary_instead(labels, structures)}"
         )
     channels = [labels == label for label in structures.values()]
     return torch.from_numpy(np.stack(channels, axis=1))
+
+
+def _binary_instead(labels: np.ndarray, structures: Mapping[str, int]) -> str:
+    """What to do where masks of one structure have other labels: 0 and 255, say, or 0 and 1."""
+    if len(structures) > 1 or len(np.setdiff1d(labels, [0])) > 1:
+        return ""
+    return "; give --binary (binary=True) where all that is not 0 is one structure"
 
 
 def _check_geometry(predicted: ImageFile, reference: ImageFile) -> None:

@@ -35,7 +35,9 @@ def segmentation_metrics(
     - ``dice``: 2 |P and R| / (|P| + |R|), in [0, 1].
     - ``iou``: |P and R| / |P or R|, in [0, 1].
     - ``hausdorff``: max(max D, max D').
-    - ``hausdorff95``: the greater of the 95th percentiles of D and D' (linear interpolation).
+    - ``hausdorff95``: the greater of the 95th percentiles of D and D' (linear interpolation), as
+      MONAI has it. MedPy's ``hd95`` is another number, the 95th percentile of D and D' together,
+      so do not compare the two.
     - ``average_surface_distance``: the mean of D and D' together (symmetric).
 
     Empty masks are counted so that every value is finite and no miss is hidden from a mean:

@@ -62,6 +62,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def tables(evaluations: Mapping[str, Evaluation], attributes: Sequence[str]) -> str:
     """All metrics of each model as Markdown: of all images, and of each value of an attribute."""
     sections = [markdown_table({name: each.summary() for name, each in evaluations.items()})]
+    sections += sorted({each.without_mm for each in evaluations.values()} - {""})
     for attribute in attributes:
         by_value = {name: each.summary_by(attribute) for name, each in evaluations.items()}
         for value in next(iter(by_value.values())):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
 
@@ -92,6 +93,39 @@ def test_two_files_are_compared_whatever_they_are_called(run: Run, tmp_path: Pat
     # Of the two, one alone says how big a pixel is.
     assert "(px)" in done.output
     assert "(mm)" not in done.output
+    assert f"in pixels alone: {tmp_path / 'one.png'} is a picture, which states no" in done.output
+
+
+@pytest.mark.parametrize(
+    ("unit", "side", "told"),
+    [
+        ("mm", 1.0, ""),
+        ("unknown", 0.5, ""),
+        ("unknown", 1.0, "nii states 1 x 1, without a unit of length or without a form"),
+        ("mha", 1.0, "mha states 1 x 1 mm, which is what is written where no size is known"),
+        ("dicom", 1.0, "dcm is a DICOM file without Pixel Spacing"),
+    ],
+)
+def test_which_file_takes_the_millimetres_away_is_said(
+    run: Run, tmp_path: Path, unit: str, side: float, told: str
+):
+    for name in ("ours", "theirs"):
+        save(tmp_path / name / "a.nii", labelled(0)[None])
+        if unit == "mha":
+            sitk.WriteImage(sitk.GetImageFromArray(labelled(1)), tmp_path / name / "b.mha")
+        elif unit == "dicom":
+            image = read_image(write_dicom(tmp_path / "b.dcm", np.zeros((40, 50), np.uint8)))
+            write_masks(tmp_path / name / "b.dcm", labelled(1)[None], image)
+        else:
+            nifti = nibabel.Nifti1Image(labelled(1).T, np.diag([side, side, 1, 1]))
+            nifti.header.set_xyzt_units(unit)
+            nibabel.save(nifti, tmp_path / name / "b.nii")
+    done = run("evaluate", tmp_path / "ours", tmp_path / "theirs")
+    assert done.status == 0
+    assert ("HD95 (mm)" in done.output) is not bool(told)
+    assert told in done.output
+    assert ("in pixels alone" in done.output) is bool(told)
+    assert ("(as 1 more masks)" in done.output) is bool(told)
 
 
 @pytest.mark.parametrize("frames", [1, 4])
@@ -144,9 +178,10 @@ def test_binary_masks_may_have_any_foreground(run: Run, tmp_path: Path):
     with (tmp_path / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["structure"], row["dice"]) == ("foreground", "1")
-    assert "holds the label 1, which is no structure's: known are 255" in str(
-        run("evaluate", *folders).status
-    )
+    status = str(run("evaluate", *folders).status)
+    assert "holds the label 1, which is no structure's: known are 255" in status
+    assert "give --binary" in status
+    assert "give --binary" in str(run("evaluate", *folders, "--structures", "lv=1").status)
 
 
 def damage_nothing(folder: Path) -> None:

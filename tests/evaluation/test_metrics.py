@@ -113,6 +113,20 @@ def test_agrees_with_monai_where_monai_is_defined():
     )
 
 
+def test_the_95th_percentile_is_of_each_direction_and_not_of_both_pooled():
+    reference = torch.zeros(40, 60, dtype=torch.bool)
+    reference[10:20, 10:40] = True
+    predicted = reference.clone()
+    predicted[14, 40:46] = True
+    p, r = boundary(predicted), boundary(reference)
+    forward = [min(math.dist(a, b) for b in r) for a in p]
+    backward = [min(math.dist(a, b) for b in p) for a in r]
+    pooled = np.percentile(forward + backward, 95)  # As MedPy has it.
+    found = one(predicted, reference)["hausdorff95"]
+    assert found == pytest.approx(max(np.percentile(forward, 95), np.percentile(backward, 95)))
+    assert abs(found - pooled) > 0.1 * pooled
+
+
 def test_planted_perfect():
     values = segmentation_metrics(scene(), scene())
     assert values.keys() == NAMES
