@@ -177,7 +177,8 @@ def _read_nifti(path: Path) -> ImageFile:
     unit = in_mm or 1
     spacing = (float(zooms[1]) * unit, float(zooms[0]) * unit) if len(zooms) > 1 else (1.0, 1.0)
     affine[:3] *= unit
-    stated = in_mm is not None and bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    forms = int(header["sform_code"]), int(header["qform_code"])
+    stated = in_mm is not None and max(forms) > 0
     # On disk the fastest axis comes first: (x, y, time).
     frames, known = _frames(array.T, spacing, path, stated=stated)
     return ImageFile(path, frames, known, affine, nifti=header)
