@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEGLosslessSV1,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -26,8 +30,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from adapterkit.data.files.dicom_seg import read_labels
 from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import find_images, read_frames, read_image
+from adapterkit.data.files.masks import write_masks
 
 BUNDLED = Path(pydicom.__file__).parent / "data/test_files"
 """DICOM files that pydicom brings along, of many scanners and transfer syntaxes."""
@@ -378,6 +384,40 @@ def region(area: int, delta: float, **elements: Any) -> Dataset:
 def test_pixel_spacing(tmp_path: Path, elements: dict[str, Any], expected: Any):
     spacing = read_image(write_dicom(tmp_path / "a.dcm", GREY, "HW", **elements)).spacing
     assert spacing == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "IM0001", "1.2.840.5"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("with_meta", [True, False])
+def test_dicom_without_preamble(tmp_path: Path, name: str, syntax: UID, with_meta: bool):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "whole", GREY, PixelSpacing=[0.5, 0.25]))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if with_meta:
+        buffer = BytesIO()
+        dataset.save_as(buffer, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True,
+                        enforce_file_format=True)  # fmt: skip
+        content = buffer.getvalue()[132:]
+    else:
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = syntax == ImplicitVRLittleEndian, True
+        write_dataset(buffer, dataset)
+        content = buffer.getvalue()
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / name
+    path.write_bytes(content)
+    assert find_images(tmp_path / "folder") == [path]
+    image = read_image(path)
+    np.testing.assert_array_equal(image.frames[0], GREY)
+    assert image.spacing == (0.5, 0.25)
+    write_masks(tmp_path / "labels.dcm", GREY[None] // 100, image)
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.dcm"), GREY[None] // 100)
+
+
+def test_what_is_called_dicom_and_is_none_is_refused(tmp_path: Path):
+    for content in (b"", b"text that is no image", GREY.tobytes() * 9, b"\x08\0\x16\0UI\x02\0ab"):
+        (tmp_path / "a.dcm").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.dcm .* DICOM"):
+            read_image(tmp_path / "a.dcm")
 
 
 # What cannot be read

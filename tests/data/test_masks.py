@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom import Dataset
 
-from adapterkit.data.files.dicom_seg import read_labels
+from adapterkit.data.files.dicom_seg import MAY_BE_EMPTY, read_labels
 from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
@@ -334,6 +334,17 @@ def test_a_dicom_image_that_lacks_what_a_segmentation_states(tmp_path: Path):
     with pytest.raises(DataError, match=r"image\.dcm cannot be the source .*StudyInstanceUID"):
         write_masks(tmp_path / "a.dcm", labels_on(image), image, NAMES)
     assert not (tmp_path / "a.dcm").exists()
+
+
+def test_what_an_anonymiser_takes_out_is_empty_in_a_segmentation(tmp_path: Path):
+    source = write_dicom(tmp_path / "image.dcm", GREY, **dict.fromkeys(MAY_BE_EMPTY))
+    image = read_image(source)
+    write_masks(tmp_path / "a.dcm", labels_on(image), image, NAMES)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "a.dcm", image), labels_on(image))
+    found = pydicom.dcmread(tmp_path / "a.dcm")
+    assert all(keyword in found and not found[keyword].value for keyword in MAY_BE_EMPTY)
+    assert image.dicom is not None
+    assert not any(keyword in image.dicom for keyword in MAY_BE_EMPTY)
 
 
 def test_a_failing_write_keeps_what_was_there(

@@ -17,7 +17,7 @@ from adapterkit.data.collections.labels import BINARY, check_binary, counted_as
 from adapterkit.data.collections.series import is_series
 from adapterkit.data.collections.volumes import Volume, labels_of, slices
 from adapterkit.data.files.image_file import DataError
-from adapterkit.data.files.images import find_images, stem
+from adapterkit.data.files.images import find_images, is_dicom, stem
 
 
 def _recognises(path: Path) -> bool:
@@ -116,9 +116,8 @@ def _named_in(masks: Mapping[Path, Path]) -> dict[int, str] | None:
     """The labels and names of the segments, where all masks are DICOM-SEG."""
     named: dict[int, str] = {}
     for mask in masks.values():
-        with mask.open("rb") as file:
-            if file.read(132)[128:] != b"DICM":
-                return None
+        if not is_dicom(mask):
+            return None
         import pydicom
 
         try:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from adapterkit.data.files.image_file import DataError, ImageFile, check_size, unreadable
-from adapterkit.data.files.images import read_image
+from adapterkit.data.files.images import is_dicom, read_image
 
 
 def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files, and no other."""
     files = [each for each in folder.iterdir() if not each.name.startswith(".")]
-    return bool(files) and all(_is_dicom(each) for each in files)
+    return bool(files) and all(each.is_file() and is_dicom(each) for each in files)
 
 
 def read_series(folder: Path) -> tuple[ImageFile, list[str]]:
@@ -83,10 +83,3 @@ def read_series_labels(path: Path, instances: Sequence[str]) -> np.ndarray:
     except Exception as error:
         raise unreadable(path, "DICOM-SEG of its series", error) from error
     return labels
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -17,7 +17,7 @@ from adapterkit.data.collections.labels import merged, relabelled
 from adapterkit.data.collections.series import read_series, read_series_labels
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
-from adapterkit.data.files.images import read_image
+from adapterkit.data.files.images import is_dicom, read_image
 from adapterkit.data.files.label_maps import read_label_map
 
 
@@ -130,12 +130,12 @@ def _read_pair(
         shown, instances = read_series(image)
     else:
         shown, instances = read_image(image), []
-    if instances and _is_segmentation(mask):
+    if instances and is_dicom(mask):
         labels = read_series_labels(mask, instances)
     else:
         labels = _as_it_lies(read_label_map(mask), shown)
     frames = shown.frames
-    if _is_segmentation(mask) and labels.shape[1:] == frames.shape[1:3]:
+    if is_dicom(mask) and labels.shape[1:] == frames.shape[1:3]:
         # It need not say how many frames without any structure follow.
         rest = max(0, len(frames) - len(labels))
         labels = np.pad(labels, ((0, rest), (0, 0), (0, 0)))
@@ -163,11 +163,6 @@ def _as_it_lies(mask: ImageFile, image: ImageFile) -> np.ndarray:
     sides = np.linalg.norm(image.affine[:3, :3], axis=0)
     same_place = np.abs(affine - image.affine).max() < 0.1 * sides.min()
     return turned.T if same_place else mask.frames
-
-
-def _is_segmentation(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _size(frames: np.ndarray) -> str:

@@ -62,6 +62,7 @@ def segmentation(
     try:
         digest = blake2b(labels.tobytes(), digest_size=16).hexdigest()
         unique = [source.SOPInstanceUID, *structures, digest]
+        source = _completed(source)
         # A cine loop has neither positions nor the functional groups that could tell them.
         loop = "NumberOfFrames" in source and "SharedFunctionalGroupsSequence" not in source
         masks = np.stack([labels == k + 1 for k in range(len(structures))], axis=-1)
@@ -92,6 +93,31 @@ def segmentation(
             f"{path} cannot be the source of a DICOM-SEG ({type(error).__name__}: {error}): "
             "write .nii.gz instead."
         ) from error
+
+
+MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+"""Of type 2 in the modules of patient and study: there, but empty where it is not known."""
+
+
+def _completed(source: Dataset) -> Dataset:
+    """With what an anonymiser may have taken out, though it must be there, as empty."""
+    if all(keyword in source for keyword in MAY_BE_EMPTY):
+        return source
+    completed = deepcopy(source)
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in completed:
+            setattr(completed, keyword, "")
+    return completed
 
 
 def _description(number: int, name: str) -> SegmentDescription:

@@ -35,6 +35,12 @@ _ENDINGS = {
     ".dicom": "DICOM",
     **dict.fromkeys(pictures.ENDINGS, "a picture"),
 }
+# Elements that a DICOM data set without preamble begins with, and their types where it states them.
+_FIRST_ELEMENTS = {
+    *((2, element) for element in (0, 1, 2, 3, 16)),
+    *((8, element) for element in (0, 1, 5, 6, 8, 18, 20, 22, 24)),
+}
+_FIRST_TYPES = (b"UL", b"OB", b"UI", b"CS", b"LO", b"SH", b"DA", b"TM", b"SQ")
 # Of NIfTI's codes for units of length, in mm.
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
 ENDINGS = tuple(_ENDINGS)
@@ -125,14 +131,41 @@ def is_picture(path: Path) -> bool:
     return _kind(path) == "a picture"
 
 
-def _kind(path: Path) -> str | None:
-    """As the values of `_ENDINGS` name it; None for what is no image."""
+def is_dicom(path: Path) -> bool:
+    """Whether a file's content is DICOM, whatever it is called.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return is_dicom_start(_start(path))
+
+
+def is_dicom_start(start: bytes) -> bool:
+    """Whether a file that begins so is DICOM: with a preamble, or at once with a data set.
+
+    Of the latter, the first element is one of the file's meta information or of the group of
+    identifying attributes, and has a type, or a length that such an element can have.
+    """
+    if start[128:132] == b"DICM":
+        return True
+    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
+    if (group, element) not in _FIRST_ELEMENTS or len(start) < 8:
+        return False
+    return start[4:6] in _FIRST_TYPES or int.from_bytes(start[4:8], "little") <= 64
+
+
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(348)
+            return file.read(348)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): expected a file.") from error
-    if start[128:132] == b"DICM":
+
+
+def _kind(path: Path) -> str | None:
+    """As the values of `_ENDINGS` name it; None for what is no image."""
+    start = _start(path)
+    if is_dicom_start(start):
         return "DICOM"
     if pictures.is_start(start):
         return "a picture"
