@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from tyro.conf import Positional, UseAppendAction, arg
 
 import adapterkit as ak
 from adapterkit.system.command_line import console
 
 if TYPE_CHECKING:
-    from adapterkit.inference.archive import Outcome, Task
+    from adapterkit.inference.archive import Outcome
     from adapterkit.inference.prompt_files import ImagePrompts
+    from adapterkit.inference.tasks import Task
 
 _ENDINGS = {"nifti": ".nii.gz", "png": ".png", "dicom-seg": ".dcm"}
 _errors = Console(stderr=True)
+_SILENCE = 30.0
+"""Seconds after which something is said where no bar can be drawn."""
 _PLAIN: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 
 
@@ -43,7 +47,8 @@ def predict(
 sam_vit_b_01ec64.pth --point 120,80 --out masks
 
     Args:
-        paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF.
+        paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF. Pages are frames, and in a folder the
+            slices of a DICOM series are one volume.
         out: the folder for the masks; subfolders are kept.
         adapter: an adapter file; without, the base alone.
         checkpoint: of the base; without, the small model.
@@ -56,7 +61,7 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         ray: run on a Ray cluster, by default one in this machine.
         workers: of Ray; without, one per GPU or CPU.
     """
-    from adapterkit.inference import archive, prompt_files
+    from adapterkit.inference import archive, prompt_files, tasks
 
     _check_options(paths, point, box, prompts, ray, workers)
     automatic = {"min_score": min_score, "min_stability": min_stability}
@@ -69,11 +74,13 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     def prompts_of(name: str) -> "ImagePrompts | None":
         return for_all if by_image is None else by_image.get(name, {})
 
-    tasks = archive.find_tasks(paths, out, _ENDINGS[format], prompts_of)
-    unknown = sorted({*(by_image or ())} - {task.name for task in tasks})
+    found = tasks.find_tasks(paths, out, _ENDINGS[format], prompts_of)
+    for note in found.notes:
+        _errors.print(note, **_PLAIN)
+    unknown = sorted({*(by_image or ())} - {task.name for task in found.tasks})
     if unknown:
         raise ValueError(f"{prompts} has prompts for {unknown[0]}, which is no image of these")
-    to_do = [task for task in tasks if not task.done]
+    to_do = [task for task in found.tasks if not task.done]
     # What does not fit is told before anything is written.
     predictor = model.predictor() if to_do else None
     by_name = predictor is not None and bool(predictor.promptable.structures)
@@ -82,26 +89,53 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     with archive.masks_folder(out, settings):
         to_do = [task for task in to_do if not task.done]  # By a run that had the folder before.
         results: Iterator[tuple[Task, Outcome]] = iter(())
+        progress = _Progress(len(to_do))
         if to_do and predictor is not None:
-            results = archive.segment_files(to_do, predictor, model.automatic)
+            results = archive.segment_files(to_do, predictor, model.automatic, progress.told)
         elif to_do and ray is not None:
             results = archive.segment_files_on_ray(to_do, model, *ray, workers=workers)
-        outcomes = _shown(results, len(to_do), alone=len(tasks) == 1)
+        outcomes = _shown(results, progress, alone=len(found.tasks) == 1)
     by_grid = not (for_all or by_image or by_name)
     hint = "" if not by_grid else "; lower --min-score and --min-stability find more"
-    _report(outcomes, len(tasks), out, hint)
+    _report(outcomes, len(found.tasks), out, hint)
 
 
-def _shown(results: "Iterator[tuple[Task, Outcome]]", count: int, alone: bool) -> "list[Outcome]":
+class _Progress:
+    """Bars of images and of the frames of this one; lines now and then where there is no screen."""
+
+    def __init__(self, images: int) -> None:
+        self.bars = Progress(console=_errors, transient=True, disable=not _errors.is_terminal)
+        self.images = self.bars.add_task("images", total=images)
+        self.frames = self.bars.add_task("", visible=False)
+        self.last = monotonic()
+
+    def told(self, task: "Task", frame: int, frames: int) -> None:
+        """As `archive.Told`."""
+        name = task.name
+        self.bars.update(
+            self.frames,
+            description=name if frames else f"reading {name}",
+            completed=frame,
+            total=frames or None,
+            visible=frames != 1,
+        )
+        if not _errors.is_terminal and monotonic() - self.last > _SILENCE:
+            self.last = monotonic()
+            place = f"frame {frame + 1} of {frames} of {name}" if frames else f"reading {name}"
+            _errors.print(place, **_PLAIN)
+
+
+def _shown(
+    results: "Iterator[tuple[Task, Outcome]]", progress: _Progress, alone: bool
+) -> "list[Outcome]":
     """All outcomes; the reason of each that failed is printed as it happens."""
-    quiet = not _errors.is_terminal
     outcomes = []
-    for _, outcome in track(
-        results, "images", count, console=_errors, transient=True, disable=quiet
-    ):
-        outcomes.append(outcome)
-        if outcome.failure is not None and not alone:
-            _errors.print(f"failed: {outcome.failure}", **_PLAIN)
+    with progress.bars:
+        for _, outcome in results:
+            outcomes.append(outcome)
+            progress.bars.advance(progress.images)
+            if outcome.failure is not None and not alone:
+                _errors.print(f"failed: {outcome.failure}", **_PLAIN)
     return outcomes
 
 

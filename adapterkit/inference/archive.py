@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import file_digest
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from adapterkit.data.files.images import find_images, read_image, stem
+from adapterkit.data.files.images import read_image
 from adapterkit.data.files.masks import write_masks
+from adapterkit.data.files.series import read_series
 from adapterkit.inference.predictor import Predictor
-from adapterkit.inference.prompt_files import ImagePrompts, predict_arguments
+from adapterkit.inference.prompt_files import predict_arguments
+from adapterkit.inference.tasks import Task
 from adapterkit.promptable.stock_sam import mini_sam
 from adapterkit.system.cluster import ray_cluster
 from adapterkit.system.files import atomic_write
@@ -29,32 +30,6 @@ from adapterkit.system.lock import LOCK, locked_folder
 
 SETTINGS = "adapterkit-predict.json"
 """The file in a folder of masks that says how they were made."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """An image to segment.
-
-    Attributes:
-        image: the file.
-        name: of the image within what was given.
-        masks: the file to write.
-        prompts: of its structures; None: those that the adapter knows by name, or else a grid of
-            points finds what there is.
-    """
-
-    image: Path
-    name: str
-    masks: Path
-    prompts: ImagePrompts | None
-
-    @property
-    def done(self) -> bool:
-        """The masks are there, and no older than the image."""
-        try:
-            return self.masks.stat().st_mtime >= self.image.stat().st_mtime
-        except (FileNotFoundError, NotADirectoryError):
-            return False
 
 
 @dataclass(frozen=True)
@@ -94,56 +69,6 @@ def digest(path: Path) -> str:
         raise FileNotFoundError(f"there is no file at {path}")
     with path.open("rb") as file:
         return f"{path.name} (sha256 {file_digest(file, 'sha256').hexdigest()[:16]})"
-
-
-# What is to be done
-
-
-def find_tasks(
-    paths: Sequence[Path],
-    out: Path,
-    ending: str,
-    prompts: Callable[[str], ImagePrompts | None],
-) -> list[Task]:
-    """A task for each file, and for each image in each folder and its subfolders.
-
-    Args:
-        paths: files and folders.
-        out: the folder of the masks, which has the subfolders that the images are in.
-        ending: of the masks' names, `.nii.gz` say.
-        prompts: gives those of an image by its name: a file's own, within a folder with the
-            subfolders.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: a folder holds no image, masks would be among the images or in the place of
-            one, or two images would have the same masks.
-    """
-    tasks = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file or folder at {path}")
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-            raise ValueError(
-                f"--out {out} lies within {path}, where its masks would be taken for images; name "
-                "a folder elsewhere"
-            )
-        root = path if path.is_dir() else path.parent
-        for image in find_images(path) if path.is_dir() else [path]:
-            name = image.relative_to(root)
-            masks = out / name.with_name(stem(name.name) + ending)
-            tasks.append(Task(image, name.as_posix(), masks, prompts(name.as_posix())))
-    images = {task.image.resolve() for task in tasks}
-    for masks, same in groupby(sorted(tasks, key=lambda task: task.masks), lambda t: t.masks):
-        first, *others = same
-        if others:
-            raise ValueError(
-                f"{first.image} and {others[0].image} would both have their masks in {masks}; "
-                "segment them in two runs with their own --out"
-            )
-        if masks.resolve() in images:
-            raise ValueError(f"{masks} is an image, and would be overwritten; name another --out")
-    return tasks
 
 
 @contextmanager
@@ -207,7 +132,17 @@ class Outcome:
     found: bool
 
 
-def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any]) -> bool:
+Told = Callable[[Task, int, int], None]
+"""Is told which frame of how many of a task comes now; of 0 while it is read."""
+
+
+def _to_nobody(task: Task, frame: int, frames: int) -> None:
+    pass
+
+
+def segment_file(
+    predictor: Predictor, task: Task, automatic: Mapping[str, Any], told: Told = _to_nobody
+) -> bool:
     """Write the masks of a task; of a stack or sequence those of each frame, from the same prompts.
 
     Returns:
@@ -219,9 +154,11 @@ def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any])
     """
     if task.prompts is not None and not task.prompts:
         raise ValueError(f"there is no prompt for {task.name}: add some, or leave the image out")
-    image = read_image(task.image)
+    told(task, 0, 0)
+    image = read_series(task.slices, task.image) if task.slices else read_image(task.image)
     maps = []
     for frame in range(len(image.frames)):
+        told(task, frame, len(image.frames))
         predictor.set_image(image, frame)
         if task.prompts is None and predictor.promptable.structures:
             maps.append(predictor.predict().label_map())
@@ -244,13 +181,16 @@ def segment_file(predictor: Predictor, task: Task, automatic: Mapping[str, Any])
 class Worker:
     """A model that does one task after another, and says what became of each."""
 
-    def __init__(self, predictor: Predictor, automatic: Mapping[str, Any]) -> None:
+    def __init__(
+        self, predictor: Predictor, automatic: Mapping[str, Any], told: Told = _to_nobody
+    ) -> None:
         self.predictor = predictor
         self.automatic = automatic
+        self.told = told
 
     def __call__(self, task: Task) -> Outcome:
         try:
-            return Outcome(None, segment_file(self.predictor, task, self.automatic))
+            return Outcome(None, segment_file(self.predictor, task, self.automatic, self.told))
         except (ValueError, OSError) as error:
             failure = str(error)
         except Exception as error:  # One file shall not stop an archive, whatever is wrong with it.
@@ -259,10 +199,13 @@ class Worker:
 
 
 def segment_files(
-    tasks: Iterable[Task], predictor: Predictor, automatic: Mapping[str, Any]
+    tasks: Iterable[Task],
+    predictor: Predictor,
+    automatic: Mapping[str, Any],
+    told: Told = _to_nobody,
 ) -> Iterator[tuple[Task, Outcome]]:
     """Do the tasks one by one; each is given back when it is done, with what became of it."""
-    worker = Worker(predictor, automatic)
+    worker = Worker(predictor, automatic, told)
     for task in tasks:
         yield task, worker(task)
 
@@ -301,7 +244,12 @@ def segment_files_on_ray(
                 adapter=model.adapter and model.adapter.resolve(),
             )
             absolute = (
-                replace(task, image=task.image.resolve(), masks=task.masks.resolve())
+                replace(
+                    task,
+                    image=task.image.resolve(),
+                    masks=task.masks.resolve(),
+                    slices=tuple(file.resolve() for file in task.slices),
+                )
                 for task in tasks
             )
             rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]

@@ -12,14 +12,18 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
+from pydicom.uid import MRImageStorage
 
 import adapterkit as ak
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.files.series import files_of, read_series, read_series_labels
 from adapterkit.inference.archive import SETTINGS
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import StructurePrompt, read_prompts
+from adapterkit.inference.tasks import find_tasks
 from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.lock import LOCK, locked_folder
 from tests.conftest import Done
@@ -314,6 +318,114 @@ def test_a_mistake_in_a_file_of_prompts_is_named(
     assert message in str(raised.value)
 
 
+# What is in a folder
+
+
+def slices(folder: Path, count: int = 5, **elements: Any) -> None:
+    """A DICOM series, whose files are not in the order of their places."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        place: dict[str, Any] = {
+            "Modality": "MR",
+            "SOPClassUID": MRImageStorage,
+            "SeriesInstanceUID": "1.2.3",
+            "StudyInstanceUID": "1.2",
+            "FrameOfReferenceUID": "1.2.4",
+            "PositionReferenceIndicator": "",
+            "InstanceNumber": k + 1,
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+            "ImagePositionPatient": [0, 0, 3 * (k * 2 % count)],
+            "PixelSpacing": [0.5, 0.25],
+            "SliceThickness": 3,
+        }
+        pixels = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
+        write_dicom(folder / f"{k}.dcm", pixels, "HW", **{**place, **elements})
+
+
+def test_the_slices_of_a_series_are_one_volume_and_one_segmentation(
+    run: Run, model: tuple[str | Path, ...], tmp_path: Path, predictor: Predictor
+):
+    slices(tmp_path / "scans/p1/t1")
+    out = tmp_path / "masks"
+    command = ("predict", tmp_path / "scans", *model, *POINTS)
+    assert run(*command, "--out", out, "--format", "dicom-seg").status == 0
+    assert contents(out).keys() == {SETTINGS, "p1/t1.dcm"}
+    volume = read_series(files_of(tmp_path / "scans/p1/t1"), tmp_path)
+    expected = np.stack([each.label_map() for each in predictor.predict_frames(volume, **PROMPTS)])
+    assert expected.any()
+    instances = [str(each.SOPInstanceUID) for each in volume.series]
+    found = read_series_labels(out / "p1/t1.dcm", instances)
+    np.testing.assert_array_equal(found, expected)
+    # As NIfTI, the same; the folder itself may be given, and other files be in it.
+    assert run(*command, "--out", tmp_path / "nifti").status == 0
+    np.testing.assert_array_equal(labels(tmp_path / "nifti/p1/t1.nii.gz"), expected)
+    Image.new("L", (90, 60)).save(tmp_path / "scans/p1/t1/extra.png")
+    done = run("predict", tmp_path / "scans/p1/t1", *model, *POINTS, "--out", tmp_path / "given")
+    assert done.status == 0
+    assert contents(tmp_path / "given").keys() == {SETTINGS, "0.nii.gz", "extra.nii.gz"}
+    np.testing.assert_array_equal(labels(tmp_path / "given/0.nii.gz"), expected)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [{"Modality": "US", "ImageOrientationPatient": ""}, {"SeriesInstanceUID": ""}],
+)
+def test_files_that_are_no_slices_are_images_of_their_own(tmp_path: Path, elements: dict):
+    slices(tmp_path / "scans", 2, **elements)
+    found = find_tasks([tmp_path / "scans"], tmp_path / "out", ".png", lambda _: None)
+    assert [task.name for task in found.tasks] == ["0.dcm", "1.dcm"]
+
+
+def test_what_is_left_out_is_counted_and_named_and_the_rest_goes_on(
+    run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    for name in ("notes.txt", "p1/table.csv", ".hidden.txt"):
+        (scans / name).write_text("no image")
+    for name in ("b.bmp", "c.gif", "d.webp", "a.jpg"):
+        Image.new("L", (90, 60)).save(scans / name)
+    pages = [Image.fromarray(RNG.integers(0, 256, (60, 90), dtype=np.uint8)) for _ in range(3)]
+    pages[0].save(scans / "e.tif", save_all=True, append_images=pages[1:])
+    sitk.WriteImage(sitk.GetImageFromArray(np.asarray(pages[0])), scans / "f.mhd")
+    Image.new("L", (90, 60)).save(scans / "locked.png")
+    (tmp_path / "more").mkdir()
+    Image.new("L", (90, 60)).save(tmp_path / "more/b.bmp")
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "locked.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    out = tmp_path / "masks"
+    done = run("predict", scans, tmp_path / "more", *model, *POINTS, "--out", out)
+    assert done.status == "error: 1 of 9 images failed, for the reasons above"
+    lines = done.errors.splitlines()
+    assert f"left out 2 files, no image: {scans}/notes.txt, {scans}/p1/table.csv" in lines
+    assert f"left out 1 file, named as an image of another folder is; give it its own --out: " \
+           f"{tmp_path}/more/b.bmp" in lines  # fmt: skip
+    assert f"the masks of {scans}/a.jpg are named a.jpg.nii.gz, as others share its stem" in lines
+    assert any("failed: " in line and "locked.png cannot be read (Permission" in line
+               for line in lines)  # fmt: skip
+    masks = {f"{name}.nii.gz" for name in ("a.jpg", "a.png", "b", "c", "d", "e", "f", "p1/b.c")}
+    assert contents(out).keys() == {SETTINGS, *masks}
+    assert labels(out / "e.nii.gz").shape == (3, 60, 90)
+
+
+def test_long_work_is_heard_of(
+    run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr("adapterkit.commands.predict._SILENCE", 0.0)
+    done = run("predict", scans / "p1", *model, *POINTS, "--out", tmp_path / "masks")
+    assert [line for line in done.errors.splitlines() if "b.c" in line] == [
+        "reading b.c.nii.gz",
+        "frame 1 of 2 of b.c.nii.gz",
+        "frame 2 of 2 of b.c.nii.gz",
+    ]
+
+
 # What goes wrong
 
 
@@ -375,7 +487,6 @@ def bad(tmp_path_factory: pytest.TempPathFactory, model: tuple[str | Path, ...])
         ("none", "none holds no image"),
         ("nowhere", "there is no file or folder at nowhere"),
         ("", "there is nothing to segment"),
-        ("twins", "twins/a.png and twins/a.tif would both have their masks in out/a.nii.gz"),
         ("good.png --point 90,5", "points[0] has (90, 5), outside of the image"),
         ("good.png --point 9", "a prompt has '9': expected numbers, x,y or x,y,label"),
         ("good.png --box 0,0,91,60", "boxes[0] is [0.0, 0.0, 91.0, 60.0]"),

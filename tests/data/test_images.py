@@ -177,6 +177,20 @@ def test_a_metaimage_that_names_a_file_elsewhere_is_refused(tmp_path: Path):
             read_image(tmp_path / "a.mhd")
 
 
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_metaimage_whose_data_are_a_link_elsewhere_is_refused(tmp_path: Path, outside: bool):
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), tmp_path / "in/a.mhd")
+    target = tmp_path / ("" if outside else "in") / "secret"
+    (tmp_path / "in/a.raw").rename(target)
+    (tmp_path / "in/a.raw").symlink_to(target)
+    if not outside:
+        np.testing.assert_array_equal(read_image(tmp_path / "in/a.mhd").frames[0], GREY)
+        return
+    with pytest.raises(DataError, match=r"a\.mhd names a\.raw .* a link to .*secret"):
+        read_image(tmp_path / "in/a.mhd")
+
+
 # Folders
 
 

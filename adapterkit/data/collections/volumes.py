@@ -14,11 +14,11 @@ from nibabel.orientations import (
 )
 
 from adapterkit.data.collections.labels import merged, relabelled
-from adapterkit.data.collections.series import read_series, read_series_labels
 from adapterkit.data.dataset import LabelledImage
 from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
 from adapterkit.data.files.images import is_dicom, read_image
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.files.series import files_of, read_series, read_series_labels
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,8 @@ def _read_pair(
     image: Path, mask: Path
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]:
     """Frames, label maps, and the sides of a voxel in mm by axis, where they are known."""
-    if image.is_dir():
-        shown, instances = read_series(image)
-    else:
-        shown, instances = read_image(image), []
+    shown = read_series(files_of(image), image) if image.is_dir() else read_image(image)
+    instances = [str(each.SOPInstanceUID) for each in shown.series]
     if instances and is_dicom(mask):
         labels = read_series_labels(mask, instances)
     else:

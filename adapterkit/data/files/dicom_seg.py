@@ -41,7 +41,7 @@ from adapterkit.data.files.palette import colour
 def segmentation(
     labels: UInt8[np.ndarray, "T H W"],
     path: Path,
-    source: Dataset,
+    sources: Sequence[Dataset],
     spacing: Spacing | None,
     structures: Sequence[str],
 ) -> Dataset:
@@ -52,7 +52,7 @@ def segmentation(
     Args:
         labels: of the image's frames; 0 is background, k + 1 is the k-th structure.
         path: of the image, to name it in errors.
-        source: the image's data set; pixels are not needed.
+        sources: the image's data set, or those of the slices of a series; without pixels.
         spacing: in mm, (row, column), or None where it is not known.
         structures: names of the structures.
 
@@ -61,13 +61,14 @@ def segmentation(
     """
     try:
         digest = blake2b(labels.tobytes(), digest_size=16).hexdigest()
-        unique = [source.SOPInstanceUID, *structures, digest]
-        source = _completed(source)
+        unique = [*(each.SOPInstanceUID for each in sources), *structures, digest]
+        sources = [_completed(each) for each in sources]
+        source = sources[0]
         # A cine loop has neither positions nor the functional groups that could tell them.
         loop = "NumberOfFrames" in source and "SharedFunctionalGroupsSequence" not in source
         masks = np.stack([labels == k + 1 for k in range(len(structures))], axis=-1)
         segmented = DicomSegmentation(
-            [_as_one_frame(source, spacing) if loop else source],
+            [_as_one_frame(source, spacing)] if loop else sources,
             masks[:1] if loop else masks,
             SegmentationTypeValues.BINARY,
             [_description(k + 1, name) for k, name in enumerate(structures)],

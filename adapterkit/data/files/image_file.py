@@ -38,7 +38,9 @@ class ImageFile:
         affine: maps (column, row, frame, 1) to mm to the right, front and top of the patient; where
             the file does not say how the patient lies, to mm from the first pixel.
         nifti: the header of a NIfTI file; None of other kinds.
-        dicom: the data set of a DICOM file, without its pixels; None of other kinds.
+        dicom: the data set of a DICOM file, without its pixels, of a series that of the first
+            slice; None of other kinds.
+        series: the data sets of the slices of a DICOM series, in the order of the frames.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class ImageFile:
     affine: Float[np.ndarray, "4 4"]
     nifti: "Nifti1Header | None" = field(default=None, repr=False)
     dicom: "Dataset | None" = field(default=None, repr=False)
+    series: "tuple[Dataset, ...]" = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         return pformat(self)

@@ -99,21 +99,48 @@ def find_images(folder: str | Path) -> list[Path]:
         Their paths, which begin with `folder`.
 
     Raises:
-        DataError: it is no folder, there is none, or a file cannot be opened.
+        DataError: it is no folder, or there is none.
+    """
+    return sort_out(folder)[0]
+
+
+def sort_out(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """What `find_images` finds, and the other files: neither hidden, nor the data of a MetaImage.
+
+    A file that cannot be opened counts as an image if its name ends as one's.
+
+    Raises:
+        DataError: it is no folder, or there is no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: expected one that holds images.")
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and _kind(path) is not None
-    ]
-    if not found:
+    images, others = [], []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not _may_be_file(path):
+            continue
+        try:
+            kind = _kind(path)
+        except DataError:  # Reading it says so again.
+            kind = _kind_of_name(path)
+        (others if kind is None else images).append(path)
+    if not images:
         raise DataError(f"{folder} holds no image: expected {', '.join(ENDINGS)}, or DICOM.")
-    return found
+    data = {path.parent for path in images if path.suffix.lower() == ".mhd"}
+    others = [
+        path
+        for path in others
+        if path.suffix.lower() not in (".raw", ".zraw") or path.parent not in data
+    ]
+    return images, others
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # Its folder can be listed, and nothing in it be looked at.
+        return True
 
 
 def stem(name: str) -> str:
@@ -171,6 +198,10 @@ def _kind(path: Path) -> str | None:
         return "a picture"
     if start[344:347] == b"n+1" or start[4:7] == b"n+2":
         return "NIfTI"
+    return _kind_of_name(path)
+
+
+def _kind_of_name(path: Path) -> str | None:
     kinds = (kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending))
     return next(kinds, None)
 
@@ -258,6 +289,12 @@ def _check_data_file(path: Path) -> None:
         raise DataError(f"{path} names no ElementDataFile: expected the header of a MetaImage.")
     for line in named:
         value = line[len(key) :].strip(" \t=:")
+        link = path.parent / value
+        if link.is_symlink() and link.resolve().parent != path.resolve().parent:
+            raise DataError(
+                f"{path} names {value} as the file of its pixels, which is a link to "
+                f"{link.resolve()}: expected a file beside it; put a copy there."
+            )
         if {"/", "\\"} & set(value) or value.upper().startswith("LIST"):
             raise DataError(
                 f"{path} names {value} as the file of its pixels: expected one beside it; move "

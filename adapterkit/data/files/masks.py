@@ -35,7 +35,7 @@ def write_masks(
       its header says of them.
     - `.png`: indices with a palette, of a single image.
     - `.dcm`: DICOM-SEG, one binary segment per structure, which refers to the frames of the DICOM
-      image; its patient and study are the image's.
+      image, or to the slices of its series; its patient and study are the image's.
 
     Args:
         path: replaced if it exists.
@@ -79,7 +79,8 @@ def write_masks(
             )
         from adapterkit.data.files.dicom_seg import segmentation
 
-        found = segmentation(labels, image.path, image.dicom, image.spacing, names)
+        sources = image.series or (image.dicom,)
+        found = segmentation(labels, image.path, sources, image.spacing, names)
         with atomic_write(path) as temporary:
             found.save_as(temporary)
     else:

@@ -1,8 +1,10 @@
-"""DICOM series: a folder of files of one slice each, in their order in the body."""
+"""DICOM series: files of one slice each, in their order in the body."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,34 +14,76 @@ from adapterkit.data.files.images import is_dicom, read_image
 
 def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files, and no other."""
-    files = [each for each in folder.iterdir() if not each.name.startswith(".")]
+    files = files_of(folder)
     return bool(files) and all(each.is_file() and is_dicom(each) for each in files)
 
 
-def read_series(folder: Path) -> tuple[ImageFile, list[str]]:
-    """The slices of a series as one volume, and their SOP instance UIDs.
+def files_of(folder: Path) -> list[Path]:
+    """The slices in the folder of a series."""
+    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+
+
+def find_series(files: Sequence[Path]) -> list[list[Path]]:
+    """Those of the files that are slices of one volume: at least two of a folder, each.
+
+    They are of one DICOM series, with one frame each, of the same size and direction. Ultrasound
+    stills of a series that state no place in the patient are images of their own.
+    """
+    found: dict[Any, list[Path]] = defaultdict(list)
+    for path in files:
+        key = _volume_of(path)
+        if key is not None:
+            found[path.parent, *key].append(path)
+    return [sorted(slices) for slices in found.values() if len(slices) > 1]
+
+
+def _volume_of(path: Path) -> tuple[Any, ...] | None:
+    """What the slices of a volume share; None for what is no slice, or cannot be read."""
+    import pydicom
+
+    try:
+        if not is_dicom(path):
+            return None
+        slice = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        series, direction = slice.get("SeriesInstanceUID"), slice.get("ImageOrientationPatient")
+        kind = slice.get("Modality")
+        alone = kind == "SEG" or (kind == "US" and not direction)
+        if alone or not series or (slice.get("NumberOfFrames") or 1) > 1:
+            return None
+        rounded = None if not direction else tuple(round(float(each), 3) for each in direction)
+        return str(series), slice.Rows, slice.Columns, slice.get("SamplesPerPixel"), rounded
+    # Reading it as an image will say what is wrong with it; pydicom's errors share no base.
+    except Exception:
+        return None
+
+
+def read_series(files: Sequence[Path], path: Path) -> ImageFile:
+    """The slices of a series as one volume, with their data sets as its `series`.
 
     They follow each other along their normal, from the right, front or feet; without places in the
     patient, by their instance numbers.
+
+    Args:
+        files: of the slices, in any order.
+        path: what the volume is called: their folder, say.
 
     Raises:
         DataError: a file cannot be read, or is no single slice, or they differ in size, direction
             or series.
     """
-    files = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    slices = [read_image(each) for each in files]
+    slices = [read_image(each) for each in sorted(files)]
     first = slices[0]
     for each in slices:
         one = each.dicom is not None and len(each.frames) == 1
         alike = one and each.frames.shape == first.frames.shape
         if not alike or not np.allclose(each.affine[:3, :2], first.affine[:3, :2], atol=1e-4):
             raise DataError(
-                f"{each.path} is no slice of the series in {folder}, as {first.path.name} is: "
+                f"{each.path} is no slice of the series in {path}, as {first.path.name} is: "
                 "expected one frame of the same size and direction; give each series a folder."
             )
-    series = {str(each.dicom.get("SeriesInstanceUID")) for each in slices if each.dicom}
-    if len(series) > 1:
-        raise DataError(f"{folder} holds {len(series)} series: expected one in each folder.")
+    unlike = {str(each.dicom.get("SeriesInstanceUID")) for each in slices if each.dicom}
+    if len(unlike) > 1:
+        raise DataError(f"{path} holds {len(unlike)} series: expected one in each folder.")
     normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
     normal = normal / np.linalg.norm(normal)
     # As in files of volumes: from the feet to the head.
@@ -49,14 +93,14 @@ def read_series(folder: Path) -> tuple[ImageFile, list[str]]:
         places = [float(each.dicom.get("InstanceNumber") or 0) for each in slices if each.dicom]
     order = np.argsort(places, kind="stable")
     slices = [slices[index] for index in order]
-    check_size((len(slices), *first.frames.shape[1:]), folder)
+    check_size((len(slices), *first.frames.shape[1:]), path)
     affine = slices[0].affine.copy()
     if len(slices) > 1:
         step = slices[1].affine[:3, 3] - slices[0].affine[:3, 3]
         affine[:3, 2] = step if step.any() else affine[:3, 2]
     frames = np.concatenate([each.frames for each in slices])
-    volume = replace(slices[0], path=folder, frames=frames, affine=affine)
-    return volume, [str(each.dicom.SOPInstanceUID) for each in slices if each.dicom]
+    series = tuple(each.dicom for each in slices if each.dicom is not None)
+    return replace(slices[0], path=path, frames=frames, affine=affine, series=series)
 
 
 def read_series_labels(path: Path, instances: Sequence[str]) -> np.ndarray:
