@@ -259,9 +259,9 @@ class Graph:
             {axis: axes[size] for axis, size in self.free[name].items()} for name in self.inputs
         ]
         parameters = inspect.signature(self.model.forward).parameters
-        several = any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
-        named = len(parameters) - several
-        return (*free[:named], tuple(free[named:])) if several else tuple(free)
+        kinds = [each.kind for each in parameters.values()]
+        named = len(kinds) - kinds.count(inspect.Parameter.VAR_POSITIONAL)
+        return (*free[:named], tuple(free[named:])) if free[named:] else tuple(free)
 
     @property
     def axis_names(self) -> dict[str, str]:
