@@ -23,6 +23,7 @@ from adapterkit.data.files.image_file import (
     right_front_top,
     unreadable,
 )
+from adapterkit.data.files.quiet import quietly, without_standard_error
 from adapterkit.system.extras import MissingExtraError, require
 
 # A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.
@@ -65,7 +66,11 @@ def read_image(path: str | Path) -> ImageFile:
             or more than three axes or `MAX_VALUES`, or holds values, or states a place, that are
             NaN or infinite; the message names it.
     """
-    path = Path(path)
+    with quietly():
+        return _read(Path(path))
+
+
+def _read(path: Path) -> ImageFile:
     kind = _kind(path)
     if kind is None:
         raise DataError(
@@ -217,7 +222,8 @@ def read_frames(path: Path) -> tuple[Real[np.ndarray, "T H W"], Spacing | None]:
     or not real numbers, holds values that are NaN or infinite, or states a spacing that is not
     finite and positive.
     """
-    image = (_read_metaimage if path.suffix == ".mhd" else _read_nifti)(path)
+    with quietly():
+        image = (_read_metaimage if path.suffix == ".mhd" else _read_nifti)(path)
     if image.frames.ndim != 3:
         raise DataError(f"{path} is in colour: expected grey values or labels.")
     return image.frames, image.spacing
@@ -260,9 +266,10 @@ def _read_metaimage(path: Path) -> ImageFile:
     reader.SetFileName(path)
     reader.SetImageIO("MetaImageIO")
     try:
-        reader.ReadImageInformation()
-        check_size((*reader.GetSize(), reader.GetNumberOfComponents()), path)
-        image = reader.Execute()
+        with without_standard_error():
+            reader.ReadImageInformation()
+            check_size((*reader.GetSize(), reader.GetNumberOfComponents()), path)
+            image = reader.Execute()
     except RuntimeError as error:
         raise unreadable(path, "MetaImage", error) from error
     axes = image.GetDimension()

@@ -8,6 +8,7 @@ import numpy as np
 from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import is_picture, read_image
 from adapterkit.data.files.pictures import read_label_pages
+from adapterkit.data.files.quiet import quietly
 
 
 def read_label_map(path: str | Path, binary: bool = False) -> ImageFile:
@@ -29,12 +30,14 @@ def read_label_map(path: str | Path, binary: bool = False) -> ImageFile:
     """
     path = Path(path)
     if is_picture(path):
-        return ImageFile(path, read_label_pages(path, binary), None, np.eye(4))
+        with quietly():
+            return ImageFile(path, read_label_pages(path, binary), None, np.eye(4))
     mask = read_image(path)
     if mask.dicom is not None:
         from adapterkit.data.files.dicom_seg import read_labels
 
-        mask = replace(mask, frames=read_labels(path))
+        with quietly():
+            mask = replace(mask, frames=read_labels(path))
     labels = mask.frames
     if labels.ndim != 3:
         raise DataError(f"{path} is in colour: expected labels, grey or of a palette.")

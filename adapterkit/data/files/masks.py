@@ -17,6 +17,7 @@ from PIL import Image
 
 from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.palette import colour
+from adapterkit.data.files.quiet import quietly
 from adapterkit.system.files import atomic_write
 
 ENDINGS = (".nii.gz", ".nii", ".png", ".dcm")
@@ -80,7 +81,8 @@ def write_masks(
         from adapterkit.data.files.dicom_seg import segmentation
 
         sources = image.series or (image.dicom,)
-        found = segmentation(labels, image.path, sources, image.spacing, names)
+        with quietly():
+            found = segmentation(labels, image.path, sources, image.spacing, names)
         with atomic_write(path) as temporary:
             found.save_as(temporary)
     else:
