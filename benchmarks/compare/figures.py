@@ -21,7 +21,7 @@ from benchmarks.compare.tables import TABLES
 
 _TEXT = 7  # points
 _MARKERS = "osD^vP*X"
-_STRATEGIES = tuple(name for name, _ in TABLES[4].entries)
+_STRATEGIES = tuple(name for name, _ in TABLES[-1].entries)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from torch import Tensor
 import adapterkit as ak
 from adapterkit.attach.attachment import Part
 from adapterkit.methods import find_method
-from adapterkit.parts import CNNBranch, FeatureAdapter, PositionAdapter
+from adapterkit.parts import CNNBranch, Detail, FeatureAdapter, PositionAdapter
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
@@ -189,6 +189,12 @@ def _samus_with(prompts: PromptStrategy, variant: str) -> Prompted:
     return Prompted("samus", variant, trained_with=prompts, tested_with=(prompts,))
 
 
+def _samus_plus_without(part: type, variant: str) -> Prompted:
+    return Prompted(
+        "samus_plus", variant, (part,), trained_with="mixed", tested_with=("class", "1")
+    )
+
+
 SYSTEMS: dict[str, System] = {
     "sam": Prompted(None),
     "samus": Prompted("samus"),
@@ -205,6 +211,11 @@ SYSTEMS: dict[str, System] = {
         trained_with="mixed",
         tested_with=("class", "1", "3", "5", "box", "class+1"),
     ),
+    "samus-plus-class": Prompted(
+        "samus_plus", ", trained by class alone", trained_with="class", tested_with=("class",)
+    ),
+    "samus-plus-no-detail": _samus_plus_without(Detail, ", no detail"),
+    "samus-plus-no-adapters": _samus_plus_without(FeatureAdapter, ", no feature adapters"),
     "samus-branch": Prompted(
         "samus", ", CNN branch only", without=(PositionAdapter, FeatureAdapter)
     ),

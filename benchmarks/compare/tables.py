@@ -87,6 +87,19 @@ TABLES = (
         (("samus-branch", "1"), ("samus-adapters", "1"), ("samus", "1")),
     ),
     Table(
+        "ablation of SAMUS+, without a prompt",
+        tuple(
+            (name, "class")
+            for name in (
+                "samus-plus-no-detail",
+                "samus-plus-no-adapters",
+                "samus-plus-class",
+                "samus-plus",
+            )
+        ),
+        "All but one are trained by class, click and box together.",
+    ),
+    Table(
         "prompts of SAMUS",
         (
             ("samus", "1"),
