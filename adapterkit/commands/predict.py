@@ -1,5 +1,6 @@
 """The command `adapterkit predict`."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -128,9 +129,14 @@ class _Progress:
 def _shown(
     results: "Iterator[tuple[Task, Outcome]]", progress: _Progress, alone: bool
 ) -> "list[Outcome]":
-    """All outcomes; the reason of each that failed is printed as it happens."""
+    """All outcomes; warnings, and the reason of each that failed, are printed as they happen."""
     outcomes = []
-    with progress.bars:
+
+    def warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        _errors.print(f"warning: {message}", **_PLAIN)
+
+    with progress.bars, warnings.catch_warnings():
+        warnings.showwarning = warning
         for _, outcome in results:
             outcomes.append(outcome)
             progress.bars.advance(progress.images)

@@ -171,15 +171,12 @@ class Predictor:
 
         Args:
             image: a file that `read_image` reads, what that gave, or an array, grey (H, W) or
-                colour (H, W, 3). Whole numbers within [0, 255] are taken as they are; an image
-                with others, or with none above 1, is scaled from its own minimum and maximum. A
-                warning names one of which fewer than 16 grey levels remain.
+                colour (H, W, 3); its values become grey values as `SegmentationDataset` says.
             frame: of a sequence or stack, from 0; None: the only one.
 
         Raises:
-            DataError: as `read_image`, or the image is a DICOM segmentation, or has another shape,
-                fewer than 8 x 8 pixels, or values that are NaN, infinite or no numbers; the image
-                set before stays.
+            DataError: as `read_image`, or it is a DICOM segmentation, or has another shape, fewer
+                than 8 x 8 pixels, or values that are not finite; the image set before stays.
             ValueError: there is no such frame, or there are several and none is chosen.
         """
         image = image if isinstance(image, ImageFile) else _image_file(image, frames=False)
