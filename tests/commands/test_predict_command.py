@@ -356,6 +356,7 @@ def test_the_slices_of_a_series_are_one_volume_and_one_segmentation(
     instances = [str(each.SOPInstanceUID) for each in volume.series]
     found = read_series_labels(out / "p1/t1.dcm", instances)
     np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(read_label_map(out / "p1/t1.dcm").frames, expected)
     # As NIfTI, the same; the folder itself may be given, and other files be in it.
     assert run(*command, "--out", tmp_path / "nifti").status == 0
     np.testing.assert_array_equal(labels(tmp_path / "nifti/p1/t1.nii.gz"), expected)

@@ -34,7 +34,13 @@ from pydicom.pixels.utils import pack_bits
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from adapterkit.data.files.image_file import DataError, Spacing, check_size, unreadable
+from adapterkit.data.files.image_file import (
+    DataError,
+    Spacing,
+    check_size,
+    slice_axis,
+    unreadable,
+)
 from adapterkit.data.files.palette import colour
 
 
@@ -188,14 +194,16 @@ def _over_frames(segmented: Dataset, masks: np.ndarray) -> Dataset:
 
 
 def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
-    """The label maps in a DICOM-SEG that refers to one DICOM image, by highdicom.
+    """The label maps in a DICOM-SEG that refers to one DICOM image or series, by highdicom.
 
     0 is background, k the segment of number k. Of frames after the last one that it refers to, the
-    file does not say whether there are any.
+    file does not say whether there are any. Slices of a series follow each other as in
+    `read_series`; of those that it does not refer to, it does not tell.
 
     Raises:
-        DataError: the file is no DICOM-SEG, damaged or cut short, refers to several images or to
-            none, its segments overlap or are no masks but fractions, or one has a number above 255.
+        DataError: the file is no DICOM-SEG, damaged or cut short, refers to several images that are
+            no slices of a volume or to none, its segments overlap or are no masks but fractions,
+            or one has a number above 255.
     """
     try:
         found = segread(path)
@@ -203,20 +211,22 @@ def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
         images = {str(each.ReferencedSOPInstanceUID) for each in sources}
         frames = max((int(np.max(each.get("ReferencedFrameNumber") or 0)) for each in sources),
                      default=0)  # fmt: skip
-        shape = (frames or 1, int(found.Rows), int(found.Columns))
+        shape = (frames or len(images), int(found.Rows), int(found.Columns))
     # Of what it cannot read, highdicom raises AttributeError, ValueError and others.
     except Exception as error:
         raise unreadable(path, "DICOM-SEG", error) from error
-    if len(images) != 1:
-        raise DataError(f"{path} refers to {len(images)} DICOM images: expected one.")
-    (image,) = images
+    instances = [*images] if len(images) == 1 else _slices_in_order(found)
+    if not instances or (frames and len(instances) > 1):
+        raise DataError(
+            f"{path} refers to {len(images)} DICOM images: expected one, or slices of a series."
+        )
     check_size(shape, path)
     options: dict[str, Any] = {"combine_segments": True, "ignore_spatial_locations": True}
     try:
         if frames:
-            labels = found.get_pixels_by_source_frame(image, **options)
+            labels = found.get_pixels_by_source_frame(instances[0], **options)
         else:
-            labels = found.get_pixels_by_source_instance([image], **options)
+            labels = found.get_pixels_by_source_instance(instances, **options)
     except Exception as error:
         raise DataError(
             f"{path} is no label map ({str(error).strip() or type(error).__name__}): expected "
@@ -225,6 +235,26 @@ def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
     if labels.max(initial=0) > 255:
         raise DataError(f"{path} has a segment of number {labels.max()}: expected 1 to 255.")
     return labels.astype(np.uint8)
+
+
+def _slices_in_order(found: Dataset) -> list[str]:
+    """The slices that the frames were made of, by their places; [] where these are not stated."""
+    places: dict[str, float] = {}
+    try:
+        (shared,) = found.SharedFunctionalGroupsSequence
+        turned = np.array([-1, -1, 1])  # To the right, front and top.
+        direction = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3))
+        normal = slice_axis(*(turned * direction.astype(float)))
+        if int(found.NumberOfFrames) != len(found.PerFrameFunctionalGroupsSequence):
+            return []
+        for frame in found.PerFrameFunctionalGroupsSequence:
+            ((source,),) = [each.SourceImageSequence for each in frame.DerivationImageSequence]
+            place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+            places[str(source.ReferencedSOPInstanceUID)] = float(normal @ (turned * place))
+    # Where something is not there or of another kind; pydicom's errors share no narrower base.
+    except Exception:
+        return []
+    return sorted(places, key=places.__getitem__)
 
 
 def _sources(found: Dataset) -> list[Dataset]:

@@ -96,6 +96,15 @@ def right_front_top(affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
+def slice_axis(
+    across: Float[np.ndarray, "3"], down: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3"]:
+    """Along which slices follow each other: as in files of volumes, from the feet to the head."""
+    normal = np.cross(across, down)
+    normal = normal / np.linalg.norm(normal)
+    return normal * np.sign(normal[np.abs(normal).argmax()])
+
+
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:
     """The error for a file that its reader refused, with the last line of what that said."""
     detail = str(error).strip().splitlines()[-1] if str(error).strip() else "no detail"

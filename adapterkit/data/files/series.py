@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from adapterkit.data.files.image_file import DataError, ImageFile, check_size, unreadable
+from adapterkit.data.files.image_file import (
+    DataError,
+    ImageFile,
+    check_size,
+    slice_axis,
+    unreadable,
+)
 from adapterkit.data.files.images import is_dicom, read_image
 
 
@@ -84,10 +90,7 @@ def read_series(files: Sequence[Path], path: Path) -> ImageFile:
     unlike = {str(each.dicom.get("SeriesInstanceUID")) for each in slices if each.dicom}
     if len(unlike) > 1:
         raise DataError(f"{path} holds {len(unlike)} series: expected one in each folder.")
-    normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
-    normal = normal / np.linalg.norm(normal)
-    # As in files of volumes: from the feet to the head.
-    normal = normal * np.sign(normal[np.abs(normal).argmax()])
+    normal = slice_axis(first.affine[:3, 0], first.affine[:3, 1])
     places = [float(normal @ each.affine[:3, 3]) for each in slices]
     if np.ptp(places) < 1e-6:
         places = [float(each.dicom.get("InstanceNumber") or 0) for each in slices if each.dicom]
