@@ -153,13 +153,14 @@ def binary_entropy(probability: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "
 def _draw_accuracy(results: Sequence[SystemResults], path: Path) -> None:
     """Dice against trained parameters, on a logarithmic axis; what trains none is a line.
 
-    Of systems with clicks, only those with one for each structure are drawn.
+    Variants, and other prompts than none and one click, are not drawn.
     """
     figure = new_figure(6.5, 3.6)
     axes = figure.add_subplot()
     seen = {True: 0, False: 0}
+    drawn = {entry for table in TABLES[:2] for entry in table.entries}
     for each in results:
-        if each.prompts not in ("1", "class"):
+        if (each.name, each.prompts) not in drawn:
             continue
         dice, deviation = mean_and_deviation([100 * value for value in each.over_seeds("dice")])
         parameters = each.cost("trained_parameters")[0]

@@ -122,7 +122,8 @@ def report(setting: Setting, results: Sequence[SystemResults]) -> str:
     sections = ["# Comparison", _setting_in_words(setting, results)]
     for number, table in enumerate(TABLES, start=1):
         shown = [by_entry[entry] for entry in table.entries if entry in by_entry]
-        if shown:
+        # One column of an ablation tells nothing.
+        if len(shown) > 1 or (shown and table.reference is not None):
             sections.append(f"## Table {number}: {table.subject}")
             sections.append(_table(shown, setting.paper))
             sections += [table.remark] if table.remark else []
