@@ -55,11 +55,11 @@ class TrainingOptions:
     """What a structure is asked for by in training. By default "mixed" where the method knows
     structures by name, else one click."""
     augment: AugmentationName = "none"
-    """None; the published SAMUS's; or small turns, shifts and scales, contrast, noise and blur."""
+    """None, the published SAMUS's, or small changes of place, contrast, noise."""
     flips: tuple[Literal["horizontal", "vertical"], ...] = ()
-    """Also flip training images, where a flipped image is still one of its kind; echo is not."""
+    """Also flip images, where that leaves them of their kind."""
     loss: Loss = "samus"
-    """The published SAMUS's, Dice + BCE; or MONAI's Dice + cross-entropy or Dice + focal loss."""
+    """The published SAMUS's, or MONAI's."""
     image_size: int | None = None
     """Side of the square input, in pixels. By default a quarter of the base's."""
     epochs: int | None = None
@@ -73,7 +73,7 @@ class TrainingOptions:
     weight_decay: float = 0
     """Of the optimizer."""
     ema: float | None = None
-    """Test and save a moving average of the trained weights: 0.99 keeps that share of it a step."""
+    """Test and save a moving average of the weights, of which so much stays at a step, 0.99 say."""
     learning_rate: float | None = None
     """The highest; by default 1e-4, or 1e-3 without a checkpoint."""
     schedule: Literal["cosine", "constant", "polynomial"] = "cosine"
@@ -85,10 +85,9 @@ class TrainingOptions:
     activation_checkpointing: bool = False
     """Save memory by computing the encoder's blocks twice."""
     workers: int = 0
-    """Processes that read and augment images while the model trains; results do not depend on
-    them."""
+    """Processes that read and augment images."""
     cache: str = "4GB"
-    """Memory for images that are kept decoded; others are read anew in each epoch."""
+    """Memory for decoded images."""
     track: tuple[Tracker, ...] = ()
     """Who is told loss, learning rate and Dice."""
     zero_shot: bool = False
