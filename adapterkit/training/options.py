@@ -55,7 +55,7 @@ class TrainingOptions:
     """What a structure is asked for by in training. By default "mixed" where the method knows
     structures by name, else one click."""
     augment: AugmentationName = "none"
-    """None, the published SAMUS's, or small changes of place, contrast, noise."""
+    """None, the published SAMUS's, or small changes of place and grey."""
     flips: tuple[Literal["horizontal", "vertical"], ...] = ()
     """Also flip images, where that leaves them of their kind."""
     loss: Loss = "samus"
@@ -75,11 +75,11 @@ class TrainingOptions:
     ema: float | None = None
     """Test and save a moving average of the weights, of which so much stays at a step, 0.99 say."""
     learning_rate: float | None = None
-    """The highest; by default 1e-4, or 1e-3 without a checkpoint."""
+    """The highest; by default 1e-4, or 1e-3 with the small SAM."""
     schedule: Literal["cosine", "constant", "polynomial"] = "cosine"
-    """Of the learning rate, after a rise over a twentieth of the steps."""
+    """Of the learning rate, after a short rise."""
     patience: int | None = None
-    """Stop after so many epochs without a better validation Dice."""
+    """Stop after so many epochs without a better Dice."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """By default what `accelerate launch` says, or no."""
     activation_checkpointing: bool = False
@@ -91,9 +91,9 @@ class TrainingOptions:
     track: tuple[Tracker, ...] = ()
     """Who is told loss, learning rate and Dice."""
     zero_shot: bool = False
-    """Also evaluate the base as it comes, at its own input size."""
+    """Also evaluate the base as it comes, at its own size."""
     seed: int = 0
-    """Of the split, the initial weights, the order and the prompts."""
+    """Of the split, the first weights, the order and the prompts."""
     out: Path | None = None
     """Folder for the results, new or empty. By default, a new one under runs/."""
     resume: Path | None = None
