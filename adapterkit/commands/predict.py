@@ -48,8 +48,7 @@ def predict(
 sam_vit_b_01ec64.pth --point 120,80 --out masks
 
     Args:
-        paths: NIfTI, MetaImage, DICOM, PNG, JPEG or TIFF. Pages are frames, and in a folder the
-            slices of a DICOM series are one volume.
+        paths: NIfTI, MetaImage, DICOM and pictures; a folder's DICOM series are volumes.
         out: the folder for the masks; subfolders are kept.
         adapter: an adapter file; without, the base alone.
         checkpoint: of the base; without, the small model.
@@ -59,7 +58,7 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         min_score: of a grid, the least predicted IoU.
         min_stability: of a grid, a mask's least stability.
         format: of the masks.
-        ray: run on a Ray cluster, by default one in this machine.
+        ray: run on a Ray cluster, by default here.
         workers: of Ray; without, one per GPU or CPU.
     """
     from adapterkit.inference import archive, prompt_files, tasks
