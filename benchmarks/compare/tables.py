@@ -198,10 +198,11 @@ def _validation(results: Sequence[SystemResults]) -> str:
     rows = []
     for each in (each for each in results if each.is_main):
         best = [run.validation_dice for run in each.finished]
-        if found := [100 * dice for dice in best if dice is not None]:
+        found = [100 * dice for dice in best if dice is not None]
+        if found or each.failed or each.unfinished:
             rows.append([each.title, _cell(each, found, "{:.2f}")])
     if not rows:
-        return "No finished system was trained."
+        return "No system was trained."
     return (
         f"{markdown(['system', 'best Dice (%)'], rows)}\n\n"
         "Of the epochs' ends. By these numbers systems and their settings are chosen, never by "
