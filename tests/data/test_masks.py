@@ -249,6 +249,19 @@ def test_segmentations_of_others_are_read(tmp_path: Path, kind: str):
     np.testing.assert_array_equal(read_labels(path), labels)
 
 
+@pytest.mark.parametrize("with_meta", [True, False])
+@pytest.mark.parametrize("axes", ["HW", "THW"])
+def test_segmentations_without_preamble_are_read(tmp_path: Path, axes: str, with_meta: bool):
+    image = read_image(write_dicom(tmp_path / "image.dcm", STACK if "T" in axes else GREY, axes))
+    labels = labels_on(image)
+    write_masks(tmp_path / "whole.dcm", labels, image, NAMES)
+    content = (tmp_path / "whole.dcm").read_bytes()[132:]
+    if not with_meta:
+        content = content[12 + int.from_bytes(content[8:12], "little") :]
+    (tmp_path / "labels.dcm").write_bytes(content)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.dcm").frames, labels)
+
+
 def test_what_is_no_label_map_is_told(tmp_path: Path):
     image = read_image(BUNDLED / "CT_small.dcm")
     assert image.dicom is not None

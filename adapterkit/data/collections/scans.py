@@ -118,10 +118,10 @@ def _named_in(masks: Mapping[Path, Path]) -> dict[int, str] | None:
     for mask in masks.values():
         if not is_dicom(mask):
             return None
-        import pydicom
+        from adapterkit.data.files.dicom_data_set import read_data_set
 
         try:
-            segments = pydicom.dcmread(mask, stop_before_pixels=True).SegmentSequence
+            segments = read_data_set(mask, with_pixels=False).SegmentSequence
             of_mask = {int(each.SegmentNumber): str(each.SegmentLabel) for each in segments}
         # pydicom raises what shares no narrower base for what is damaged or is no DICOM-SEG.
         except Exception as error:

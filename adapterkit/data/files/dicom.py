@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from jaxtyping import Float, Real
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_windowing
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from adapterkit.data.files.dicom_data_set import read_data_set
 from adapterkit.data.files.image_file import (
     DataError,
     ImageFile,
@@ -62,7 +60,7 @@ def read_dicom(path: str | Path) -> ImageFile:
     """
     path = Path(path)
     try:
-        dataset = _parsed(path)
+        dataset = read_data_set(path)
         found = any(keyword in dataset for keyword in _PIXELS)
         kind = getattr(dataset.get("SOPClassUID"), "name", "of unknown kind")
     # Damaged files make pydicom raise exceptions that share no narrower base.
@@ -88,21 +86,6 @@ def read_dicom(path: str | Path) -> ImageFile:
     for keyword in _PIXELS:
         dataset.pop(keyword, None)
     return ImageFile(path, frames, spacing, affine, dicom=dataset)
-
-
-def _parsed(path: Path) -> Dataset:
-    """Also of a file without preamble, which may not state its transfer syntax either."""
-    try:
-        return pydicom.dcmread(path)
-    except InvalidDicomError:
-        dataset = pydicom.dcmread(path, force=True)
-    if "SOPClassUID" not in dataset or not isinstance(dataset.SOPClassUID, UID):
-        raise ValueError("it begins neither with a preamble nor with a data set")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
 
 
 def _decoding_plugin(dataset: Dataset, path: Path) -> str:

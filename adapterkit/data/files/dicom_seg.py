@@ -22,7 +22,6 @@ from highdicom.seg import (
     SegmentAlgorithmTypeValues,
     SegmentationTypeValues,
     SegmentDescription,
-    segread,
 )
 from highdicom.seg import Segmentation as DicomSegmentation
 from highdicom.spatial import get_image_coordinate_system
@@ -34,6 +33,7 @@ from pydicom.pixels.utils import pack_bits
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from adapterkit.data.files.dicom_data_set import read_data_set
 from adapterkit.data.files.image_file import (
     DataError,
     Spacing,
@@ -206,7 +206,7 @@ def read_labels(path: Path) -> UInt8[np.ndarray, "T H W"]:
             or one has a number above 255.
     """
     try:
-        found = segread(path)
+        found = DicomSegmentation.from_dataset(read_data_set(path), copy=False)
         sources = _sources(found)
         images = {str(each.ReferencedSOPInstanceUID) for each in sources}
         frames = max((int(np.max(each.get("ReferencedFrameNumber") or 0)) for each in sources),

@@ -45,12 +45,12 @@ def find_series(files: Sequence[Path]) -> list[list[Path]]:
 
 def _volume_of(path: Path) -> tuple[Any, ...] | None:
     """What the slices of a volume share; None for what is no slice, or cannot be read."""
-    import pydicom
+    from adapterkit.data.files.dicom_data_set import read_data_set
 
     try:
         if not is_dicom(path):
             return None
-        slice = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        slice = read_data_set(path, with_pixels=False)
         series, direction = slice.get("SeriesInstanceUID"), slice.get("ImageOrientationPatient")
         kind = slice.get("Modality")
         alone = kind == "SEG" or (kind == "US" and not direction)
@@ -116,10 +116,12 @@ def read_series_labels(path: Path, instances: Sequence[str]) -> np.ndarray:
     Raises:
         DataError: it is none, refers to none of them, or its segments overlap.
     """
-    from highdicom.seg import segread
+    from highdicom.seg import Segmentation
+
+    from adapterkit.data.files.dicom_data_set import read_data_set
 
     try:
-        found = segread(path)
+        found = Segmentation.from_dataset(read_data_set(path), copy=False)
         labels = found.get_pixels_by_source_instance(
             list(instances),
             combine_segments=True,
