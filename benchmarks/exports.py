@@ -31,7 +31,7 @@ from torch import Tensor
 import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.evaluation.tables import markdown
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks
@@ -123,7 +123,7 @@ def main(config: Config) -> None:
         frames = CamusDataset(find_frames(echo), size)
         for way in ways:
             with segmenter_of(way, sam) as segmenter:
-                dice[way.name] = mean_dice(segmenter, frames, seed=0)
+                dice[way.name] = dice_of_images(segmenter, frames, seed=0).mean().item()
     measured = take_turns(ways, config.rounds)
     text = f"{title}, {size}x{size}, {torch.get_num_threads()} threads\n\n"
     text += table(ways, dice, measured)

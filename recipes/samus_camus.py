@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     from adapterkit.training.experiment import Experiment
     from adapterkit.training.run_folder import as_configured, open_run
     from adapterkit.training.runner import perform
-    from adapterkit.training.settings import settings_of
+    from adapterkit.training.settings import settings_from
     from adapterkit.training.subjects import Adapted, Base
 
     config = as_configured(config)
@@ -104,7 +104,7 @@ def main(config: Config) -> None:
         collection=collection,
         data=SYNTHETIC if config.data is None else str(config.data),
         split=collection.random_split(config.seed) if is_random else collection.stated_split(),
-        settings=settings_of(config, **decided),
+        settings=settings_from(config, **decided),
         image_size=image_size,
         augmentation=SamusAugmentation(image_size) if config.augment else None,
         prompts=(config.points,),

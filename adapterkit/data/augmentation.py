@@ -5,7 +5,7 @@ Point prompts need no transform of their own: they are drawn from the masks afte
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,10 +19,6 @@ from monai.transforms.intensity.dictionary import (
 from monai.transforms.spatial.dictionary import RandAffined, RandFlipd, RandRotated, RandZoomd
 from monai.transforms.transform import RandomizableTransform
 from torch import Generator, Tensor
-
-from adapterkit.data.dataset import Augmentation
-
-AugmentationName = Literal["none", "samus", "medical"]
 
 
 class SamusAugmentation:
@@ -153,21 +149,6 @@ class MedicalAugmentation:
 
 _FLIPS = {"horizontal": 1, "vertical": 0}
 """The spatial axis that is reversed."""
-
-
-def make_augmentation(
-    name: AugmentationName, image_size: int, flips: Sequence[str] = ()
-) -> Augmentation | None:
-    """The augmentation of a name, "none", "samus" or "medical", for images of this side.
-
-    Raises:
-        ValueError: flips are asked of another one than "medical".
-    """
-    if flips and name != "medical":
-        raise ValueError(f"--flips belongs to --augment medical, and the augmentation is {name}")
-    if name == "medical":
-        return MedicalAugmentation(image_size, flips=flips)
-    return SamusAugmentation(image_size) if name == "samus" else None
 
 
 def _changed(

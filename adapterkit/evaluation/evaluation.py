@@ -124,19 +124,6 @@ def _segment(
     return points if prompts.points is None else prompts.points, segment(prompts)
 
 
-def mean_dice(
-    segmenter: Promptable,
-    dataset: Dataset,
-    *,
-    seed: int,
-    points: PromptStrategy = "1",
-    batch_size: int = 8,
-) -> float:
-    """Dice, in [0, 1], averaged over the images and structures of a data set."""
-    dice = dice_of_images(segmenter, dataset, seed=seed, points=points, batch_size=batch_size)
-    return float(dice.mean())
-
-
 def dice_of_images(
     segmenter: Promptable,
     dataset: Dataset,

@@ -13,7 +13,7 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
-from adapterkit.training.options import Tracker
+from adapterkit.training.choices import Tracker
 
 _INSTALLED = {
     "tensorboard": is_tensorboard_available,

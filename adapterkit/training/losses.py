@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from monai.losses.dice import DiceFocalLoss, DiceLoss
 from torch import Tensor
 
-from adapterkit.training.options import Loss
+from adapterkit.training.choices import Loss
 
 _SMOOTH = 1e-5
 

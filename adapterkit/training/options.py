@@ -7,10 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from adapterkit.promptable.strategies import TrainingStrategy
-
-Tracker = Literal["tensorboard", "wandb", "mlflow"]
-Loss = Literal["samus", "dice-ce", "dice-focal"]
-AugmentationName = Literal["none", "samus", "medical"]
+from adapterkit.training.choices import AugmentationName, Flip, Loss, Tracker
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class TrainingOptions:
     structures by name, else one click."""
     augment: AugmentationName = "none"
     """None, the published SAMUS's, or small changes of place and grey."""
-    flips: tuple[Literal["horizontal", "vertical"], ...] = ()
+    flips: tuple[Flip, ...] = ()
     """Also flip images, where that leaves them of their kind."""
     loss: Loss = "samus"
     """The published SAMUS's, or MONAI's."""

@@ -8,11 +8,12 @@ from typing import Any, overload
 
 from rich.console import Console
 
-from adapterkit.data.augmentation import make_augmentation
+from adapterkit.data.augmentation import MedicalAugmentation, SamusAugmentation
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.check import check_collection
 from adapterkit.data.collections.labels import named_colours, named_labels
 from adapterkit.data.collections.split_files import read_split
+from adapterkit.data.dataset import Augmentation
 from adapterkit.data.files.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
@@ -26,7 +27,7 @@ from adapterkit.training.experiment import Experiment
 from adapterkit.training.options import TrainingOptions
 from adapterkit.training.run_folder import as_configured, open_run
 from adapterkit.training.runner import Run, perform
-from adapterkit.training.settings import settings_of
+from adapterkit.training.settings import settings_from, short_warmup
 from adapterkit.training.subjects import Adapted, Base
 
 
@@ -103,13 +104,14 @@ def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation
     if config.folds is not None:
         return cross_validate(
             collection.folds(config.folds, config.seed),
-            lambda split: _experiment(config, collection, split),
+            lambda split: _experiment(config, collection, split, accelerator.num_processes),
             open_folder,
             lambda: make_accelerator(config.mixed_precision, config.track),
             config.resume,
             console,
         )
-    experiment = _experiment(config, collection, collection.divided(config.seed))
+    split = collection.divided(config.seed)
+    experiment = _experiment(config, collection, split, accelerator.num_processes)
     return perform(experiment, lambda: open_folder(experiment), accelerator, console)
 
 
@@ -146,7 +148,9 @@ def _open(config: TrainingOptions) -> Collection:
     return collection if config.patients is None else collection.take(config.patients, config.seed)
 
 
-def _experiment(config: TrainingOptions, collection: Collection, split: Split) -> Experiment:
+def _experiment(
+    config: TrainingOptions, collection: Collection, split: Split, processes: int
+) -> Experiment:
     base = Base.of(config.checkpoint)
     name = from_file(config.method) if ":" in config.method else config.method
     method = find_method(name)
@@ -166,27 +170,38 @@ def _experiment(config: TrainingOptions, collection: Collection, split: Split) -
             "expected clicks or a box, or the method samus_plus"
         )
     epochs = config.epochs or base.epochs
-    steps = epochs * -(-len(collection.of_groups(split.train)) // config.batch_size)
+    images = len(collection.of_groups(split.train))
+    images_per_step = config.batch_size * config.accumulate * processes
     return Experiment(
         subject=Adapted(base.sam, base.name, method.title, parts),
         collection=collection,
         data=SYNTHETIC if config.data is None else str(config.data),
         split=split,
-        settings=settings_of(
+        settings=settings_from(
             config,
             epochs=epochs,
             learning_rate=config.learning_rate or base.learning_rate,
-            warmup_steps=steps // 20,
+            warmup_steps=short_warmup(images, epochs, images_per_step),
             clip_norm=1.0,
             points=prompts,
         ),
         image_size=image_size,
-        augmentation=make_augmentation(config.augment, image_size, config.flips),
+        augmentation=_augmentation(config, image_size),
         workers=config.workers,
         cache=bytes_in_words(config.cache),
         prompts=_tested_with(prompts),
         zero_shot=config.zero_shot,
     )
+
+
+def _augmentation(config: TrainingOptions, image_size: int) -> Augmentation | None:
+    if config.flips and config.augment != "medical":
+        raise ValueError(
+            f"--flips belongs to --augment medical, and the augmentation is {config.augment}"
+        )
+    if config.augment == "medical":
+        return MedicalAugmentation(image_size, flips=config.flips)
+    return SamusAugmentation(image_size) if config.augment == "samus" else None
 
 
 def _image_size(config: TrainingOptions, method: Method, base: Base) -> int:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from adapterkit.promptable.strategies import TrainingStrategy
-from adapterkit.training.options import Loss
+from adapterkit.training.choices import Loss
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,18 @@ class Settings:
         return kind(parameters, rate, weight_decay=decay)
 
 
-def settings_of(options: Any, **decided: Any) -> Settings:
+def short_warmup(images: int, epochs: int, images_per_step: int) -> int:
+    """The steps of a warm-up over a twentieth of a training.
+
+    Args:
+        images: to train on.
+        epochs: passes over them.
+        images_per_step: of all batches of a step and of all processes.
+    """
+    return round(0.05 * epochs * math.ceil(images / images_per_step))
+
+
+def settings_from(options: Any, **decided: Any) -> Settings:
     """The settings that a command's options have fields for, by the same names.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from adapterkit.methods import find_method
-from adapterkit.training.settings import Settings
+from adapterkit.training.settings import Settings, short_warmup
 from benchmarks.compare.systems import SYSTEMS, Base, Network
 
 ScheduleName = Literal["common", "published"]
@@ -24,10 +24,6 @@ COMMON_RATES = {
 paper's. On the small base, that of `recipes.samus_camus`; at 5e-3 the small Swin-Unet does not
 learn. Another one is chosen on the validation patients alone: by `--learning-rate`, and the column
 validation_dice of results.csv."""
-
-WARMUP_SHARE = 0.05
-"""Of the steps of the common schedule; then the rate falls by a cosine, since at a constant one
-every system's Dice jumps by points from epoch to epoch."""
 
 _SGD: dict[str, Any] = {
     "optimizer": "sgd",
@@ -56,15 +52,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 one."""
 
 
-def schedule_of(system: str, name: ScheduleName, base: Base, steps: int) -> Mapping[str, Any]:
-    """What `Settings` takes of the schedule of a system that is trained for so many steps."""
+def schedule_of(
+    system: str, name: ScheduleName, base: Base, warmup_steps: int
+) -> Mapping[str, Any]:
+    """What `Settings` takes of the schedule of a system; the warm-up is the common schedule's."""
     size = "small base" if base.is_small else "checkpoint"
     found = SYSTEMS[system]
     kind = "networks" if isinstance(found, Network) else "adapters"
     common = {
         "learning_rate": COMMON_RATES[size, kind],
+        # At a constant rate every system's Dice jumps by points from epoch to epoch.
         "schedule": "cosine",
-        "warmup_steps": round(WARMUP_SHARE * steps),
+        "warmup_steps": warmup_steps,
     }
     if name == "common":
         return common
@@ -99,8 +98,8 @@ def settings_of(
         images: to train on.
         seed: of the run.
     """
-    steps = epochs * -(-images // batch_size)
-    values = {"batch_size": batch_size, **schedule_of(system, schedule, base, steps)}
+    warmup_steps = short_warmup(images, epochs, batch_size)
+    values = {"batch_size": batch_size, **schedule_of(system, schedule, base, warmup_steps)}
     if learning_rate is not None:
         values["learning_rate"] = learning_rate
     prompted = not isinstance(SYSTEMS[system], Network)

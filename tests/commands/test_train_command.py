@@ -11,6 +11,8 @@ from PIL import Image
 
 import adapterkit as ak
 from adapterkit.system.lock import locked_folder
+from adapterkit.training import own_data
+from adapterkit.training.experiment import Experiment
 from tests.conftest import Done
 
 Command = Callable[..., Done]
@@ -104,6 +106,7 @@ def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
         (("--group", "patient"), "--group 'patient' finds nothing in the name"),
         (("--patients", "99"), "99 groups are asked for: discs has 10"),
         (("--epochs", "0"), "--epochs 0: expected a positive number"),
+        (("--flips", "horizontal"), "--flips belongs to --augment medical"),
         (("--format", "dicoms"), "format 'dicoms': expected one of"),
     ],
 )
@@ -162,6 +165,17 @@ def test_a_run_that_is_alive_is_left_alone_and_one_that_had_not_begun_says_so(
     (tmp_path / "empty").mkdir()
     done = run("train", "--resume", tmp_path / "empty")
     assert "the run there had not begun when it was stopped; start it anew" in str(done.status)
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 20), (2, 10)])
+def test_the_warm_up_is_a_twentieth_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, steps: int
+):
+    planned: list[Experiment] = []
+    monkeypatch.setattr(own_data, "perform", lambda experiment, *_: planned.append(experiment))
+    data = write_discs(tmp_path / "discs")  # 7 of the 10 images are for training.
+    ak.train(data, epochs=100, batch_size=2, accumulate=accumulate, image_size=64)
+    assert planned[0].settings.warmup_steps == steps
 
 
 def test_options_of_the_training_are_taken(tmp_path: Path, run: Command):

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from adapterkit.data.augmentation import (
-    MedicalAugmentation,
-    SamusAugmentation,
-    make_augmentation,
-)
+from adapterkit.data.augmentation import MedicalAugmentation, SamusAugmentation
 
 SIZE = 64
 
@@ -168,11 +164,6 @@ def test_flips_are_made_where_they_are_asked_for() -> None:
         assert all(map(torch.equal, pair, expected[kind]))
 
 
-def test_flips_belong_to_the_augmentation_that_has_them() -> None:
-    assert make_augmentation("none", SIZE) is None
-    assert isinstance(make_augmentation("samus", SIZE), SamusAugmentation)
-    assert isinstance(make_augmentation("medical", SIZE, ["vertical"]), MedicalAugmentation)
-    with pytest.raises(ValueError, match="--flips belongs to --augment medical"):
-        make_augmentation("samus", SIZE, ["vertical"])
+def test_a_flip_along_another_axis_is_refused() -> None:
     with pytest.raises(ValueError, match="expected some of horizontal, vertical"):
         MedicalAugmentation(SIZE, flips=["diagonal"])

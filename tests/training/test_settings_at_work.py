@@ -11,7 +11,7 @@ from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.decoded import DecodedImages
 from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.system.command_line import bytes_in_words
 from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.averages import MovingAverage
@@ -83,7 +83,8 @@ def test_a_moving_average_is_what_is_validated_and_saved(folder: Path):
     with torch.no_grad():
         for name, each in averaged.named_parameters():
             each.copy_(kept[name])
-    assert mean_dice(averaged, data, seed=0, batch_size=2) == pytest.approx(best.validation_dice)
+    found = dice_of_images(averaged, data, seed=0, batch_size=2).mean().item()
+    assert found == pytest.approx(best.validation_dice)
 
 
 def test_a_resumed_moving_average_is_the_same(tmp_path: Path, folder: Path):

@@ -20,14 +20,14 @@ import adapterkit as ak
 from adapterkit.attach.attachment import Part
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.evaluation.evaluation import mean_dice
+from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.training.accelerator import log_to, make_accelerator
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.loop import train
 from adapterkit.training.losses import LOSSES
-from adapterkit.training.settings import Settings
+from adapterkit.training.settings import Settings, short_warmup
 from adapterkit.training.state import Epoch, save_state
 from tests.models import ECHO
 
@@ -78,11 +78,11 @@ def assert_equal_weights(first: ak.Segmenter, second: ak.Segmenter) -> None:
 
 def test_it_learns_to_segment(echo: CamusDataset):
     segmenter, one = adapted(), Subset(echo, [0, 1])
-    before = mean_dice(segmenter, one, seed=0)
+    before = dice_of_images(segmenter, one, seed=0).mean().item()
     history, _ = run(segmenter, one, one, epochs=50)
     assert [each.epoch for each in history] == list(range(1, 51))
     assert history[-1].loss < 0.6 * history[0].loss
-    after = mean_dice(segmenter, one, seed=0)
+    after = dice_of_images(segmenter, one, seed=0).mean().item()
     assert after > before + 0.25
     assert after == history[-1].validation_dice
 
@@ -134,6 +134,13 @@ def test_the_learning_rate_rises_and_falls():
     assert falling[8] == pytest.approx(0.5**0.9)
     constant = dataclasses.replace(settings, schedule="constant")
     assert constant.learning_rates(13) == [0.25, 0.5, 0.75, *[1.0] * 10]
+
+
+def test_a_short_warm_up_is_a_twentieth_of_the_steps():
+    assert short_warmup(images=80, epochs=10, images_per_step=8) == 5
+    assert short_warmup(images=81, epochs=20, images_per_step=8) == 11
+    assert short_warmup(images=81, epochs=20, images_per_step=8 * 2 * 2) == 3
+    assert short_warmup(images=5, epochs=9, images_per_step=8) == 0
 
 
 @pytest.mark.parametrize(
