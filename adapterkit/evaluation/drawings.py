@@ -2,21 +2,19 @@
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
 from adapterkit.data.dataset import SegmentationDataset
-from adapterkit.evaluation.evaluation import predict
+from adapterkit.evaluation.evaluation import Predictions
 from adapterkit.evaluation.outlines import outline
-from adapterkit.promptable.protocol import Promptable
-from adapterkit.promptable.strategies import PromptStrategy
 
 _LARGE = 384
 """Pixels of a large drawing's side, at most."""
@@ -44,69 +42,63 @@ class Drawing:
     points: Sequence[Sequence[tuple[float, float]]]
 
 
-def draw_images(
-    segmenter: Promptable,
-    dataset: SegmentationDataset,
-    *,
-    seed: int,
-    points: PromptStrategy = "1",
-    batch_size: int = 8,
-    large: Collection[int] = (),
-) -> tuple[list[Drawing], dict[int, Drawing]]:
-    """Segment a data set anew, and draw every image; each of several processes draws its share.
+class Drawings:
+    """Small drawings of the images of a data set, made while these are evaluated.
+
+    Each of several processes draws its share.
 
     Args:
-        segmenter: what is drawn; `seed`, `points` and `batch_size` are as of `predict`.
-        dataset: the images.
-        seed: of the points.
-        points: how the prompts are chosen.
-        batch_size: images at a time.
-        large: the indices of images to draw large too.
-
-    Returns:
-        A small drawing of each image, smaller where there are many; and the large ones by index.
+        dataset: the images; the more there are, the smaller they are drawn.
     """
-    # 200 images of 112 pixels are some 3 MB.
-    small = int(np.clip(112 * (200 / len(dataset)) ** 0.5, 48, 112))
-    found: list[tuple[int, Drawing, Drawing | None]] = []
-    for each in predict(segmenter, dataset, seed=seed, points=points, batch_size=batch_size):
-        for i, index in enumerate(each.indices):
-            masks, spacing = dataset.native_reference(index)
-            (rows, columns), (row, column) = masks.shape[-2:], spacing or (1, 1)
-            drawn = [
-                _draw(dataset[index]["image"], each.reference[i], each.predicted[i],
-                      each.points[i], columns * column / (rows * row), side)
-                if side else None
-                for side in (small, _LARGE if index in large else 0)
-            ]  # fmt: skip
-            found.append((index, *drawn))  # pyright: ignore[reportArgumentType]
-    found = sorted(gather_object(found), key=lambda image: image[0])
-    return (
-        [drawing for _, drawing, _ in found],
-        {index: drawing for index, _, drawing in found if drawing is not None},
-    )
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+        # 200 images of 112 pixels are some 3 MB.
+        self._side = int(np.clip(112 * (200 / len(dataset)) ** 0.5, 48, 112))
+        self._own: list[tuple[int, Drawing]] = []
+
+    def draw(self, predictions: Predictions) -> None:
+        """Draw a batch, as `show` of `evaluate`."""
+        for i, index in enumerate(predictions.indices):
+            drawing = _draw(predictions, i, _aspect(self._dataset, index), self._side)
+            self._own.append((index, drawing))
+
+    def of_all(self) -> list[Drawing]:
+        """Those of all processes, in the order of the data set."""
+        found = sorted(gather_object(self._own), key=lambda image: image[0])
+        return [drawing for _, drawing in found]
 
 
-def _draw(
-    image: Float[Tensor, "3 S S"],
-    reference: Bool[Tensor, "k S S"],
-    predicted: Bool[Tensor, "k S S"],
-    points: Float[Tensor, "k n 2"],
-    aspect: float,
-    side: int,
-) -> Drawing:
+def draw_large(
+    dataset: SegmentationDataset, predictions: Mapping[int, Predictions]
+) -> dict[int, Drawing]:
+    """Large drawings of images by their indices, of what `predict_extremes` gives."""
+    return {
+        index: _draw(each, 0, _aspect(dataset, index), _LARGE)
+        for index, each in predictions.items()
+    }
+
+
+def _aspect(dataset: SegmentationDataset, index: int) -> float:
+    masks, spacing = dataset.native_reference(index)
+    (rows, columns), (row, column) = masks.shape[-2:], spacing or (1, 1)
+    return columns * column / (rows * row)
+
+
+def _draw(predictions: Predictions, i: int, aspect: float, side: int) -> Drawing:
+    image = predictions.images[i]
     size = image.shape[-1]
     side = min(side, size)
     shown = F.interpolate(image[None], (side, side), mode="bilinear", antialias=True)[0]
     pixels = shown.round().clamp(0, 255).byte().movedim(0, -1).numpy()
     # Points lie at the centres of pixels.
-    scaled = (points + 0.5) * (side / size)
+    scaled = (predictions.points[i] + 0.5) * (side / size)
     return Drawing(
         source=_jpeg(pixels),
         side=side,
         aspect=aspect,
-        reference=[_path(mask, side) for mask in reference],
-        predicted=[_path(mask, side) for mask in predicted],
+        reference=[_path(mask, side) for mask in predictions.reference[i]],
+        predicted=[_path(mask, side) for mask in predictions.predicted[i]],
         points=[[(round(x, 1), round(y, 1)) for x, y in each] for each in scaled.tolist()],
     )
 

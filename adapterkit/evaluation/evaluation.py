@@ -4,7 +4,7 @@ With several processes, as `accelerate launch` starts them, each predicts its sh
 and all get the whole result.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Predictions:
         indices: of the images in their data set.
         names: of the images.
         attributes: what else is known of each image, such as its patient and view.
+        images: as the segmenter was given them, in [0, 255].
         logits: one map per structure; above 0 is foreground.
         reference: the masks by an expert.
         points: those that each structure was asked for by, (x, y) in pixels; 0 of them where it
@@ -52,6 +53,7 @@ class Predictions:
     indices: Sequence[int]
     names: Sequence[str]
     attributes: Sequence[Mapping[str, str]]
+    images: Float[Tensor, "b 3 S S"]
     logits: Float[Tensor, "b k S S"]
     reference: Bool[Tensor, "b k S S"]
     points: Float[Tensor, "b k n 2"]
@@ -97,6 +99,7 @@ def predict(
             indices=batch["index"].tolist(),
             names=names,
             attributes=[{key: batch[key][i] for key in others} for i in range(len(names))],
+            images=batch["image"],
             logits=logits.float().cpu(),
             reference=batch["masks"].bool(),
             points=prompts,
@@ -268,8 +271,11 @@ def evaluate(
     points: PromptStrategy = "1",
     batch_size: int = 8,
     progress: str = "",
+    show: Callable[[Predictions], None] | None = None,
 ) -> Evaluation:
     """Measure a segmenter on a data set; the arguments are those of `predict`.
+
+    `show` is called with each batch of this process's share, which may draw what is measured.
 
     The metrics are `segmentation_metrics`'s: "dice" and "iou" at the model's input size, distances
     in pixels at that size ("hausdorff_px", "hausdorff95_px", "average_surface_distance_px") and,
@@ -282,6 +288,8 @@ def evaluate(
     for each in predict(
         segmenter, dataset, seed=seed, points=points, batch_size=batch_size, progress=progress
     ):
+        if show is not None:
+            show(each)
         in_pixels = with_unit(segmentation_metrics(each.predicted, each.reference), "px")
         for i, index in enumerate(each.indices):
             values = {metric: value[i] for metric, value in in_pixels.items()}

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch.utils.data import Subset
 
 from adapterkit.data.dataset import SegmentationDataset
-from adapterkit.evaluation.evaluation import Evaluation, predict
+from adapterkit.evaluation.evaluation import Evaluation, Predictions, predict
 from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.plots import Case
 from adapterkit.promptable.protocol import Promptable
@@ -124,16 +125,28 @@ def extremes(evaluation: Evaluation) -> list[dict[str, int]]:
     return found
 
 
-def extreme_cases(
+def predict_extremes(
     segmenter: Promptable,
     dataset: SegmentationDataset,
     evaluation: Evaluation,
+    *,
     seed: int,
     points: PromptStrategy = "1",
-) -> list[Case]:
-    """For each structure the images of its highest, median and lowest Dice, segmented anew.
+) -> dict[int, Predictions]:
+    """Segment the images of `extremes` once more, one at a time; what is predicted by index.
 
-    `evaluation` is that of `segmenter` on `dataset`, from the same seed and points.
+    `evaluation` is that of `segmenter` on `dataset`, from the same seed and points. All processes
+    get the whole result.
+    """
+    indices = sorted({index for each in extremes(evaluation) for index in each.values()})
+    found = predict(segmenter, Subset(dataset, indices), seed=seed, points=points, batch_size=1)
+    return dict(gather_object([(each.indices[0], each) for each in found]))
+
+
+def extreme_cases(evaluation: Evaluation, predictions: Mapping[int, Predictions]) -> list[Case]:
+    """For each structure the images of its highest, median and lowest Dice.
+
+    `predictions` are those of `predict_extremes`.
     """
     cases = []
     for k, (structure, of_each) in enumerate(
@@ -141,11 +154,11 @@ def extreme_cases(
     ):
         dice = evaluation.values["dice"][:, k]
         for title, index in of_each.items():
-            found = next(predict(segmenter, Subset(dataset, [index]), seed=seed, points=points))
+            found = predictions[index]
             cases.append(
                 Case(
                     title=f"{structure}, {title}: {found.names[0]}",
-                    image=dataset[index]["image"][0].numpy(),
+                    image=found.images[0, 0].numpy(),
                     reference=found.reference[0, k : k + 1].numpy(),
                     predicted=found.predicted[0, k : k + 1].numpy(),
                     points=found.points[0, k : k + 1].numpy(),

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.cost import inference_cost
-from adapterkit.evaluation.drawings import Drawing
-from adapterkit.evaluation.evaluation import Evaluation
+from adapterkit.evaluation.drawings import Drawing, draw_large
+from adapterkit.evaluation.evaluation import Evaluation, Predictions
 from adapterkit.evaluation.plots import segmentation_figure, training_curves
 from adapterkit.evaluation.report import Contents, write_report
 from adapterkit.evaluation.tables import extreme_cases, markdown_table, summaries, tables
@@ -37,7 +37,8 @@ class Outcome:
         of_prompts: its metrics, by what it was asked with; the first is the main one.
         beside: those of others, by name.
         history: of the training; none where there was nothing to train.
-        drawings: a small one of each image, and large ones of the extreme cases.
+        extremes: what was predicted for the images of `tables.extremes`, by index.
+        drawings: a small one of each image.
     """
 
     experiment: Experiment
@@ -46,7 +47,8 @@ class Outcome:
     of_prompts: Mapping[PromptStrategy, Evaluation]
     beside: Mapping[str, Evaluation]
     history: Sequence[Epoch]
-    drawings: tuple[Sequence[Drawing], Mapping[int, Drawing]]
+    extremes: Mapping[int, Predictions]
+    drawings: Sequence[Drawing]
 
     @property
     def main(self) -> Evaluation:
@@ -96,8 +98,7 @@ class Outcome:
         )
         if self.history:
             training_curves(metrics["history"], folder / "curves.png")
-        seed, prompts = experiment.settings.seed, experiment.prompts[0]
-        cases = extreme_cases(self.model, self.test, self.main, seed, prompts)
+        cases = extreme_cases(self.main, self.extremes)
         segmentation_figure(cases, folder / "segmentations.png")
         write_report(folder / "report.html", self._report(metrics))
         write_json(folder / "metrics.json", metrics)
@@ -123,8 +124,8 @@ class Outcome:
             main=self.main,
             history=metrics["history"],
             reported=self.reported,
-            images=self.drawings[0],
-            cases=self.drawings[1],
+            images=self.drawings,
+            cases=draw_large(self.test, self.extremes),
         )
 
 

@@ -30,9 +30,9 @@ from rich.console import Console
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.batch_figure import batch_figure
 from adapterkit.evaluation.cost import machine, peak_memory
-from adapterkit.evaluation.drawings import draw_images
+from adapterkit.evaluation.drawings import Drawings
 from adapterkit.evaluation.evaluation import Evaluation, evaluate
-from adapterkit.evaluation.tables import extremes
+from adapterkit.evaluation.tables import predict_extremes
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PROMPTS_IN_WORDS, PromptStrategy
 from adapterkit.system.allocator import keep_freed_memory
@@ -127,20 +127,15 @@ def _performed(
         model.to(accelerator.device)
     seconds = time.monotonic() - trained_from
 
-    of_prompts = _with_each_prompt(experiment, model, sets["test"])
-    main = of_prompts[experiment.prompts[0]]
-    drawings = draw_images(
-        model,
-        sets["test"],
-        seed=settings.seed,
-        points=experiment.prompts[0],
-        batch_size=settings.batch_size,
-        large={index for each in extremes(main) for index in each.values()},
-    )
+    test, main = sets["test"], experiment.prompts[0]
+    drawings = Drawings(test)
+    of_prompts = _with_each_prompt(experiment, model, test, drawings)
+    extremes = predict_extremes(model, test, of_prompts[main], seed=settings.seed, points=main)
+    images = drawings.of_all()
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
-    outcome = Outcome(experiment, model, sets["test"], of_prompts, evaluations, history, drawings)
+    outcome = Outcome(experiment, model, test, of_prompts, evaluations, history, extremes, images)
     metrics = outcome.metrics() | {
         "images": {part: len(each) for part, each in sets.items()},
         "trained_parameters": trained,
@@ -201,7 +196,7 @@ def _introduce(experiment: Experiment, model: Promptable, folder: Path, console:
 
 
 def _with_each_prompt(
-    experiment: Experiment, model: Promptable, test: SegmentationDataset
+    experiment: Experiment, model: Promptable, test: SegmentationDataset, drawings: Drawings
 ) -> dict[PromptStrategy, Evaluation]:
     return {
         prompts: experiment.with_groups(
@@ -212,6 +207,7 @@ def _with_each_prompt(
                 points=prompts,
                 batch_size=experiment.settings.batch_size,
                 progress=f"test, {PROMPTS_IN_WORDS[prompts]}",
+                show=drawings.draw if prompts == experiment.prompts[0] else None,
             )
         )
         for prompts in experiment.prompts

@@ -130,7 +130,7 @@ def save_cases(path: Path, model: Promptable, planned: Experiment) -> None:
     chosen = Subset(test, case_indices(test, planned.collection.reported))
     found = list(predict(model, chosen, seed=seed, points=prompts, batch_size=1))
     tensors = {
-        "image": torch.stack([chosen[i]["image"][0] for i in range(len(chosen))]).to(torch.uint8),
+        "image": torch.cat([each.images[:, 0] for each in found]).to(torch.uint8),
         "reference": torch.cat([each.reference for each in found]),
         "predicted": torch.cat([each.predicted for each in found]),
         "points": torch.cat([each.points for each in found]),

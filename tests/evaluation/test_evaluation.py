@@ -14,7 +14,13 @@ from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation, dice_of_images, evaluate, predict
 from adapterkit.evaluation.metrics import segmentation_metrics
-from adapterkit.evaluation.tables import summaries, tables
+from adapterkit.evaluation.tables import (
+    extreme_cases,
+    extremes,
+    predict_extremes,
+    summaries,
+    tables,
+)
 from adapterkit.promptable.points import farthest_point
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Masks, Promptable
@@ -128,6 +134,32 @@ def test_prompts_do_not_depend_on_order_or_subset(echo: CamusDataset):
     for sample in (echo[i] for i in range(8)):
         for point, mask in zip(every[sample["name"]][:, 0].long(), sample["masks"], strict=True):
             assert mask[point[1], point[0]] == 1
+
+
+def test_what_is_shown_is_what_is_measured_and_extremes_are_predicted_alike(echo: CamusDataset):
+    sam = ak.inject(ak.build_sam(ECHO, seed=0), [ak.parts.Resize(64)])
+    segmenter, shown = ak.Segmenter(sam), []
+    found = evaluate(segmenter, echo, seed=0, batch_size=3, show=shown.append)
+    assert [index for each in shown for index in each.indices] == [*range(8)]
+    assert [name for each in shown for name in each.names] == [*found.names]
+    for each in shown:
+        dice = segmentation_metrics(each.predicted, each.reference)["dice"]
+        assert torch.equal(dice, found.values["dice"][each.indices])
+        assert all(
+            torch.equal(image, echo[index]["image"])
+            for index, image in zip(each.indices, each.images, strict=True)
+        )
+    predicted = predict_extremes(segmenter, echo, found, seed=0)
+    assert {*predicted} == {index for each in extremes(found) for index in each.values()}
+    logits, points = (torch.cat([getattr(p, what) for p in shown]) for what in ("logits", "points"))
+    for index, each in predicted.items():
+        assert each.indices == [index]
+        torch.testing.assert_close(each.logits[0], logits[index], rtol=1e-3, atol=1e-3)
+        assert torch.equal(each.points[0], points[index])
+    cases = extreme_cases(found, predicted)
+    assert len(cases) == 9
+    titles = [f"{s}, {which}: " for s in found.structures for which in ("best", "median", "worst")]
+    assert all(map(str.startswith, [case.title for case in cases], titles))
 
 
 def test_the_second_point_is_chosen_as_asked(echo: CamusDataset):

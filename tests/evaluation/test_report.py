@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import LabelledImage, SegmentationDataset
-from adapterkit.evaluation.drawings import draw_images
-from adapterkit.evaluation.evaluation import evaluate
+from adapterkit.evaluation.drawings import Drawings, draw_large
+from adapterkit.evaluation.evaluation import evaluate, predict
 from adapterkit.evaluation.report import Contents, write_report
 from adapterkit.evaluation.tables import extremes
 from adapterkit.promptable.prompts import Prompts
@@ -80,9 +80,11 @@ def contents(count: int, size: int = 64, colour: bool = False) -> Contents:
     collection = Collection("drawn", "drawn", tuple(records), ("g",) * count)
     dataset = SegmentationDataset(collection.records, size)
     masks = torch.stack([dataset[i]["masks"] for i in range(count)]).bool()
-    main = evaluate(Shifted(masks), dataset, seed=0)
+    drawings = Drawings(dataset)
+    main = evaluate(Shifted(masks), dataset, seed=0, show=drawings.draw)
     large = {index for of_each in extremes(main) for index in of_each.values()}
-    images, cases = draw_images(Shifted(masks), dataset, seed=0, large=large)
+    singly = enumerate(predict(Shifted(masks), dataset, seed=0, batch_size=1))
+    cases = draw_large(dataset, {index: each for index, each in singly if index in large})
     history = [
         {"epoch": epoch, "loss": 1 / epoch, "validation_dice": 0.5,
          "structures": dict.fromkeys(main.structures, 0.5)}
@@ -95,7 +97,7 @@ def contents(count: int, size: int = 64, colour: bool = False) -> Contents:
         main=main,
         history=history,
         reported=["view"],
-        images=images,
+        images=drawings.of_all(),
         cases=cases,
     )
 
