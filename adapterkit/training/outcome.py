@@ -118,7 +118,7 @@ class Outcome:
     def _report(self, metrics: Mapping[str, Any]) -> Contents:
         experiment = self.experiment
         return Contents(
-            title=f"{experiment.subject.title} on {experiment.collection.name}",
+            title=f"{experiment.subject.title} on {experiment.data}",
             setting=_setting(experiment, metrics),
             evaluations=self.evaluations,
             main=self.main,

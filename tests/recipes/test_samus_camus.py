@@ -124,6 +124,7 @@ def test_it_leaves_adapter_metrics_table_and_figures(
         assert list(results["view"]) == ["2CH", "4CH"]
         assert list(results["phase"]["ED"]) == [*STRUCTURES, "mean"]
         assert "hausdorff_mm" in results["patients"]["mean"]
+    assert f"<title>SAMUS on {phantom}</title>" in (folder / "report.html").read_text()
     table = (folder / "table.md").read_text()
     for word in ("tiny.pth", "1 patients, 4 images", "## view 4CH", "## phase ES", "HD (mm)"):
         assert word in table
