@@ -86,7 +86,7 @@ def what_it_takes(model: nn.Module) -> str:
     if "mlp" not in base.blocks[-1].sites:
         ak.inject(model, [ak.parts.FeatureAdapter(at="block_out"), ak.parts.CNNBranch()])
         return SIDE_BY_SIDE
-    overlaps = base.patch_projection.kernel_size[0] == base.patch_size
+    overlaps = base.patches_can_overlap
     stride = base.patch_size // 2 if overlaps else base.patch_size
     size = base.image_size // stride * stride  # Some do not read their image's border.
     ak.inject(model, "samus", image_size=size, patch_stride=stride)

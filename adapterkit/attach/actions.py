@@ -175,6 +175,16 @@ def overlaid_below_a_layer(actions: Sequence[Action]) -> str | None:
 
 
 @dataclass(frozen=True)
+class ChannelsLast:
+    """A branch of tokens with channels last, for maps with channels first."""
+
+    branch: Callable[[Tensor], Tensor]
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        return self.branch(maps.movedim(1, -1)).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
 class AddToOutput:
     """A forward hook that adds `scale * branch(x)` to a module's output.
 
@@ -182,15 +192,21 @@ class AddToOutput:
         branch: the added computation, shape-preserving.
         scale: its factor.
         parallel: x is the module's input rather than its output.
+        item: of the tuple that is the output, what is added to; None: to the output itself.
     """
 
     branch: Callable[[Tensor], Tensor]
     scale: float
     parallel: bool
+    item: int | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        added = self.branch(args[0] if self.parallel else output)
-        return torch.add(output, added, alpha=self.scale)
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        tokens = output if self.item is None else output[self.item]
+        added = self.branch(args[0] if self.parallel else tokens)
+        result = torch.add(tokens, added, alpha=self.scale)
+        if self.item is None:
+            return result
+        return (*output[: self.item], result, *output[self.item + 1 :])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from adapterkit.attach.actions import (
     AddToInput,
     AddToOutput,
     Attribute,
+    ChannelsLast,
     CheckImageSize,
     Forward,
     ForwardHook,
@@ -124,13 +125,22 @@ class Attachment:
             )
         return self.view.decoder
 
-    def select(self, blocks: Blocks) -> tuple[Block, ...]:
+    def select(
+        self, blocks: Blocks, fits: Callable[[Block], bool] | None = None
+    ) -> tuple[Block, ...]:
         """The blocks that a part's selection names, in order; a summary shows them.
+
+        Args:
+            blocks: the selection.
+            fits: whether a block has what the part needs. A word means those blocks that have it,
+                where any has: encoders may start with convolutions, and attend later.
 
         Raises:
             ValueError: as `ViT.select`.
         """
         chosen = self.view.select(blocks)
+        if isinstance(blocks, str) and fits is not None:
+            chosen = tuple(filter(fits, chosen)) or chosen
         self.blocks |= {block.index for block in chosen}
         return chosen
 
@@ -148,13 +158,16 @@ class Attachment:
         scale: float = 1.0,
         block: Block | None = None,
     ) -> None:
-        """Add `scale * branch(x)` at a site, x being the tokens there."""
+        """Add `scale * branch(x)` at a site, x being the tokens there, channels last."""
         site = self.view.site(at, block)
+        first = site.layout.form == "channels_first"
+        tokens_last = ChannelsLast(branch) if first else branch
         for module in site.modules:
             if site.kind == "input":
-                self.before(module, AddToInput(branch, scale))
+                self.before(module, AddToInput(tokens_last, scale))
             else:
-                self.after(module, AddToOutput(branch, scale, site.kind == "parallel"))
+                parallel = site.kind == "parallel"
+                self.after(module, AddToOutput(tokens_last, scale, parallel, site.item))
 
     def require_image_size(self) -> None:
         """Refuse images of another size than the parts so far ask for, at each pass."""

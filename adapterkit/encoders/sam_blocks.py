@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from adapterkit.encoders.tokens import TokenLayout
-from adapterkit.encoders.views import Block, Site, Stage
+from adapterkit.encoders.views import Block, Site, Stage, projections
 from adapterkit.encoders.wrappers import unwrapped
 
 GRID = TokenLayout()
@@ -37,11 +37,11 @@ def _block(index: int, block: Any, site: partial[Site], norm: str, out: str, hea
         module=block,
         sites={
             "attn_in": site((block.get_submodule(norm),)),
-            "qkv": site((attention.qkv,), kind="parallel"),
             "attn_out": site((block.get_submodule(out),)),
             "mlp": site((block.mlp,), kind="parallel"),
             "block_out": site((block,)),
         },
+        projections=projections(qkv=attention.qkv),
         num_heads=getattr(attention, heads),
         attends_globally=block.window_size == 0,
         rel_pos=tuple((attention, f"rel_pos_{axis}") for axis in "hw" if attention.use_rel_pos),

@@ -20,11 +20,13 @@ from adapterkit.encoders.views import (
     Block,
     Changes,
     Geometry,
+    Projection,
     Site,
     Stage,
     ViT,
     family,
     position_embedding,
+    projections,
 )
 from adapterkit.encoders.wrappers import unwrapped
 
@@ -54,7 +56,7 @@ def timm_vit(model: nn.Module) -> ViT | None:
         return None
     encoder: Any = model
     in_pos_embed = not getattr(encoder, "no_embed_class", False)
-    layout = TokenLayout(in_a_row=True, num_prefix_tokens=encoder.num_prefix_tokens)
+    layout = TokenLayout("row", encoder.num_prefix_tokens)
     width, grid = encoder.embed_dim, encoder.patch_embed.grid_size
     site = partial(Site, width=width, grid=grid, layout=layout)
     blocks = tuple(_timm_block(i, unwrapped(block), site) for i, block in enumerate(encoder.blocks))
@@ -63,7 +65,7 @@ def timm_vit(model: nn.Module) -> ViT | None:
         encoder,
         Stage(blocks, width, grid),
         layout,
-        TokenLayout(in_a_row=True, num_prefix_tokens=in_pos_embed * encoder.num_prefix_tokens),
+        TokenLayout("row", in_pos_embed * encoder.num_prefix_tokens),
         rope="rope",
     )
 
@@ -127,7 +129,7 @@ def _timm(
 
     width, grid = stage.width, stage.grid
     # Prefix tokens come after the embedding of the patches.
-    embedded = TokenLayout(in_a_row=patch_embed.flatten)
+    embedded = TokenLayout("row" if patch_embed.flatten else "grid")
     return ViT(
         family=family,
         model=encoder,
@@ -157,6 +159,7 @@ def _timm_block(index: int, block: Any, site: partial[Site]) -> Block:
     )
 
     sites = {"block_out": site((block,))}
+    projecting: dict[str, Projection] = {}
     if isinstance(block, ParallelThingsBlock):
         # Several attentions and MLPs side by side, each after a norm of its own.
         attention: Any = block.attns[0].attn  # pyright: ignore[reportAttributeAccessIssue]
@@ -170,15 +173,16 @@ def _timm_block(index: int, block: Any, site: partial[Site]) -> Block:
         norms_after = isinstance(block, ResPostBlock | EvaBlockPostNorm)
         # Where the norms come after, no module gives what the attention reads.
         sites["attn_in"] = site((attention,), kind="input") if norms_after else site((block.norm1,))
-        projections = {"qkv": "qkv", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
-        for at, name in projections.items():
-            if isinstance(getattr(attention, name, None), nn.Linear):
-                sites[at] = site((getattr(attention, name),), kind="parallel")
+        names = {"qkv": "qkv", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
+        projecting = projections(
+            **{at: getattr(attention, name, None) for at, name in names.items()}
+        )
         sites |= {"attn_out": site((attention,)), "mlp": site((block.mlp,), kind="parallel")}
     return Block(
         index=index,
         module=block,
         sites=sites,
+        projections=projecting,
         num_heads=attention.num_heads,
         attends_globally=True,
         rel_pos=(),

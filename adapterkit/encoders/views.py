@@ -6,29 +6,31 @@ A site is a named place of any ViT to which a part can be attached:
     tokens      the patch embedding's output, before positions are added
     pos_embed   the absolute position embedding, a parameter
     attn_in     in each block, the tokens that its attention reads, before any window partition
-    qkv         in each block, parallel to the query-key-value projection
     attn_out    in each block, the attention's output
     mlp         in each block, parallel to the MLP (its input is the tokens after norm2)
     block_out   in each block, its output
     output      the last block's output, before the neck or the final norm
 
 A site knows the width, the grid and the layout of its tokens. Parts know sites and never a family.
+The layers that project queries, keys and values are no sites, since what lies over their weight is
+no token; a block has them as `projections`.
 A family registers itself with `family` beside its code, in the file of its library.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.wrappers import check_not_flattened, unwrapped
 
-Blocks = Literal["all", "global", "windowed"] | Collection[int] | Callable[["Block"], bool]
-BlockSite = Literal["attn_in", "qkv", "attn_out", "mlp", "block_out"]
+Words = Literal["all", "global", "windowed", "last_of_stage"]
+Blocks = Words | Collection[int] | Callable[["Block"], bool]
+BlockSite = Literal["attn_in", "attn_out", "mlp", "block_out"]
 
-BLOCK_SITES: tuple[str, ...] = ("attn_in", "qkv", "attn_out", "mlp", "block_out")
+BLOCK_SITES: tuple[str, ...] = ("attn_in", "attn_out", "mlp", "block_out")
 ENCODER_SITES: tuple[str, ...] = ("tokens", "output")
 
 
@@ -76,6 +78,7 @@ class Site:
         kind: "output": what the module gives. "parallel": a part sees the module's input, and what
             it computes is added to the module's output. "input": the first argument that the
             modules are called with, where no module has it as its output.
+        item: which item of the tuple that the module gives; None where it gives a tensor.
     """
 
     modules: tuple[nn.Module, ...]
@@ -83,6 +86,40 @@ class Site:
     grid: tuple[int, int]
     layout: TokenLayout
     kind: Literal["output", "parallel", "input"] = "output"
+    item: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The rows of a linear layer's weight that project queries, keys or values.
+
+    Attributes:
+        layer: whose weight it is. Its forward may be bypassed (EVA02, BEiT), its weight is read.
+        rows: (first, last + 1) of them, in each group.
+        groups: of equally many rows, one after another: one, or one for each head where queries,
+            keys and values of a head lie side by side.
+    """
+
+    layer: nn.Linear
+    rows: tuple[int, int]
+    groups: int = 1
+
+
+def projections(**layers: nn.Module | None) -> dict[str, Projection]:
+    """The projections that layers share equally among them, in the order of their names' letters.
+
+    Args:
+        **layers: by what they project: qkv, or q, k and v, or q and kv, or qk and v. What is no
+            `nn.Linear`, or has a number of rows that cannot be shared, projects nothing here.
+    """
+    found: dict[str, Projection] = {}
+    for targets, layer in layers.items():
+        if isinstance(layer, nn.Linear) and layer.out_features % len(targets) == 0:
+            height = layer.out_features // len(targets)
+            for place, target in enumerate(targets):
+                rows = (place * height, (place + 1) * height)
+                found[target] = Projection(layer, rows)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +148,8 @@ class Block:
     Attributes:
         index: its position in the encoder, from 0.
         module: the block itself.
-        sites: by name; a block may lack some. Where queries, keys and values are projected apart,
-            "q", "k" and "v" stand for "qkv". The forward of "qkv" may be bypassed (EVA02, BEiT),
-            its weight is always read.
+        sites: by name; a block may lack some.
+        projections: of queries, keys and values, as "q", "k" and "v"; a block may lack some.
         num_heads: attention heads.
         attends_globally: whether it attends over all tokens rather than within windows.
         rel_pos: (module, parameter name) of its relative-position tables, each (2 * size - 1, d).
@@ -122,6 +158,7 @@ class Block:
     index: int
     module: nn.Module
     sites: Mapping[str, Site]
+    projections: Mapping[str, Projection]
     num_heads: int
     attends_globally: bool
     rel_pos: tuple[tuple[nn.Module, str], ...]
@@ -179,7 +216,8 @@ class ViT:
         encoder: the vision transformer.
         components: the model's named modules that a `Train` part can name.
         patch_embed: reads the image.
-        patch_projection: the last convolution inside `patch_embed`; in most encoders the only one.
+        patch_projection: the last convolution inside `patch_embed`, in most encoders the only one;
+            or the linear layer that projects patches.
         tokens: the site of that name.
         pos_embed: the absolute position embedding, or None.
         stages: the blocks, in order.
@@ -199,7 +237,7 @@ class ViT:
     encoder: nn.Module
     components: Mapping[str, nn.Module]
     patch_embed: nn.Module
-    patch_projection: nn.Conv2d
+    patch_projection: nn.Conv2d | nn.Linear
     tokens: Site
     pos_embed: PositionEmbedding | None
     stages: tuple[Stage, ...]
@@ -224,14 +262,25 @@ class ViT:
     @property
     def in_channels(self) -> int:
         """Channels of the image."""
-        return next(m for m in self.patch_embed.modules() if isinstance(m, nn.Conv2d)).in_channels
+        for module in self.patch_embed.modules():
+            if isinstance(module, nn.Conv2d):
+                return module.in_channels
+        assert isinstance(self.patch_projection, nn.Linear)
+        return self.patch_projection.in_features // self.patch_size**2
+
+    @property
+    def patches_can_overlap(self) -> bool:
+        """Whether one convolution embeds patches side by side, so that a smaller stride does."""
+        embeds = self.patch_projection
+        return isinstance(embeds, nn.Conv2d) and embeds.kernel_size[0] == self.patch_size
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
         """The blocks that `blocks` names, in order.
 
-        "all": all of them. "windowed": those that attend within windows. "global": those that
-        attend globally, or, where all do, four of them evenly spaced up to the last (2, 5, 8 and
-        11 of 12), as many as SAM has.
+        "all": all of them. "last_of_stage": the last of each stage. "windowed": those that attend
+        within windows, or not at all. "global": those that attend globally; or, where all do, the
+        last of each stage; and where there is one stage, four of its blocks evenly spaced up to
+        the last (2, 5, 8 and 11 of 12), as many as SAM has.
 
         Raises:
             ValueError: `blocks` is not a selection, names a block that is not there, or selects
@@ -241,7 +290,8 @@ class ViT:
         if not chosen:
             raise ValueError(
                 f"blocks={blocks!r} selects none of this encoder's {len(self.blocks)} blocks "
-                f"(global attention in {[b.index for b in self.blocks if b.attends_globally]})"
+                f"(global attention in {[b.index for b in self.blocks if b.attends_globally]}; the "
+                f"last of a stage are {[stage.blocks[-1].index for stage in self.stages]})"
             )
         return chosen
 
@@ -249,17 +299,7 @@ class ViT:
         if callable(blocks):
             return (block for block in self.blocks if blocks(block))
         if isinstance(blocks, str):
-            if blocks not in ("all", "global", "windowed"):
-                raise ValueError(
-                    f"blocks={blocks!r}: expected 'all', 'global', 'windowed', block indices, "
-                    "or a callable of a Block"
-                )
-            wanted = {"all": (True, False), "global": (True,), "windowed": (False,)}[blocks]
-            if blocks == "global" and all(block.attends_globally for block in self.blocks):
-                depth = len(self.blocks)
-                number = min(4, depth)
-                return (self.blocks[(i + 1) * depth // number - 1] for i in range(number))
-            return (block for block in self.blocks if block.attends_globally in wanted)
+            return iter(self._named(blocks))
         absent = [index for index in blocks if index not in range(len(self.blocks))]
         if absent:
             raise ValueError(
@@ -267,6 +307,26 @@ class ViT:
                 f"{len(self.blocks) - 1}"
             )
         return (block for block in self.blocks if block.index in blocks)
+
+    def _named(self, word: str) -> Sequence[Block]:
+        blocks, last = self.blocks, [stage.blocks[-1] for stage in self.stages]
+        if word == "all":
+            return blocks
+        if word == "last_of_stage":
+            return last
+        if word == "windowed":
+            return [block for block in blocks if not block.attends_globally]
+        if word != "global":
+            raise ValueError(
+                f"blocks={word!r}: expected {', '.join(map(repr, get_args(Words)))}, block "
+                "indices, or a callable of a Block"
+            )
+        if not all(block.attends_globally for block in blocks):
+            return [block for block in blocks if block.attends_globally]
+        if len(last) > 1:
+            return last
+        number = min(4, len(blocks))
+        return [blocks[(i + 1) * len(blocks) // number - 1] for i in range(number)]
 
     def site(self, at: str, block: Block | None = None) -> Site:
         """Site `at` (of `block`, for a site that blocks have).

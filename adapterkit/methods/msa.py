@@ -45,7 +45,7 @@ def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor]) -> Mapped:
             if tensors[key].shape != owner._parameters[table].shape:  # pyright: ignore[reportOptionalMemberAccess]
                 resized = [*resized, *([] if block.index in resized else [block.index])]
                 names[key] = f"trained.blocks.{block.index}.{table}.value"
-    image_size = (rows + 1) // 2 * base.patch_projection.kernel_size[0]
+    image_size = (rows + 1) // 2 * base.patch_size
     decoder, decoder_names = _decoder(base, tensors)
     found = [
         *parts(base, image_size=image_size),

@@ -46,9 +46,8 @@ class FeatureAdapter:
     Args:
         at: the site. "mlp": parallel to the MLP, x + mlp(norm2 x) + scale * A(norm2 x).
             "tokens", "attn_in", "attn_out", "block_out", "output": in series, y + scale * A(y).
-            "qkv" is not one of them, since its output is three times as wide.
-        blocks: in which blocks ("all", "global", "windowed", indices, or a callable of a `Block`);
-            the sites "tokens" and "output" have none.
+        blocks: in which blocks, as `ViT.select` takes them; a word means those that have the site.
+            The sites "tokens" and "output" are in none.
         scale: factor of the adapter's output.
         reduction: the bottleneck is this many times narrower than a token.
         zero_init: start as the identity. SAMUS and MSA start from random weights instead.
@@ -61,13 +60,16 @@ class FeatureAdapter:
     zero_init: bool = True
 
     def __post_init__(self) -> None:
-        sites = [site for site in (*ENCODER_SITES, *BLOCK_SITES) if site != "qkv"]
+        sites = (*ENCODER_SITES, *BLOCK_SITES)
         if self.at not in sites:
             raise ValueError(f"FeatureAdapter(at={self.at!r}): expected one of {sites}")
 
     def attach(self, to: Attachment) -> None:
         in_blocks = self.at not in ENCODER_SITES
-        for block in to.select(self.blocks) if in_blocks else (None,):
+        chosen = (
+            to.select(self.blocks, lambda block: self.at in block.sites) if in_blocks else [None]
+        )
+        for block in chosen:
             width = to.site(self.at, block).width
             adapter = Bottleneck(width, self.reduction, self.zero_init)
             path = f"feature_adapter.{self.at}"

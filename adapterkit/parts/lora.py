@@ -27,17 +27,22 @@ class LowRankUpdate(nn.Module):
 
     Args:
         columns: of the weight, its input channels.
-        rows: (first, last + 1) of the weight's rows, its output channels, that are updated.
+        rows: (first, last + 1) of the weight's rows, its output channels, that are updated; in each
+            group.
         rank: of the update.
         scale: its factor.
+        groups: of equally many rows that the weight's rows fall into.
     """
 
-    def __init__(self, columns: int, rows: tuple[int, int], rank: int, scale: float = 1.0):
+    def __init__(
+        self, columns: int, rows: tuple[int, int], rank: int, scale: float = 1.0, groups: int = 1
+    ):
         super().__init__()
         self.rows = rows
         self.scale = scale
+        self.groups = groups
         self.a = nn.Parameter(torch.empty(rank, columns))
-        self.b = nn.Parameter(torch.zeros(rows[1] - rows[0], rank))
+        self.b = nn.Parameter(torch.zeros(groups * (rows[1] - rows[0]), rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
@@ -48,7 +53,11 @@ class LowRankUpdate(nn.Module):
     def of_all_rows(self, rows: int) -> Float[Tensor, "rows rank"]:
         """scale * B, and zeros for the rows of the weight that are not updated."""
         first, end = self.rows
-        return F.pad(self.scale * self.b, (0, 0, first, rows - end))
+        padding = (0, 0, first, rows // self.groups - end)
+        if self.groups == 1:
+            return F.pad(self.scale * self.b, padding)
+        by_group = (self.scale * self.b).unflatten(0, (self.groups, end - first))
+        return F.pad(by_group, padding).flatten(0, 1)
 
 
 @register_part
@@ -63,7 +72,8 @@ class LoRA:
     Args:
         rank: of each update, 1 to the width of a token.
         targets: the projections that are updated, of "q", "k" and "v".
-        blocks: in which blocks ("all", "global", "windowed", indices, or a callable of a `Block`).
+        blocks: in which blocks, as `ViT.select` takes them; a word means those that project all
+            targets.
         alpha: the update's factor is alpha / rank; None: 1.
     """
 
@@ -81,34 +91,29 @@ class LoRA:
 
     def attach(self, to: Attachment) -> None:
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        for block in to.select(self.blocks):
+        for block in to.select(self.blocks, lambda block: _projects(block, self.targets)):
             for target in self.targets:
-                linear, rows = _projection(block, target, to.view.family)
-                highest = min(rows[1] - rows[0], linear.in_features)
+                found = block.projections.get(target)
+                if found is None:
+                    raise ValueError(
+                        f"LoRA: block {block.index} of this {to.view.family} encoder has no "
+                        f"nn.Linear that projects {target}, or queries, keys and values at once; "
+                        "use FeatureAdapter, peft's LoraConfig on layers that there are, or "
+                        "another encoder"
+                    )
+                columns, (first, end) = found.layer.in_features, found.rows
+                highest = min(found.groups * (end - first), columns)
                 if self.rank > highest:
                     raise ValueError(
                         f"LoRA(rank={self.rank}): expected at most {highest}, the smaller side of "
                         f"the weight that projects {target} in block {block.index}"
                     )
-                update = LowRankUpdate(linear.in_features, rows, self.rank, scale)
+                update = LowRankUpdate(columns, found.rows, self.rank, scale, found.groups)
                 to.add(f"lora.{block.index}.{target}", update)
                 # An overlay and not a hook: EVA02 and BEiT call F.linear(x, qkv.weight), which
                 # runs no hook of qkv, and folding an overlay into the weight is exact.
-                to.overlay(linear, "weight", update)
+                to.overlay(found.layer, "weight", update)
 
 
-def _projection(block: Block, target: str, family: str) -> tuple[nn.Linear, tuple[int, int]]:
-    """The layer that projects queries, keys or values, and the rows of its weight that do."""
-    alone, fused = (
-        block.sites[at].modules[0] if at in block.sites else None for at in (target, "qkv")
-    )
-    if isinstance(alone, nn.Linear):
-        return alone, (0, alone.out_features)
-    if isinstance(fused, nn.Linear) and fused.out_features % len(SLICES) == 0:
-        height = fused.out_features // len(SLICES)
-        first = SLICES.index(target) * height
-        return fused, (first, first + height)
-    raise ValueError(
-        f"LoRA: block {block.index} of this {family} encoder has no nn.Linear that projects "
-        f"{target}, or queries, keys and values at once; use FeatureAdapter, or another encoder"
-    )
+def _projects(block: Block, targets: Collection[str]) -> bool:
+    return all(target in block.projections for target in targets)

@@ -64,10 +64,11 @@ class Resize:
                 f"Resize(patch_stride={stride}): expected 1 to the encoder's patch size, "
                 f"{patch_size}"
             )
-        if stride < patch_size != view.patch_projection.kernel_size[0]:
+        if stride < patch_size and not view.patches_can_overlap:
             raise ValueError(
                 f"Resize(patch_stride={stride}): this {view.family} encoder embeds patches of "
-                f"{patch_size} pixels with several convolutions, which cannot overlap; leave it out"
+                f"{patch_size} pixels with several convolutions, which cannot overlap, or has them "
+                "overlap already; leave it out"
             )
         if self.image_size < stride or self.image_size % stride:
             raise ValueError(

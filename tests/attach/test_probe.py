@@ -100,7 +100,7 @@ def test_it_runs_no_hook_and_changes_nothing(monkeypatch: pytest.MonkeyPatch):
         module.register_forward_pre_hook(record)
     before, state = snapshot(model), torch.get_rng_state()
     base = ak.view(model)
-    assert base.blocks[0].sites["qkv"].modules[0] in probe._called_in_a_copy_without_data(base)
+    assert base.blocks[0].projections["q"].layer in probe._called_in_a_copy_without_data(base)
     assert record.seen == []
     assert torch.equal(torch.get_rng_state(), state)
     assert snapshot(model) == before

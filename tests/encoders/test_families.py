@@ -38,8 +38,7 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def sites(base: ViT) -> list[Any]:
-    own = [at for at in base.blocks[0].sites if at not in ("qkv", "q", "k", "v")]
-    return ["tokens", *own, "output"]
+    return ["tokens", *base.blocks[0].sites, "output"]
 
 
 def check(model: nn.Module) -> None:
@@ -49,9 +48,9 @@ def check(model: nn.Module) -> None:
     block = base.blocks[0]
     # Where attention and MLP are one module, or there are several side by side, neither is a site.
     in_turn = hasattr(block.module, "attn") or hasattr(block.module, "attention")
-    has_lora = not {"qkv", "q"}.isdisjoint(block.sites)
-    expected = {*BLOCK_SITES} if in_turn else {"attn_in", "block_out"}
-    assert {*BLOCK_SITES} & {*block.sites, *(["qkv"] if has_lora else [])} == expected
+    has_lora = bool(block.projections)
+    assert {*block.sites} == ({*BLOCK_SITES} if in_turn else {"attn_in", "block_out"})
+    assert has_lora == in_turn
     image = images(base.image_size)
     plain = output(model, image)
 
@@ -63,7 +62,7 @@ def check(model: nn.Module) -> None:
     assert torch.equal(output(model, image), plain), "identities change the output"
     assert snapshot(ak.eject(model)) == before, "ejecting identities leaves something"
 
-    overlaps = base.patch_projection.kernel_size[0] == base.patch_size
+    overlaps = base.patches_can_overlap
     parts = [Resize(3 * base.patch_size, base.patch_size // 2 if overlaps else None), Normalise()]
     if base.pos_embed is not None:
         parts.append(PositionAdapter())

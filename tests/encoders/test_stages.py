@@ -1,5 +1,6 @@
 """Parts take sizes from their sites, so that an encoder may have several stages."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 import adapterkit as ak
 from adapterkit.adapters.injection import Adapters
+from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders import views
 from adapterkit.encoders.tokens import TokenLayout
-from adapterkit.encoders.views import Block, Site, Stage, ViT
-from adapterkit.parts import CNNBranch, FeatureAdapter, LoRA, Resize
+from adapterkit.encoders.views import Block, Site, Stage, ViT, projections
+from adapterkit.parts import Bottleneck, CNNBranch, FeatureAdapter, LoRA, LowRankUpdate, Resize
 from tests.models import snapshot, train_one_step
 
-ROW = TokenLayout(in_a_row=True)
+ROW = TokenLayout("row")
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -71,12 +73,14 @@ def pyramid_view(model: nn.Module) -> ViT | None:
 def _block(index: int, block: Any, site: Any) -> Block:
     sites = {
         "attn_in": site((block.norm1,)),
-        "qkv": site((block.attn.qkv,), kind="parallel"),
         "attn_out": site((block.attn,)),
         "mlp": site((block.mlp,), kind="parallel"),
         "block_out": site((block,)),
     }
-    return Block(index, block, sites, block.attn.num_heads, attends_globally=True, rel_pos=())
+    layers = projections(qkv=block.attn.qkv)
+    return Block(
+        index, block, sites, layers, block.attn.num_heads, attends_globally=True, rel_pos=()
+    )
 
 
 @pytest.fixture
@@ -135,3 +139,51 @@ def test_all_stages_follow_another_size(model: Pyramid):
     assert model(torch.rand(1, 3, 128, 128)).shape == (1, 64, 32)
     values = found(model)["default"].context.values
     assert {tuple(each.shape) for each in values.values()} == {(1, 32, 8, 8)}
+
+
+def test_blocks_are_selected_by_stage(model: Pyramid):
+    found = ak.view(model)
+    assert [block.index for block in found.select("last_of_stage")] == [1, 3]
+    # All attend globally; of several stages, the last blocks see the most.
+    assert [block.index for block in found.select("global")] == [1, 3]
+    with pytest.raises(
+        ValueError, match=r"'windowed' selects none of .* last of a stage are \[1, 3\]"
+    ):
+        found.select("windowed")
+    with pytest.raises(
+        ValueError, match="blocks='some': expected 'all', 'global', 'windowed', 'last"
+    ):
+        found.select("some")  # pyright: ignore[reportArgumentType]
+
+
+def test_lora_updates_the_rows_of_each_group():
+    update = LowRankUpdate(5, (2, 3), rank=2, groups=3)
+    torch.nn.init.normal_(update.b)
+    weight = torch.randn(12, 5)
+    changed = (update(weight) != weight).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [2, 6, 10]
+    torch.testing.assert_close(update(weight)[[2, 6, 10]], weight[[2, 6, 10]] + update.b @ update.a)
+
+
+class Several(nn.Module):
+    """What gives a tuple, as attention with its weights, of maps with channels first."""
+
+    def forward(self, maps: Tensor) -> tuple[None, Tensor, int]:
+        return None, 2 * maps, 3
+
+
+def test_a_part_adds_to_one_item_of_a_tuple_with_channels_first(model: Pyramid):
+    layout = TokenLayout("channels_first")
+    site = Site((Several(),), 4, (3, 3), layout, item=1)
+    to = Attachment(ak.view(model))
+    block = replace(to.view.blocks[0], sites={"block_out": site})
+    adapter = Bottleneck(4, zero_init=False)
+    to.add_residual("block_out", adapter, scale=0.5, block=block)
+    maps = torch.randn(2, 4, 3, 3)
+    for action in to.actions:
+        action.apply()
+    first, result, last = site.modules[0](maps)
+    tokens = 2 * maps.permute(0, 2, 3, 1)
+    expected = (tokens + 0.5 * adapter(tokens)).permute(0, 3, 1, 2)
+    assert (first, last) == (None, 3)
+    torch.testing.assert_close(result, expected)

@@ -104,7 +104,7 @@ def test_an_absent_site_is_named_with_those_there_are(sam: Sam):
     found = ak.view(sam)
     with pytest.raises(ValueError, match="segment_anything encoder has no site 'x'; there is tok"):
         found.site("x")
-    with pytest.raises(ValueError, match="no site 'tokens' in block 3; there is attn_in, qkv"):
+    with pytest.raises(ValueError, match="no site 'tokens' in block 3; there is attn_in, attn_out"):
         found.site("tokens", found.blocks[3])
 
 
