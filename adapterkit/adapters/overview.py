@@ -73,9 +73,9 @@ class Summary:
             show_lines=False,
         )
         for heading in ("adapter", "part", "site", "blocks"):
-            table.add_column(heading)
-        table.add_column("trained", justify="right")
-        table.add_column("size", justify="right")
+            table.add_column(heading, overflow="fold")
+        for heading in ("trained", "size"):
+            table.add_column(heading, justify="right", overflow="fold")
         for part in self.parts:
             table.add_row(
                 part.adapter + ("" if part.adapter in self.active else " (inactive)"),

@@ -26,7 +26,7 @@ def inspect(file: Positional[Path]) -> None:
         counts = [math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()]  # noqa: SIM118
     table = Table(title=str(file), show_header=False, title_justify="left")
     table.add_column("what")
-    table.add_column("value")
+    table.add_column("value", overflow="fold")
     size = file.stat().st_size
     table.add_row("size", f"{size / 1e6:.2f} MB, {sum(counts):,} values in {len(counts)} tensors")
     table.add_row("base", f"{header.family}, {len(header.fingerprint)} tensors")

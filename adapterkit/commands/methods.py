@@ -23,9 +23,9 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
     sam = ak.build_sam() if checkpoint is None else ak.load_sam(checkpoint)
     total = sum(each.numel() for each in sam.parameters())
     table = Table(box=MARKDOWN)
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for heading in ("trained parameters", "of the base's", "adapter file"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     for name in ak.methods.method_names():
         trained = ak.summary(ak.inject(sam, name, **options)).trained_parameters

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from rich.console import Console
 from segment_anything import build_sam_vit_b
 from segment_anything.modeling import Sam
 
@@ -44,6 +45,19 @@ def test_the_table_shows_parts_sites_blocks_and_totals(vit_b: Sam):
         "159 MB",
     ):
         assert expected in text
+
+
+def test_a_narrow_table_is_folded_and_not_cut(vit_b: Sam):
+    console = Console(width=50, color_system=None)
+    with console.capture() as capture:
+        console.print(ak.summary(vit_b).table())
+    text = capture.get()
+    assert "…" not in text
+    cells = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    columns = ["".join(cell.strip() for cell in column) for column in zip(*cells, strict=True)]
+    assert "PositionAdapter()" in columns[1]
+    assert "2, 5, 8, 11".replace(" ", "") in columns[3].replace(" ", "")
+    assert f"{2_142_272 + 9_449_472 + 21_239_808:,}" in columns[4]
 
 
 def test_it_counts_the_file_s_bytes(vit_b: Sam, tmp_path):

@@ -4,10 +4,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from segment_anything.modeling import Sam
 
 import adapterkit as ak
@@ -57,6 +59,17 @@ def test_methods_are_listed_with_what_they_train(folder: Path, run: Callable[...
     row = next(line for line in done.output.splitlines() if "samus" in line)
     assert f"{trained:,}" in row
     assert all(name in done.output for name in ("samus_plus", "samed", "msa", "medsam"))
+
+
+def test_in_a_narrow_terminal_the_table_of_methods_is_folded_and_not_cut(
+    folder: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+):
+    module = import_module("adapterkit.commands.methods")
+    monkeypatch.setattr(module, "console", Console(width=30))
+    done = run("methods", "--checkpoint", folder / "base.safetensors", "--image-size", "64")
+    assert "…" not in done.output
+    names = "".join(line.split("|")[1].strip() for line in done.output.splitlines() if "|" in line)
+    assert all(name in names for name in ("samus_plus", "samed", "msa", "medsam"))
 
 
 @pytest.mark.slow
