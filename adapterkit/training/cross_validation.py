@@ -90,6 +90,7 @@ def cross_validate(
         accelerator.free_memory()
     if root is None or not PartialState().is_main_process:
         return None
+    remove_half_written(root)
     metrics = _metrics(root, len(splits))
     write_text(root / "table.md", _table(metrics))
     write_json(root / "metrics.json", metrics)
@@ -105,7 +106,6 @@ def _folder(root: Path, number: int) -> Path:
     state, folder = PartialState(), root / f"fold_{number}"
     if state.is_main_process:
         folder.mkdir(exist_ok=True)
-        remove_half_written(folder)
     state.wait_for_everyone()
     return folder
 

@@ -21,7 +21,7 @@ from adapterkit.data.augmentation import SamusAugmentation
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.evaluation import predict
 from adapterkit.promptable.protocol import Promptable
-from adapterkit.system.files import remove_half_written, save_tensors
+from adapterkit.system.files import save_tensors
 from adapterkit.training import runner
 from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.experiment import Experiment
@@ -50,7 +50,6 @@ def perform(comparison: Path, system: str, seed: int) -> None:
     folder = run_folder(comparison, system, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.txt").unlink(missing_ok=True)
-    remove_half_written(folder)
     try:
         setting = read_setting(comparison)
         planned = experiment_of(setting, system, seed)
