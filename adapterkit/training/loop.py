@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ from torch.utils.data import DataLoader, Dataset
 from adapterkit.adapters.gradients import warn_of_missing_gradients
 from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Masks, Promptable
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.system.digests import tensors_digest
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.averages import MovingAverage
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.embeddings import cached_embeddings, has_frozen_encoder
 from adapterkit.training.losses import LOSSES, low_res_target
-from adapterkit.training.prompting import asked, first_prompts, validation_strategy
+from adapterkit.training.prompting import answers, first_prompts, validation_strategy
 from adapterkit.training.settings import Settings
 from adapterkit.training.state import Epoch, Progress, load_state, save_state
 
@@ -86,9 +87,17 @@ def train(
         FloatingPointError: the loss is not finite; the message names the images of the batch.
         OSError: the state cannot be written.
     """
-    run = _Run(segmenter, training, validation, settings, accelerator, state_file, state_minutes)
-    run.workers = workers
-    run.on_first_batch = on_first_batch if accelerator.is_main_process else None
+    run = _Run(
+        segmenter,
+        training,
+        validation,
+        settings,
+        accelerator,
+        state_file,
+        state_minutes,
+        workers,
+        on_first_batch if accelerator.is_main_process else None,
+    )
     with ExitStack() as stack:
         if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
@@ -126,8 +135,8 @@ class _Run:
     accelerator: Accelerator
     state_file: Path | None
     state_minutes: float
-    workers: int = 0
-    on_first_batch: Callable[[Mapping[str, Any], Sequence[Prompts]], None] | None = None
+    workers: int
+    on_first_batch: Callable[[Mapping[str, Any], Sequence[Prompts]], None] | None
     now: Progress = field(default_factory=Progress)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -275,9 +284,13 @@ class _Run:
             for name in batch["name"]
         ]
 
+        @cache
+        def embedding() -> Embedding:
+            return self.segmenter.encode(images)
+
         def segment(prompts: Prompts) -> Tensor:
             with torch.no_grad(), self.accelerator.autocast():
-                return self.segmenter(images, prompts).logits().float()
+                return self.segmenter.decode(embedding(), prompts).logits().float()
 
         prompts = first_prompts(masks, self.settings.points, generators, segment)
         if self.on_first_batch is not None and self.done == 0:
@@ -315,8 +328,8 @@ class _Objective(nn.Module):
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         embedding = self.segmenter.encode(images)
-        answers = asked(self.segmenter, embedding, prompts, masks, generators)
-        return torch.stack([self._loss(each, masks) for each in answers]).mean()
+        found = answers(self.segmenter, embedding, prompts, masks, generators)
+        return torch.stack([self._loss(each, masks) for each in found]).mean()
 
     def _loss(self, found: Masks, masks: Tensor) -> Tensor:
         logits, presence = found.low_res_logits, getattr(found, "presence", None)

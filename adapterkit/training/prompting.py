@@ -36,7 +36,7 @@ def first_prompts(
     return [choose_prompts(masks, way, generators, segment) for way in ways]
 
 
-def asked(
+def answers(
     segmenter: Promptable,
     embedding: Embedding,
     prompts: Sequence[Prompts],

@@ -5,7 +5,7 @@ import torch
 import adapterkit as ak
 from adapterkit.promptable.points import choose_prompts
 from adapterkit.system.random import seeded_generator
-from adapterkit.training.prompting import asked, first_prompts
+from adapterkit.training.prompting import answers, first_prompts
 from tests.models import ECHO
 
 MASKS = torch.zeros(2, 3, 64, 64, dtype=torch.bool)
@@ -41,9 +41,9 @@ def test_each_of_several_prompts_is_asked_again_with_a_click_and_one_alone_is_no
     segmenter = ak.Segmenter(sam)
     embedding = segmenter.encode(255 * torch.rand(2, 3, 64, 64))
     prompts = first_prompts(MASKS, "mixed", generators(0), nothing)
-    answers = list(asked(segmenter, embedding, prompts, MASKS, generators(1)))
-    assert len(answers) == 4
-    alone = list(asked(segmenter, embedding, prompts[:1], MASKS, generators(1)))
+    found = list(answers(segmenter, embedding, prompts, MASKS, generators(1)))
+    assert len(found) == 4
+    alone = list(answers(segmenter, embedding, prompts[:1], MASKS, generators(1)))
     assert len(alone) == 1
-    assert torch.equal(alone[0].low_res_logits, answers[0].low_res_logits)
-    assert not torch.equal(answers[1].low_res_logits, answers[0].low_res_logits)
+    assert torch.equal(alone[0].low_res_logits, found[0].low_res_logits)
+    assert not torch.equal(found[1].low_res_logits, found[0].low_res_logits)

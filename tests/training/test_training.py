@@ -222,6 +222,17 @@ def test_batches_accumulate(echo: CamusDataset):
     assert history[0].loss == pytest.approx(other[0].loss, rel=1e-6)
 
 
+@pytest.mark.parametrize(("points", "times"), [("1", 1), ("5", 2)])
+def test_an_image_is_encoded_once_for_its_loss_and_once_for_all_points_that_correct(
+    echo: CamusDataset, points: Any, times: int
+):
+    segmenter, one, in_training = adapted(), Subset(echo, [0]), []
+    encode = segmenter.encode
+    segmenter.encode = lambda images: in_training.append(segmenter.training) or encode(images)
+    run(segmenter, one, one, epochs=1, points=points)
+    assert in_training.count(True) == times
+
+
 def test_gradients_are_clipped(echo: CamusDataset):
     segmenter = adapted()
     run(segmenter, echo, Subset(echo, [0]), epochs=1, clip_norm=1e-3)
