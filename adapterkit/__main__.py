@@ -8,10 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tyro.extras import SubcommandApp
-
-from adapterkit.system.allocator import keep_freed_memory
-from adapterkit.system.command_line import one_line_errors
+from adapterkit.system.ending import end_when_interrupted
 
 COMMANDS = {
     "train": "Adapt a Segment Anything model to images of your own, and measure it.",
@@ -32,6 +29,12 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line's command."""
+    end_when_interrupted()
+    from tyro.extras import SubcommandApp
+
+    from adapterkit.system.allocator import keep_freed_memory
+    from adapterkit.system.command_line import one_line_errors
+
     app = SubcommandApp()
     with one_line_errors():
         _load_plugins()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from adapterkit.system.ending import INTERRUPTED, interruptions_raised
 from adapterkit.system.extras import MissingExtraError
 
 Config = TypeVar("Config")
@@ -30,16 +31,16 @@ def one_line_errors() -> Iterator[None]:
 
     A `ValueError`, `OSError` or `FloatingPointError`, which is what adapterkit raises for bad input
     and what becomes of it, or a `MissingExtraError` is printed as one line and ends the process
-    with status 1; an interruption ends it with status 130.
+    with status 1; an interruption ends it with one line too, and status 130.
     """
     try:
-        yield
+        with interruptions_raised():
+            yield
     except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interruption:
-        if str(interruption):
-            print(interruption, file=sys.stderr)
-        sys.exit(130)
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def check_positive(config: Any, *names: str) -> None:
