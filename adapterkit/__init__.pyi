@@ -16,10 +16,10 @@ from .adapters.merging import merge as merge
 from .adapters.overview import Summary as Summary
 from .adapters.overview import summary as summary
 from .adapters.published import load_published as load_published
-from .data.files.image_file import ImageFile as ImageFile
 from .data.files.images import find_images as find_images
 from .data.files.images import read_image as read_image
 from .data.files.masks import write_masks as write_masks
+from .data.image_file import ImageFile as ImageFile
 from .encoders.views import view as view
 from .inference.exporting import export as export
 from .inference.prediction import Prediction as Prediction

@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": "Open a web page on which images are segmented by clicks.",
     "push": "Put an adapter file on the Hugging Face Hub, with a model card.",
     "pull": "Get an adapter file from the Hugging Face Hub.",
+    "env": "Print versions and machine, for the report of a fault.",
 }
 """Each is the function of its name in `commands/`, which begins its docstring with this line."""
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from adapterkit.data.decoded import DecodedImages
-from adapterkit.data.files.image_file import DataError, Spacing
+from adapterkit.data.image_file import DataError, Spacing
 from adapterkit.system.random import seeded_generator
 
 CACHE = 4 * 10**9

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
 from adapterkit.data.files.images import find_images, is_picture, stem
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.image_file import DataError, ImageFile, Spacing
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.evaluation.metrics import DISTANCES, segmentation_metrics, with_unit
 

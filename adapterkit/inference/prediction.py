@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real, UInt8
 from wadler_lindig import pformat
 
-from adapterkit.data.files.image_file import Spacing
+from adapterkit.data.image_file import Spacing
 
 
 @dataclass(frozen=True, eq=False)

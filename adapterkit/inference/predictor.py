@@ -1,7 +1,7 @@
 """Images in, masks out: segmenting with a base and adapter files.
 
 Prompts are in pixels (x, y) = (column, row) of the image as it is, and so are the masks. Reading
-files needs `adapterkit[recipes]`, and DICOM `adapterkit[dicom]`.
+files needs `adapterkit[files]`, and DICOM `adapterkit[dicom]`.
 """
 
 import re
@@ -25,8 +25,7 @@ from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
 from adapterkit.attach.attachment import Adapter
 from adapterkit.data.dataset import warn_of_few_levels
-from adapterkit.data.files.image_file import DataError, ImageFile, check_finite
-from adapterkit.data.files.images import read_image
+from adapterkit.data.image_file import DataError, ImageFile, check_finite
 from adapterkit.inference.fitting import Fit, Pad, Squash
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.prompt_arrays import kind_of, read_prompts, together
@@ -385,6 +384,8 @@ def _at_side(low_res: Float[Tensor, "n h w"], side: int) -> Float[Tensor, "n S S
 
 def _image_file(image: str | Path | np.ndarray, frames: bool) -> ImageFile:
     if isinstance(image, str | Path):
+        from adapterkit.data.files.images import read_image
+
         return read_image(image)
     array, path = np.asarray(image), Path("the array")
     expected = "(T, H, W) or (T, H, W, 3)" if frames else "(H, W) or (H, W, 3)"

@@ -14,7 +14,7 @@ from adapterkit.data.collections.check import check_collection
 from adapterkit.data.collections.labels import named_colours, named_labels
 from adapterkit.data.collections.split_files import read_split
 from adapterkit.data.dataset import Augmentation
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view

@@ -14,8 +14,8 @@ from jaxtyping import Real
 from PIL import Image
 
 from adapterkit.data.dataset import to_square
-from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.palette import colour
+from adapterkit.data.image_file import ImageFile
 from adapterkit.evaluation.outlines import outline
 from adapterkit.web.session import Answer, Click, Session
 

@@ -15,8 +15,8 @@ import gradio as gr
 import numpy as np
 
 from adapterkit.data.dataset import doubt_of_levels
-from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.images import read_image
+from adapterkit.data.image_file import ImageFile
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.inference.predictor import Predictor
 from adapterkit.web import drawing

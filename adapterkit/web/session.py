@@ -8,9 +8,9 @@ from threading import Lock
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.data.files.image_file import ImageFile
 from adapterkit.data.files.images import stem
 from adapterkit.data.files.masks import write_masks
+from adapterkit.data.image_file import ImageFile
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.predictor import Predictor
 

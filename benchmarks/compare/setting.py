@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_type_hints
 import numpy as np
 
 from adapterkit.data.collections import Collection, open_collection
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json

@@ -1,10 +1,12 @@
 """The command `adapterkit`, as a user runs it."""
 
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,25 @@ def test_inspect_shows_parts_base_and_training(folder: Path, run: Callable[..., 
     assert "training: epochs" in done.output
 
 
+def test_env_tells_versions_machine_and_extras(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+):
+    def version_but_of_onnx(package: str) -> str:
+        if package == "onnx":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr("adapterkit.commands.env.version", version_but_of_onnx)
+    done = run("env")
+    assert done.status == 0
+    told = dict(re.split(r"  +", line, maxsplit=1) for line in done.output.splitlines())
+    assert told["adapterkit"] == version("adapterkit")
+    assert f"torch {version('torch')}, " in told["packages"]
+    assert "export" not in told["extras"].split(", ")
+    assert {"files", "train"} <= {*told["extras"].split(", ")}
+    assert "of export: onnx" in told["not installed"].split("; ")
+
+
 def test_methods_are_listed_with_what_they_train(folder: Path, run: Callable[..., Done]):
     done = run("methods", "--checkpoint", folder / "base.safetensors", "--image-size", "64")
     assert done.status == 0
@@ -73,9 +94,9 @@ def test_in_a_narrow_terminal_the_table_of_methods_is_folded_and_not_cut(
 
 
 @pytest.mark.slow
-def test_the_readme_s_table_is_what_the_command_prints(run: Callable[..., Done]):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert run("methods").output.strip() in readme
+def test_the_documented_table_is_what_the_command_prints(run: Callable[..., Done]):
+    page = Path(__file__).parents[2] / "docs/reference/methods.md"
+    assert run("methods").output.strip() in page.read_text()
 
 
 def test_merge_leaves_a_base_and_what_cannot_be_merged(

@@ -18,7 +18,7 @@ from adapterkit.data.collections.camus import (
     read_info,
     read_split,
 )
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split, split_patients
 from tests.camus_files import save
 

@@ -11,7 +11,7 @@ from PIL import Image
 from adapterkit.commands.check import check
 from adapterkit.data.collections import open_collection
 from adapterkit.data.collections.check import check_collection
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from tests.conftest import Done
 from tests.data.written_collections import (

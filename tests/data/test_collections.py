@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapterkit.data.collections import Collection, format_names, open_collection
 from adapterkit.data.dataset import LabelledImage
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import write_phantom
 

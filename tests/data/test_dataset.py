@@ -15,7 +15,7 @@ from adapterkit.data.collections.camus import (
     find_frames,
 )
 from adapterkit.data.dataset import to_native
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from tests.camus_files import save
 
 # CamusDataset

@@ -14,7 +14,7 @@ from adapterkit.data.collections import open_collection
 from adapterkit.data.collections.folders import Pair, find_pairs
 from adapterkit.data.collections.us30k import find_us30k
 from adapterkit.data.dataset import SegmentationDataset
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 LABELS = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3

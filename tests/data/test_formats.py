@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.collections.labels import named_colours
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from tests.data.written_collections import (
     STRUCTURES,

@@ -12,10 +12,10 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.masks import write_masks
+from adapterkit.data.image_file import DataError
 from adapterkit.inference.prompt_files import read_prompts
 from tests.data.test_images import write_dicom
 

@@ -31,9 +31,9 @@ from pydicom.uid import (
 )
 
 from adapterkit.data.files.dicom_seg import read_labels
-from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import find_images, read_frames, read_image
 from adapterkit.data.files.masks import write_masks
+from adapterkit.data.image_file import DataError, ImageFile
 
 BUNDLED = Path(pydicom.__file__).parent / "data/test_files"
 """DICOM files that pydicom brings along, of many scanners and transfer syntaxes."""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.image_file import DataError
 
 RNG = np.random.default_rng(0)
 BINARY = np.zeros((60, 90), dtype=np.uint8)

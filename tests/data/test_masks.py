@@ -13,11 +13,11 @@ from PIL import Image
 from pydicom import Dataset
 
 from adapterkit.data.files.dicom_seg import MAY_BE_EMPTY, read_labels
-from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.files.palette import colour
+from adapterkit.data.image_file import DataError, ImageFile
 from tests.data.test_images import BUNDLED, GREY, RGB, STACK, write_dicom
 
 NAMES = ["left ventricle", "myocardium"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import split_patients
 
 names = st.sets(st.integers(1, 9999), min_size=3, max_size=200).map(

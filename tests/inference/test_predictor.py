@@ -18,8 +18,8 @@ import adapterkit as ak
 from adapterkit.data.collections.camus import CamusDataset, find_frames
 from adapterkit.data.collections.folders import find_pairs
 from adapterkit.data.dataset import SegmentationDataset, to_native
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import read_image
+from adapterkit.data.image_file import DataError
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import predict
 from adapterkit.inference.predictor import Predictor

@@ -23,9 +23,9 @@ from segment_anything.modeling import Sam
 import adapterkit as ak
 from adapterkit.commands import serve
 from adapterkit.data.files.dicom_seg import read_labels
-from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.data.image_file import DataError, ImageFile
 from adapterkit.inference.predictor import Predictor
 from adapterkit.system.extras import MissingExtraError
 from adapterkit.web import drawing

@@ -28,8 +28,8 @@ from jaxtyping import Real, UInt8
 
 from adapterkit.data.collections.collection import Collection, collection_format
 from adapterkit.data.dataset import LabelledImage, SegmentationDataset
-from adapterkit.data.files.image_file import DataError, Spacing
 from adapterkit.data.files.images import read_frames
+from adapterkit.data.image_file import DataError, Spacing
 from adapterkit.data.splits import Split
 
 VIEWS = ("2CH", "4CH")

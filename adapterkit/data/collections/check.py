@@ -12,7 +12,7 @@ import numpy as np
 from adapterkit.adapters.header import is_name
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import LabelledImage, Record, doubt_of_levels
-from adapterkit.data.files.image_file import DataError, Spacing
+from adapterkit.data.image_file import DataError, Spacing
 from adapterkit.data.splits import Split
 
 

@@ -30,8 +30,8 @@ from adapterkit.data.collections.collection import (
     group_of,
 )
 from adapterkit.data.dataset import LabelledImage
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.pictures import read_picture
+from adapterkit.data.image_file import DataError
 from adapterkit.system.extras import require
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from adapterkit.data.collections.labels import counted_as, merged, relabelled
 from adapterkit.data.dataset import LabelledImage, Record
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split, split_patients
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from adapterkit.data.collections.collection import Collection
 from adapterkit.data.dataset import to_square
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.palette import colour
+from adapterkit.data.image_file import DataError
 from adapterkit.system.files import atomic_write
 
 

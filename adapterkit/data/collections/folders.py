@@ -27,10 +27,10 @@ from adapterkit.data.collections.labels import (
     relabelled,
 )
 from adapterkit.data.dataset import LabelledImage
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import find_images, is_picture
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.pictures import read_picture
+from adapterkit.data.image_file import DataError
 
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 
 BINARY = {1: "foreground"}
 """The structure of masks whose labels have no names."""

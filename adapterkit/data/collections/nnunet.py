@@ -16,7 +16,7 @@ from typing import Any
 
 from adapterkit.data.collections.collection import Collection, collection_format, group_of
 from adapterkit.data.collections.volumes import Volume, slices
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 
 
 @collection_format("nnunet", recognises=lambda path: (path / "dataset.json").is_file())

@@ -15,9 +15,9 @@ from adapterkit.data.collections.collection import Collection, collection_format
 from adapterkit.data.collections.folders import holds_pictures, without_suffix
 from adapterkit.data.collections.labels import BINARY, check_binary, counted_as
 from adapterkit.data.collections.volumes import Volume, labels_of, slices
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import find_images, is_dicom, stem
 from adapterkit.data.files.series import is_series
+from adapterkit.data.image_file import DataError
 
 
 def _recognises(path: Path) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from adapterkit.data.collections.collection import Collection
-from adapterkit.data.files.image_file import DataError
 from adapterkit.data.files.images import stem
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split, stated_split
 
 _KEYS = ("name", "image", "group", "patient")

@@ -19,7 +19,7 @@ from adapterkit.data.collections.collection import (
 )
 from adapterkit.data.collections.folders import Pair, check_binary_masks
 from adapterkit.data.collections.labels import BINARY, counted_as, merged
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import stated_split
 from adapterkit.system.extras import require
 

@@ -20,7 +20,7 @@ from adapterkit.data.collections.collection import (
     collection_format,
 )
 from adapterkit.data.collections.folders import Pair
-from adapterkit.data.files.image_file import DataError
+from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 
 

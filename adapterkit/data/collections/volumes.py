@@ -15,10 +15,10 @@ from nibabel.orientations import (
 
 from adapterkit.data.collections.labels import merged, relabelled
 from adapterkit.data.dataset import LabelledImage
-from adapterkit.data.files.image_file import DataError, ImageFile, Spacing
 from adapterkit.data.files.images import is_dicom, read_image
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.series import files_of, read_series, read_series_labels
+from adapterkit.data.image_file import DataError, ImageFile, Spacing
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_windowing
 from pydicom.pixels.utils import pixel_array
 
 from adapterkit.data.files.dicom_data_set import read_data_set
-from adapterkit.data.files.image_file import (
+from adapterkit.data.image_file import (
     DataError,
     ImageFile,
     Spacing,

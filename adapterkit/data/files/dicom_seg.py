@@ -34,14 +34,14 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from adapterkit.data.files.dicom_data_set import read_data_set
-from adapterkit.data.files.image_file import (
+from adapterkit.data.files.palette import colour
+from adapterkit.data.image_file import (
     DataError,
     Spacing,
     check_size,
     slice_axis,
     unreadable,
 )
-from adapterkit.data.files.palette import colour
 
 
 def segmentation(

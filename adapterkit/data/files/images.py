@@ -13,7 +13,8 @@ from jaxtyping import Real
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 from adapterkit.data.files import pictures
-from adapterkit.data.files.image_file import (
+from adapterkit.data.files.quiet import quietly, without_standard_error
+from adapterkit.data.image_file import (
     DataError,
     ImageFile,
     Spacing,
@@ -23,7 +24,6 @@ from adapterkit.data.files.image_file import (
     right_front_top,
     unreadable,
 )
-from adapterkit.data.files.quiet import quietly, without_standard_error
 from adapterkit.system.extras import MissingExtraError, require
 
 # A file's first bytes tell its kind whatever it is called; where they are damaged, its ending does.

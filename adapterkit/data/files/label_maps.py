@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.images import is_picture, read_image
 from adapterkit.data.files.pictures import read_label_pages
 from adapterkit.data.files.quiet import quietly
+from adapterkit.data.image_file import DataError, ImageFile
 
 
 def read_label_map(path: str | Path, binary: bool = False) -> ImageFile:

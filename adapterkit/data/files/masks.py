@@ -15,9 +15,9 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from PIL import Image
 
-from adapterkit.data.files.image_file import DataError, ImageFile
 from adapterkit.data.files.palette import colour
 from adapterkit.data.files.quiet import quietly
+from adapterkit.data.image_file import DataError, ImageFile
 from adapterkit.system.files import atomic_write
 
 ENDINGS = (".nii.gz", ".nii", ".png", ".dcm")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Integer, Real, UInt8
 from PIL import Image, ImageOps, ImageSequence
 
-from adapterkit.data.files.image_file import DataError, check_finite, check_size, unreadable
+from adapterkit.data.image_file import DataError, check_finite, check_size, unreadable
 
 JPEG = (".jpg", ".jpeg")
 ENDINGS = (".png", *JPEG, ".tif", ".tiff", ".bmp", ".gif", ".webp")

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from adapterkit.data.files.image_file import (
+from adapterkit.data.files.images import is_dicom, read_image
+from adapterkit.data.image_file import (
     DataError,
     ImageFile,
     check_size,
     slice_axis,
     unreadable,
 )
-from adapterkit.data.files.images import is_dicom, read_image
 
 
 def is_series(folder: Path) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from adapterkit.data.collections.camus import PHASES, VIEWS
-from adapterkit.data.files.image_file import Spacing
+from adapterkit.data.image_file import Spacing
 from adapterkit.data.synthetic.heart import (
     biplane_volume,
     contract,

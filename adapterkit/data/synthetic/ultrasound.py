@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float, UInt8
 from numpy.random import Generator
 from scipy import ndimage
 
-from adapterkit.data.files.image_file import Spacing
+from adapterkit.data.image_file import Spacing
 from adapterkit.data.synthetic.heart import (
     Heart,
     distance_to_leaflets,
