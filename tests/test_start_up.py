@@ -61,8 +61,8 @@ def test_the_core_imports_little_more_than_its_base_and_other_names_say_their_ex
     lines = in_a_new_process(CORE)
     missing = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert {*lines} - {*base} - EXTRAS - {f"{k}: {v}" for k, v in missing.items()} <= BESIDE_TORCH
-    assert {"Predictor", "read_image", "write_masks"} <= missing.keys()
-    assert not {"inject", "load_adapter", "Segmenter", "summary"} & missing.keys()
+    assert {"read_image", "write_masks", "train"} <= missing.keys()
+    assert not {"inject", "load_adapter", "Segmenter", "Predictor", "summary"} & missing.keys()
     for message in missing.values():
         assert message.startswith("this needs ")
         assert 'pip install "adapterkit[' in message

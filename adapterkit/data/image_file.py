@@ -112,3 +112,27 @@ def unreadable(path: Path, kind: str, error: Exception) -> DataError:
         f"{path} cannot be read as {kind} ({type(error).__name__}: {detail}): the file is "
         "missing, damaged or cut short; get it again from its source."
     )
+
+
+def image_of_array(array: np.ndarray, frames: bool) -> ImageFile:
+    """An array as if it had been read, with nothing known of its pixels' size.
+
+    Args:
+        array: (H, W) or (H, W, 3); with frames (T, H, W) or (T, H, W, 3).
+        frames: whether the first axis counts frames.
+
+    Raises:
+        DataError: it has another shape, holds no numbers, or some that are not finite.
+    """
+    path = Path("the array")
+    expected = "(T, H, W) or (T, H, W, 3)" if frames else "(H, W) or (H, W, 3)"
+    axes = array.ndim - frames
+    if array.dtype.kind not in "iuf" or not (axes == 2 or (axes == 3 and array.shape[-1] == 3)):
+        raise DataError(
+            f"{path} has the shape {array.shape} and type {array.dtype}: expected numbers, "
+            f"{expected}."
+        )
+    if 0 in array.shape:
+        raise DataError(f"{path} has the shape {array.shape}: expected some pixels.")
+    check_finite(array, path)
+    return ImageFile(path, array if frames else array[None], None, np.eye(4))

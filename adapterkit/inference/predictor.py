@@ -25,7 +25,7 @@ from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
 from adapterkit.attach.attachment import Adapter
 from adapterkit.data.dataset import warn_of_few_levels
-from adapterkit.data.image_file import DataError, ImageFile, check_finite
+from adapterkit.data.image_file import DataError, ImageFile, image_of_array
 from adapterkit.inference.fitting import Fit, Pad, Squash
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.prompt_arrays import kind_of, read_prompts, together
@@ -384,18 +384,7 @@ def _at_side(low_res: Float[Tensor, "n h w"], side: int) -> Float[Tensor, "n S S
 
 def _image_file(image: str | Path | np.ndarray, frames: bool) -> ImageFile:
     if isinstance(image, str | Path):
-        from adapterkit.data.files.images import read_image
+        from adapterkit.data.files.images import read_image  # Needs an extra.
 
         return read_image(image)
-    array, path = np.asarray(image), Path("the array")
-    expected = "(T, H, W) or (T, H, W, 3)" if frames else "(H, W) or (H, W, 3)"
-    axes = array.ndim - frames
-    if array.dtype.kind not in "iuf" or not (axes == 2 or (axes == 3 and array.shape[-1] == 3)):
-        raise DataError(
-            f"{path} has the shape {array.shape} and type {array.dtype}: expected numbers, "
-            f"{expected}."
-        )
-    if 0 in array.shape:
-        raise DataError(f"{path} has the shape {array.shape}: expected some pixels.")
-    check_finite(array, path)
-    return ImageFile(path, array if frames else array[None], None, np.eye(4))
+    return image_of_array(np.asarray(image), frames)

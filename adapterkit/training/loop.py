@@ -88,16 +88,9 @@ def train(
         OSError: the state cannot be written.
     """
     run = _Run(
-        segmenter,
-        training,
-        validation,
-        settings,
-        accelerator,
-        state_file,
-        state_minutes,
-        workers,
+        segmenter, training, validation, settings, accelerator, state_file, state_minutes, workers,
         on_first_batch if accelerator.is_main_process else None,
-    )
+    )  # fmt: skip
     with ExitStack() as stack:
         if settings.activation_checkpointing:
             stack.enter_context(checkpointed_blocks(segmenter))
