@@ -78,6 +78,8 @@ def test_python_runs_from_top_to_bottom(page: str, files: Path, monkeypatch: pyt
         "labels": torch.ones(2, 1, 1, dtype=torch.int64),
     }
     for number, block in enumerate(blocks(page, "python")):
+        if block.startswith("--8<--"):
+            continue  # Of a tutorial's script, which has a test of its own.
         exec(compile(block, f"<Python block {number} of {page}>", "exec"), names)
 
 

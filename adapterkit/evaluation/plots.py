@@ -92,7 +92,7 @@ def segmentation_figure(cases: Sequence[Case], path: Path) -> None:
     colours = _structure_colours(cases)
     titles = [_titles(case) for case in cases]
     title_lines = [max(title.count("\n") + 1 for title in row) for row in titles]
-    handles = _legend_handles(colours)
+    handles = _legend_handles(colours, any(case.points.size for case in cases))
 
     aspects = [case.image.shape[0] / case.image.shape[1] for case in cases]
     heights = [
@@ -224,7 +224,7 @@ def draw_contour(
     )
 
 
-def _legend_handles(colours: Mapping[str, str]) -> list[Line2D]:
+def _legend_handles(colours: Mapping[str, str], with_points: bool) -> list[Line2D]:
     """Handles for a legend of three columns: rows of structures, then a row of line styles."""
     grey = "0.35"
     handles = [Line2D([], [], color=colour, label=_wrap(name)) for name, colour in colours.items()]
@@ -232,10 +232,12 @@ def _legend_handles(colours: Mapping[str, str]) -> list[Line2D]:
     handles += [
         Line2D([], [], color=grey, linestyle="dashed", linewidth=1, label="reference"),
         Line2D([], [], color=grey, linestyle="solid", linewidth=1, label="predicted"),
-        Line2D(
-            [], [], color=grey, linestyle="none", marker="o", markersize=4, label="prompt point"
-        ),
     ]
+    if with_points:
+        point = Line2D([], [], color=grey, linestyle="none", marker="o", markersize=4)
+        point.set_label("prompt point")
+        handles.append(point)
+    handles += [Line2D([], [], linestyle="none", label=" ") for _ in range(-len(handles) % 3)]
     # matplotlib fills a legend column by column.
     return [handle for column in range(3) for handle in handles[column::3]]
 
