@@ -18,7 +18,7 @@ from adapterkit.data.files.masks import write_masks
 from adapterkit.evaluation.evaluation import Evaluation
 from adapterkit.evaluation.metrics import segmentation_metrics
 from tests.conftest import Done
-from tests.data.test_images import write_dicom
+from tests.data.dicom_files import write_dicom
 
 Run = Callable[..., Done]
 

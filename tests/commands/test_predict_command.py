@@ -27,7 +27,7 @@ from adapterkit.inference.tasks import find_tasks
 from adapterkit.promptable.stock_sam import save_sam
 from adapterkit.system.lock import LOCK, locked_folder
 from tests.conftest import Done
-from tests.data.test_images import write_dicom
+from tests.data.dicom_files import write_dicom
 from tests.models import ECHO
 
 Run = Callable[..., Done]

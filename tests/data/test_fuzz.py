@@ -17,7 +17,7 @@ from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.image_file import DataError
 from adapterkit.inference.prompt_files import read_prompts
-from tests.data.test_images import write_dicom
+from tests.data.dicom_files import write_dicom
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 24, 32), dtype=np.uint8)
 LABELS = (NOISE // 100).astype(np.uint8)

@@ -18,7 +18,8 @@ from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.files.palette import colour
 from adapterkit.data.image_file import DataError, ImageFile
-from tests.data.test_images import BUNDLED, GREY, RGB, STACK, write_dicom
+from tests.data.dicom_files import BUNDLED, write_dicom
+from tests.data.test_images import GREY, RGB, STACK
 
 NAMES = ["left ventricle", "myocardium"]
 AFFINE = np.array([[-0.5, 0, 0, 9], [0, 0, 2, 8], [0, -0.25, 0, 7], [0, 0, 0, 1.0]])

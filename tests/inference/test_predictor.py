@@ -25,7 +25,7 @@ from adapterkit.evaluation.evaluation import predict
 from adapterkit.inference.predictor import Predictor
 from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.segmenter import Segmenter
-from tests.data.test_images import BUNDLED, write_dicom
+from tests.data.dicom_files import BUNDLED, write_dicom
 from tests.models import ECHO
 
 RNG = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import dice_of_images
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
-from adapterkit.training.accelerator import log_to, make_accelerator
+from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.loop import train
 from adapterkit.training.losses import LOSSES
@@ -340,37 +340,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_named(
 def test_numbers_out_of_range_are_refused(name: str, value: Any):
     with pytest.raises(ValueError, match=f"{name}={value}: expected"):
         Settings(**{name: value})
-
-
-def test_tensorboard_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "adapterkit.training.accelerator._INSTALLED", {"tensorboard": lambda: False}
-    )
-    with pytest.raises(ValueError, match="pip install tensorboard"):
-        make_accelerator(track=["tensorboard"])
-
-
-def test_tensorboard_gets_loss_and_dice(tmp_path: Path, echo: CamusDataset):
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    accelerator, one = make_accelerator(track=["tensorboard"]), Subset(echo, [0, 1])
-    log_to(tmp_path, accelerator, "echo", {"seed": 0, "clip": None})
-    history = train(
-        adapted(),
-        one,
-        one,
-        Settings(epochs=2, batch_size=1),
-        accelerator=accelerator,
-        on_improvement=lambda _: None,
-    )
-    accelerator.end_training()
-    written = events.EventAccumulator(str(tmp_path / "adapterkit")).Reload()
-    losses = [event.value for event in written.Scalars("loss")]
-    assert len(losses) == 4
-    assert sum(losses[:2]) / 2 == pytest.approx(history[0].loss)
-    dices = {event.step: event.value for event in written.Scalars("validation Dice")}
-    assert dices == {
-        i * 2: pytest.approx(each.validation_dice) for i, each in enumerate(history, 1)
-    }
 
 
 # Interruptions

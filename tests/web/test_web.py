@@ -32,7 +32,7 @@ from adapterkit.web import drawing
 from adapterkit.web.events import example
 from adapterkit.web.page import serving
 from adapterkit.web.session import Answer, Session
-from tests.data.test_images import write_dicom
+from tests.data.dicom_files import write_dicom
 from tests.models import ECHO
 
 HERE = "127.0.0.1"
