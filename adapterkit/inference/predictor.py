@@ -232,7 +232,7 @@ class Predictor:
         """Segment K prompted structures of the image that was set.
 
         Without any prompt, and where the adapter in use knows structures by their names
-        (`promptable.structures`), these: each has a mask, empty where it is judged absent.
+        (`Promptable.structures`), these: each has a mask, empty where it is judged absent.
 
         An argument has an entry for each structure: an array, nested lists, or None where this
         structure has no such prompt. Structures can differ in their numbers of points and kinds of
@@ -245,7 +245,7 @@ class Predictor:
                 the image.
             masks: (H, W) each, bool, roughly the structure; or (h, w), the `low_res_logits` of a
                 prediction with the same adapter.
-            classes: the name of each, one of `promptable.structures`, or its position there.
+            classes: the name of each, one of `Promptable.structures`, or its position there.
             multimask: give three masks of each structure, for prompts that are ambiguous. A trained
                 mask decoder has usually been trained for the single one alone.
 

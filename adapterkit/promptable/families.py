@@ -24,5 +24,5 @@ def as_promptable(model: nn.Module) -> Promptable:
         return Segmenter(model)
     raise TypeError(
         f"a {type(model).__module__}.{type(model).__qualname__} cannot be prompted; expected a "
-        "segment_anything Sam, or an adapterkit.Promptable"
+        "segment_anything Sam, or an adapterkit.promptable.protocol.Promptable"
     )

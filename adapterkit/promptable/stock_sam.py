@@ -162,8 +162,8 @@ def mini_sam() -> Sam:
 
     Of stock classes and 512x512 pixels, so that whatever works on SAM can be tried on it within
     seconds and without a download. A demonstration and test model, not for clinical use: it has
-    seen nothing but procedural scenes (`data.scenes`), and answers clicks far less well than SAM.
-    `weights/MODEL_CARD.md` says how it was made and what it is worth.
+    seen nothing but procedural scenes (`data.synthetic.scenes`), and answers clicks far less well
+    than SAM. `weights/MODEL_CARD.md` says how it was made and what it is worth.
 
     Returns:
         The model, with 2.4 M parameters.

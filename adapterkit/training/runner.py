@@ -76,7 +76,7 @@ def perform(
         experiment: what.
         open_folder: gives the folder for the results; called when all that can be wrong with what
             was asked for has been found out, before anything is trained.
-        accelerator: from `training.loop.make_accelerator`.
+        accelerator: from `training.accelerator.make_accelerator`.
         say: where the results are told; None: nowhere.
 
     Returns:

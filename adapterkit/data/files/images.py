@@ -53,7 +53,7 @@ def read_image(path: str | Path) -> ImageFile:
 
     The file's content says which kind it is: pictures as `pictures.read_pages` reads them, NIfTI
     (.nii, .nii.gz) and MetaImage (.mhd, .mha) as `read_frames` does, MetaImage in colour too, and
-    DICOM as `data.dicom.read_dicom` does. Of three axes the slowest counts the frames.
+    DICOM as `data.files.dicom.read_dicom` does. Of three axes the slowest counts the frames.
 
     Args:
         path: of the file.
