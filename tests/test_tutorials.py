@@ -1,6 +1,7 @@
 """The tutorials' scripts, at small size, as a reader runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +12,34 @@ PROJECT = Path(__file__).parents[1]
 TUTORIALS = PROJECT / "docs" / "tutorials"
 SMALLER: dict[str, dict[str, str]] = {
     "first_adapter": {"PATIENTS, EPOCHS = 48, 8": "PATIENTS, EPOCHS = 5, 1"},
+    "own_folder": {"PATIENTS, EPOCHS = 30, 12": "PATIENTS, EPOCHS = 4, 1"},
 }
 """What is written in each script, and what stands there in the test."""
+SLOW: set[str] = set()
+
+
+def scripts_of(name: str) -> dict[str, str]:
+    """A tutorial's script and those that it starts, whose names begin with its own."""
+    return {path.name: path.read_text() for path in TUTORIALS.glob(f"{name}*.py")}
 
 
 def test_every_script_is_tested_and_has_a_page():
-    scripts = {path.stem for path in TUTORIALS.glob("*.py")}
-    assert scripts == SMALLER.keys()
-    assert scripts <= {path.stem for path in TUTORIALS.glob("*.md")}
+    tested = {file for name in SMALLER for file in scripts_of(name)}
+    assert tested == {path.name for path in TUTORIALS.glob("*.py")}
+    assert SMALLER.keys() <= {path.stem for path in TUTORIALS.glob("*.md")}
 
 
-@pytest.mark.parametrize("name", SMALLER)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SMALLER]
+)
 def test_the_script_runs_and_leaves_its_figures(name: str, tmp_path: Path):
-    code = (TUTORIALS / f"{name}.py").read_text()
+    for file, code in scripts_of(name).items():
+        (tmp_path / file).write_text(code)
+    script = tmp_path / f"{name}.py"
     for written, smaller in SMALLER[name].items():
+        code = script.read_text()
         assert written in code
-        code = code.replace(written, smaller)
-    (tmp_path / f"{name}.py").write_text(code)
+        script.write_text(code.replace(written, smaller))
     done = subprocess.run(
         [sys.executable, f"{name}.py"],
         cwd=tmp_path,
@@ -42,8 +54,9 @@ def test_the_script_runs_and_leaves_its_figures(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", SMALLER)
 def test_the_page_shows_all_of_the_script(name: str):
-    page, code = ((TUTORIALS / f"{name}.{ending}").read_text() for ending in ("md", "py"))
-    sections = {line.split(":")[1].rstrip("]") for line in code.splitlines() if "[start:" in line}
-    assert sections
-    for section in sections:
-        assert f'--8<-- "docs/tutorials/{name}.py:{section}"' in page
+    page = (TUTORIALS / f"{name}.md").read_text()
+    for file, code in scripts_of(name).items():
+        sections = re.findall(r"# --8<-- \[start:(\w+)\]", code)
+        assert sections
+        for section in sections:
+            assert f'--8<-- "docs/tutorials/{file}:{section}"' in page
