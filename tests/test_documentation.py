@@ -175,3 +175,33 @@ def test_the_job_for_slurm_is_a_script_with_a_command_that_is_understood(
         TrainingOptions(data=tmp_path / "thyroid", checkpoint=checkpoint, out=run),
         TrainingOptions(resume=run),
     ]
+
+
+# The reference
+
+
+def directives(page: str) -> set[str]:
+    return {*re.findall(r"^::: (\S+)", PAGES[f"docs/reference/{page}.md"], re.MULTILINE)}
+
+
+def test_the_reference_has_every_public_name():
+    assert {f"adapterkit.{name}" for name in dir(ak)} - directives("python") == {
+        "adapterkit.methods",
+        "adapterkit.parts",
+    }
+
+
+def test_the_reference_has_every_part_with_its_drawing():
+    parts = {
+        name for name, part in ak.parts.PARTS.items() if part.__module__.startswith("adapterkit.")
+    }
+    assert {f"adapterkit.parts.{name}" for name in parts} <= directives("parts")
+    drawn = runpy.run_path(str(PROJECT / "docs/reference/draw_parts.py"))
+    assert drawn["PARTS"].keys() == parts
+    for name, part in drawn["PARTS"].items():
+        assert (drawn["FOLDER"] / f"{name}.svg").read_text() == drawn["draw"](part)
+
+
+def test_the_reference_has_every_method():
+    page = directives("methods")
+    assert {f"adapterkit.methods.{name}" for name in ak.methods.method_names()} <= page
