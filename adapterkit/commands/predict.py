@@ -54,7 +54,7 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         checkpoint: of the base; without, the small model.
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
-        prompts: a CSV or JSON file of each image's prompts; see docs/prompts.md.
+        prompts: a CSV or JSON file of each image's prompts; see docs/segmenting.md.
         min_score: of a grid, the least predicted IoU.
         min_stability: of a grid, a mask's least stability.
         format: of the masks.
