@@ -28,6 +28,7 @@ from .kernels.fast_forward import fast as fast
 from .kernels.fast_forward import stock as stock
 from .methods import register_method as register_method
 from .parts import register_part as register_part
+from .promptable.loading import load as load
 from .promptable.prompts import Prompts as Prompts
 from .promptable.segmenter import Segmenter as Segmenter
 from .promptable.stock_sam import SamConfig as SamConfig

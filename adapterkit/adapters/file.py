@@ -6,7 +6,7 @@ summary of the training. Tensors are named as under the adapter, `feature_adapte
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from adapterkit.adapters.injection import (
     trained_tensors,
 )
 from adapterkit.attach.attachment import Adapter
+from adapterkit.encoders.sam_names import share_weights, trained_as_in_sam
 from adapterkit.encoders.views import ViT, view
 from adapterkit.encoders.wrappers import whole
-from adapterkit.parts import ClassPrompts, Normalise, Peft
+from adapterkit.parts import ClassPrompts, Peft
+from adapterkit.parts.normalise import normalisation_of
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 
 _KEY = "adapterkit"
@@ -84,7 +86,7 @@ def save_adapter(
         replaced = replaced_tensors(base, adapter)
         adapter.activate()
         try:
-            mean, std = _normalisation(base.model, adapter)
+            mean, std = _normalisation(view(model), adapter)
         finally:
             adapter.deactivate()
         header = AdapterHeader(
@@ -106,7 +108,8 @@ def load_adapter(
     """Inject the adapter of a file into `model` and make it the active one.
 
     Args:
-        model: the base that the adapter was trained on, or another adapter's model on that base.
+        model: the base that the adapter was trained on, or another adapter's model on that base;
+            the same weights of SAM may be held by segment_anything, timm or transformers.
         path: what `save_adapter` wrote.
         name: what the adapter is called on this model.
         check_base: refuse a base whose fingerprint differs. False: take any that the parts fit.
@@ -122,7 +125,7 @@ def load_adapter(
     """
     header, shapes = _read_header(path)
     own = view(model).family
-    if check_base and own != header.family:
+    if check_base and not share_weights(own, header.family):
         raise AdapterFileError(
             f"{path} was trained on a {header.family} encoder, and this is a {own} one"
         )
@@ -132,12 +135,15 @@ def load_adapter(
             adapter = _build(base, header, sum(map(math.prod, shapes.values())))
         except _UNFIT as error:
             if check_base:
-                compare_base(header.fingerprint, base, (), path)
+                compare_base(header.fingerprint, base, (), path, header.family)
             raise AdapterFileError(f"{path}: its parts do not fit this model: {error}") from error
         if check_base:
-            compare_base(header.fingerprint, base, replaced_tensors(base, adapter), path)
+            replaced = replaced_tensors(base, adapter)
+            compare_base(header.fingerprint, base, replaced, path, header.family)
+        names = _own_names(adapter, base.family, header.family, shapes)
+        shapes = {names[key]: shape for key, shape in shapes.items()}
         _check_shapes(adapter, shapes, path)
-        _load_tensors(adapter, path, base.patch_projection.weight)
+        _load_tensors(adapter, path, names, base.patch_projection.weight)
         try:
             attach(base, adapter, name)
         except ValueError as error:
@@ -223,6 +229,14 @@ def _numbers_up_to(most: int, options: Any) -> bool:
     return not isinstance(options, int | float) or options <= most
 
 
+def _own_names(adapter: Adapter, own: str, theirs: str, names: Iterable[str]) -> dict[str, str]:
+    """What the adapter calls the tensors of a file that was trained on a base of another family."""
+    if own == theirs or not share_weights(own, theirs):
+        return {name: name for name in names}
+    expected = {trained_as_in_sam(own, name): name for name in adapter.added.state_dict()}
+    return {name: expected.get(trained_as_in_sam(theirs, name), name) for name in names}
+
+
 def _check_shapes(
     adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], path: str | Path
 ) -> None:
@@ -239,13 +253,16 @@ def _check_shapes(
             )
 
 
-def _load_tensors(adapter: Adapter, path: str | Path, like: Tensor) -> None:
+def _load_tensors(
+    adapter: Adapter, path: str | Path, names: Mapping[str, str], like: Tensor
+) -> None:
     metadata, _ = _read_layout(path)
     tensors = load_file(path)
     try:
         check_tensors(tensors, metadata)
     except ValueError as error:
         raise AdapterFileError(f"{path} is damaged: {error}; copy or download it again") from error
+    tensors = {names[key]: value for key, value in tensors.items()}
     for key, expected in adapter.added.state_dict().items():
         value = tensors[key]
         if value.is_floating_point() != expected.is_floating_point() or value.is_complex():
@@ -265,12 +282,10 @@ def _structures_of(adapter: Adapter) -> tuple[str, ...]:
 
 
 def _normalisation(
-    model: nn.Module, adapter: Adapter
+    adapted: ViT, adapter: Adapter
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
-    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
-    if isinstance(mean, Tensor) and isinstance(std, Tensor):
-        return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
-    for part in adapter.parts:
-        if isinstance(part, Normalise):
-            return part.mean, part.std
-    return None, None
+    found = normalisation_of(adapted, adapter.parts)
+    if found is None:
+        return None, None
+    mean, std = (tuple(each.flatten().tolist()) for each in found)
+    return mean, std

@@ -11,6 +11,7 @@ from adapterkit.adapters.injection import base_state_dict
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.attachment import Adapter
 from adapterkit.attach.overlay import Override
+from adapterkit.encoders.sam_names import as_in_sam
 from adapterkit.encoders.views import ViT, view
 from adapterkit.encoders.wrappers import plain_names
 
@@ -40,7 +41,7 @@ def replaced_tensors(base: ViT, adapter: Adapter) -> set[str]:
 
 
 def compare_base(
-    expected: Mapping[str, str], base: ViT, replaced: Collection[str], path: object
+    expected: Mapping[str, str], base: ViT, replaced: Collection[str], path: object, family: str
 ) -> None:
     """Refuse a base that is another than the one that an adapter was trained on.
 
@@ -49,11 +50,17 @@ def compare_base(
         base: the model's.
         replaced: names of what the adapter replaces, whose values do not matter.
         path: of the file, for the message.
+        family: of the base that the adapter was trained on. Where it is another than the model's,
+            which can have the same weights, tensors are known by their names in a `Sam`.
 
     Raises:
         AdapterFileError: a tensor differs; it is named as the model names it.
     """
     own = base_state_dict(base)
+    if family != base.family:
+        expected = {as_in_sam(family, name): each for name, each in expected.items()}
+        own = {as_in_sam(base.family, name): each for name, each in own.items()}
+        replaced = {as_in_sam(base.family, name) for name in replaced}
     # An encoder alone may carry a whole model's encoder adapter, and the other way round.
     components = {key.split(".")[0] for key in own}
     # A file of nothing is one that replaces all there is, and not one that fits any base.

@@ -53,7 +53,7 @@ def push_adapter(
     """
     card = model_card(inspect_adapter(path), repo, base, licence)
     api = HfApi()
-    with _clear_errors(repo):
+    with clear_errors(repo):
         url = api.create_repo(repo, private=not public, exist_ok=True)
         api.create_commit(
             repo,
@@ -81,7 +81,7 @@ def pull_adapter(repo: str, path: str | Path, revision: str | None = None) -> Ad
         ValueError: the Hub has no such names of repositories.
     """
     with TemporaryDirectory() as folder:
-        with _clear_errors(repo):
+        with clear_errors(repo):
             # Asked for first, since downloading would try again and again where there is no Hub.
             commit = HfApi().model_info(repo, revision=revision).sha
             found = HfApi().hf_hub_download(repo, FILE, revision=commit, local_dir=folder)
@@ -142,7 +142,7 @@ adapterkit predict images --adapter {FILE} --checkpoint BASE --out masks
 ```python
 import adapterkit as ak
 
-sam = ak.load_sam(BASE)  # the checkpoint of the base
+sam = ak.load(BASE)  # the base: a file, a folder, or a name on the Hub
 ak.load_adapter(sam, "{FILE}")
 ```
 """
@@ -153,7 +153,7 @@ def _cell(value: Any) -> str:
 
 
 @contextmanager
-def _clear_errors(repo: str) -> Iterator[None]:
+def clear_errors(repo: str) -> Iterator[None]:
     """Errors of the Hub as `OSError` that says what to do."""
     hub = constants.ENDPOINT
     log_in = "log in with hf auth login, or set HF_TOKEN"

@@ -27,7 +27,8 @@ from adapterkit.attach.actions import (
 )
 from adapterkit.attach.context import BeginPass, Context, EndPass, TakeImage
 from adapterkit.attach.overlay import Transform
-from adapterkit.encoders.views import Block, Blocks, PromptDecoder, Site, ViT
+from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.views import Block, Blocks, Site, ViT
 
 CONTAINER = "adapterkit"
 """The encoder's attribute, and so the state-dict prefix, under which adapters live."""
@@ -106,11 +107,7 @@ class Attachment:
             ValueError: there is no such site here.
         """
         site = self.view.site(at, block)
-        rows, columns = (
-            there * asked // first
-            for there, asked, first in zip(site.grid, self.grid, self.view.grid, strict=True)
-        )
-        return replace(site, grid=(rows, columns))
+        return replace(site, grid=self._resized(site.grid))
 
     def decoder(self, part: str) -> PromptDecoder:
         """The sites of the prompt encoder and the mask decoder, for a part of this name.
@@ -118,12 +115,21 @@ class Attachment:
         Raises:
             ValueError: there are none.
         """
-        if self.view.decoder is None:
+        decoder = self.view.decoder
+        if decoder is None:
             raise ValueError(
                 f"{part} attaches to a prompt encoder and a mask decoder, which this "
-                f"{self.view.family} model lacks; expected a segment_anything Sam"
+                f"{self.view.family} model lacks; expected a Segment Anything model as a whole"
             )
-        return self.view.decoder
+        return replace(decoder, grid=self._resized(decoder.grid))
+
+    def _resized(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """A grid of the view as the parts so far make it."""
+        rows, columns = (
+            there * asked // first
+            for there, asked, first in zip(grid, self.grid, self.view.grid, strict=True)
+        )
+        return rows, columns
 
     def select(
         self, blocks: Blocks, fits: Callable[[Block], bool] | None = None
@@ -262,7 +268,7 @@ class Adapter(nn.Module):
             self._pass_actions = [
                 *([take] if to.context.computes_at_the_end else []),
                 ForwardPreHook(view.patch_embed, BeginPass(to.context)),
-                ForwardHook(view.encoder, EndPass(to.context)),
+                ForwardHook(view.encoder, EndPass(to.context, view.embedding_of)),
             ]
         found = clash(self.actions)
         if found:

@@ -123,7 +123,7 @@ class Context:
         if self._computes_last:
             self._image = image
 
-    def end(self, embedding: Any) -> None:
+    def end(self, embedding: Tensor) -> None:
         """End the encoder's part of a pass: compute what comes last, and free what nobody can read
         any more."""
         if self._image is not None:
@@ -199,9 +199,10 @@ class BeginPass:
 
 @dataclass(frozen=True)
 class EndPass:
-    """A forward hook on the encoder."""
+    """A forward hook on the encoder; `embedding_of` is the view's."""
 
     context: Context
+    embedding_of: Callable[[Any], Tensor]
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.context.end(output)
+        self.context.end(self.embedding_of(output))

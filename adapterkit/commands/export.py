@@ -24,12 +24,13 @@ def export(
 
     Args:
         out: a new folder.
-        checkpoint: of a Segment Anything model. By default adapterkit's own small one.
+        checkpoint: of a Segment Anything model: a file, a folder, or a name on the Hugging Face
+            Hub. By default adapterkit's own small one.
         adapter: an adapter file for it. By default the model is exported as it is.
         format: ONNX, for onnxruntime; or what PyTorch's torch.export.load reads.
         int8: with ONNX, weights of linear layers in eight bits, for CPUs.
     """
-    sam = ak.mini_sam() if checkpoint is None else ak.load_sam(checkpoint)
+    sam = ak.mini_sam() if checkpoint is None else ak.load(checkpoint)
     classes: tuple[str, ...] = ()
     if adapter is not None:
         ak.load_adapter(sam, adapter)

@@ -15,16 +15,17 @@ def merge(checkpoint: Path, adapter: Path, out: Path, force: bool = False) -> No
 --out merged.safetensors
 
     Args:
-        checkpoint: the base that the adapter was trained on.
+        checkpoint: the base that the adapter was trained on: a file, a folder, or a name on the
+            Hugging Face Hub.
         adapter: the adapter file.
-        out: the merged base, safetensors.
+        out: the merged base: a safetensors file, or, of a model of transformers, a folder.
         force: replace OUT if it exists.
     """
-    from adapterkit.promptable.stock_sam import save_sam
+    from adapterkit.promptable.families import family_of
 
     check_free(out, force)
     header = ak.inspect_adapter(adapter)
-    sam = ak.merge(ak.load_adapter(ak.load_sam(checkpoint), adapter))
+    sam = ak.merge(ak.load_adapter(ak.load(checkpoint), adapter))
     rest = ak.adapters_of(sam)
     if rest is not None:
         beside = out.with_name(f"{out.stem}.adapter.safetensors")
@@ -32,5 +33,7 @@ def merge(checkpoint: Path, adapter: Path, out: Path, force: bool = False) -> No
         ak.save_adapter(sam, beside, classes=header.classes, training=header.training)
         console.print(f"what cannot be merged is in {beside}", soft_wrap=True)
         ak.eject(sam)
-    save_sam(sam, out)
+    family = family_of(sam)
+    assert family is not None
+    family.save(out)
     console.print(f"the merged base is in {out}", soft_wrap=True)

@@ -17,10 +17,11 @@ def methods(checkpoint: Path | None = None, image_size: int | None = None) -> No
     Example: adapterkit methods --checkpoint sam_vit_b_01ec64.pth
 
     Args:
-        checkpoint: of a Segment Anything model. By default the sizes of its ViT-B.
+        checkpoint: of a Segment Anything model: a file, a folder, or a name on the Hugging Face
+            Hub. By default the sizes of its ViT-B.
         image_size: side of the square input, in pixels. By default each method's own.
     """
-    sam = ak.build_sam() if checkpoint is None else ak.load_sam(checkpoint)
+    sam = ak.build_sam() if checkpoint is None else ak.load(checkpoint)
     total = sum(each.numel() for each in sam.parameters())
     table = Table(box=MARKDOWN)
     table.add_column("method", overflow="fold")

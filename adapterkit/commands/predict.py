@@ -51,7 +51,7 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         paths: NIfTI, MetaImage, DICOM and pictures; a folder's DICOM series are volumes.
         out: the folder for the masks; subfolders are kept.
         adapter: an adapter file; without, the base alone.
-        checkpoint: of the base; without, the small model.
+        checkpoint: of the base: a file, folder or Hub name; without, the small model.
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
         prompts: a CSV or JSON file of each image's prompts; see docs/segmenting.md.

@@ -32,8 +32,8 @@ def serve(
 
     Args:
         adapter: an adapter file; give the option again for each further one.
-        checkpoint: the Segment Anything model that they fit; by default the small one that comes
-            with adapterkit, which works without any file.
+        checkpoint: the Segment Anything model that they fit: a file, a folder, or a name on the
+            Hugging Face Hub; by default the small one that comes with adapterkit.
         host: address to listen at.
         port: to listen at.
         max_upload: the largest image file that can be opened, in MiB.
@@ -46,7 +46,7 @@ def serve(
     from adapterkit.web.guards import MAX_KEPT
     from adapterkit.web.page import serving
 
-    base = ak.mini_sam() if checkpoint is None else ak.load_sam(checkpoint)
+    base = ak.mini_sam() if checkpoint is None else ak.load(checkpoint)
     predictor = ak.Predictor(base)
     for file in adapter:
         predictor.load(file)

@@ -1,8 +1,8 @@
-"""Where the sites of vision transformers are: the view, and one file for each library.
+"""Where the sites of vision transformers are: the view, and one file for each library or family.
 
 Importing this package registers the families of all of them, without importing the libraries.
 """
 
-from adapterkit.encoders import segment_anything, timm, transformers
+from adapterkit.encoders import segment_anything, timm, transformers_sam, transformers_sam2
 
-__all__ = ["segment_anything", "timm", "transformers"]
+__all__ = ["segment_anything", "timm", "transformers_sam", "transformers_sam2"]

@@ -6,17 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
+from adapterkit.encoders.sam_names import names_in_sam
 from adapterkit.encoders.views import (
     Changes,
     Geometry,
-    PromptDecoder,
     Site,
     ViT,
     family,
     position_embedding,
 )
 from adapterkit.encoders.wrappers import unwrapped
+
+names_in_sam("segment_anything")
 
 
 @family
@@ -60,6 +63,9 @@ def segment_anything(model: nn.Module) -> ViT | None:
         patch_size=projection.stride[0],
         resizer=resize,
         decoder=_prompt_decoder(model) if isinstance(model, Sam) else None,
+        normalisation=(model.get_buffer("pixel_mean"), model.get_buffer("pixel_std"))
+        if isinstance(model, Sam)
+        else None,
     )
 
 
@@ -76,9 +82,11 @@ def _prompt_decoder(sam: Any) -> PromptDecoder:
 
     return PromptDecoder(
         width=decoder.transformer_dim,
+        grid=prompts.image_embedding_size,
         prompt_encoder=prompts,
         mask_prompt=prompts.mask_downscaling,
         mask_features=decoder.output_upscaling,
+        mask_channels=decoder.transformer_dim // 8,
         mask_weights=tuple(decoder.output_hypernetworks_mlps),
         token_head=decoder.iou_prediction_head,
         try_out=try_out,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
+from adapterkit.encoders.sam_names import names_in_sam
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import (
     Block,
@@ -29,6 +30,8 @@ from adapterkit.encoders.views import (
     projections,
 )
 from adapterkit.encoders.wrappers import unwrapped
+
+names_in_sam("timm_samvit", (r"\.mlp\.fc(\d)\.", r".mlp.lin\1."))
 
 
 @family

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
+from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.wrappers import check_not_flattened, unwrapped
 
@@ -181,29 +182,8 @@ class Stage:
     grid: tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class PromptDecoder:
-    """Where the sites of a prompt encoder and a mask decoder are.
-
-    Attributes:
-        width: channels of the image embedding and of prompt and mask tokens.
-        prompt_encoder: gives the sparse, (P, N, width), and the dense prompt embeddings,
-            (P, width, h, w), of P prompts.
-        mask_prompt: reads a mask as a prompt, (P, 1, 4h, 4w).
-        mask_features: its output, (P, c, H, W), is what masks are made of, at their size.
-        mask_weights: each makes of a mask token, (P, width), the weights, (P, c), with which the
-            features are summed to a mask.
-        token_head: reads the token of the whole prompt, (P, width): SAM's estimate of IoU.
-        try_out: run prompt encoder and mask decoder once, on whatever values.
-    """
-
-    width: int
-    prompt_encoder: nn.Module
-    mask_prompt: nn.Module
-    mask_features: nn.Module
-    mask_weights: tuple[nn.Module, ...]
-    token_head: nn.Module
-    try_out: Callable[[], object]
+def _itself(output: Any) -> Any:
+    return output
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +210,11 @@ class ViT:
         reads_patches: whether its forward reads the last block's patch tokens, and not a class
             token alone.
         decoder: the sites of the model's prompt encoder and mask decoder, or None.
+        embedding_of: the image embedding, (B, C, h, w), in what the encoder's forward gives.
+        not_trained: modules of components that `Train` leaves as they are, since no mask depends
+            on them.
+        normalisation: mean and standard deviation, (3, 1, 1) each, of the channels of images in
+            [0, 255], by which they become what the encoder takes; None where the caller knows.
     """
 
     family: str
@@ -248,6 +233,9 @@ class ViT:
     drops_patches: bool = False
     reads_patches: bool = True
     decoder: PromptDecoder | None = None
+    embedding_of: Callable[[Any], Tensor] = _itself
+    not_trained: tuple[nn.Module, ...] = ()
+    normalisation: tuple[Tensor, Tensor] | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -370,9 +358,9 @@ def view(model: nn.Module) -> ViT:
 
     Args:
         model: a `segment_anything` `Sam` or its image encoder; a timm `VisionTransformer`,
-            `VisionTransformerSAM`, `Eva` or `Beit`; a transformers `SamModel`, `SamVisionModel` or
-            its encoder. In `DistributedDataParallel`, compiled or checkpointed, as a whole or its
-            encoder, or not.
+            `VisionTransformerSAM`, `Eva` or `Beit`; of transformers, a `SamModel`, `SamHQModel` or
+            `Sam2Model`, or the vision encoder of one. In `DistributedDataParallel`, compiled or
+            checkpointed, as a whole or its encoder, or not.
 
     Returns:
         Where the blocks and sites are, and the sizes of input, patches and tokens.

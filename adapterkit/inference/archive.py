@@ -23,6 +23,7 @@ from adapterkit.data.files.series import read_series
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import predict_arguments
 from adapterkit.inference.tasks import Task
+from adapterkit.promptable.loading import absolute, is_on_the_hub
 from adapterkit.promptable.stock_sam import mini_sam
 from adapterkit.system.cluster import ray_cluster
 from adapterkit.system.files import atomic_write
@@ -37,7 +38,7 @@ class Model:
     """What segments.
 
     Attributes:
-        checkpoint: of a `Sam`; None: `mini_sam`.
+        checkpoint: as `load` takes it; None: `mini_sam`.
         adapter: a file for it; None: the base as it is.
         automatic: what `Predictor.predict_automatic` is given where there are no prompts.
     """
@@ -57,7 +58,7 @@ class Model:
     def settings(self) -> dict[str, Any]:
         """What tells this model from another: of files their names and digests."""
         return {
-            "checkpoint": digest(self.checkpoint) if self.checkpoint else "mini_sam",
+            "checkpoint": _digest_of_base(self.checkpoint) if self.checkpoint else "mini_sam",
             "adapter": digest(self.adapter) if self.adapter else None,
             **self.automatic,
         }
@@ -69,6 +70,14 @@ def digest(path: Path) -> str:
         raise FileNotFoundError(f"there is no file at {path}")
     with path.open("rb") as file:
         return f"{path.name} (sha256 {file_digest(file, 'sha256').hexdigest()[:16]})"
+
+
+def _digest_of_base(checkpoint: Path) -> str:
+    """Of a file, or of the files in a folder; what is on the Hub is known by its name."""
+    if checkpoint.is_dir():
+        files = sorted([*checkpoint.glob("*.json"), *checkpoint.glob("*.safetensors")])
+        return f"{checkpoint.name}: {', '.join(map(digest, files))}"
+    return checkpoint.as_posix() if is_on_the_hub(checkpoint) else digest(checkpoint)
 
 
 @contextmanager
@@ -240,10 +249,10 @@ def segment_files_on_ray(
             # Workers have other working folders.
             model = replace(
                 model,
-                checkpoint=model.checkpoint and model.checkpoint.resolve(),
+                checkpoint=absolute(model.checkpoint),
                 adapter=model.adapter and model.adapter.resolve(),
             )
-            absolute = (
+            resolved = (
                 replace(
                     task,
                     image=task.image.resolve(),
@@ -252,7 +261,7 @@ def segment_files_on_ray(
                 )
                 for task in tasks
             )
-            rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(absolute)]
+            rows = [{"index": k, "task": pickle.dumps(task)} for k, task in enumerate(resolved)]
             # Blocks are handed to workers one by one: few of them would leave some without work.
             blocks = min(len(rows), 32 * workers)
             results = ray.data.from_items(rows, override_num_blocks=blocks).map(

@@ -1,4 +1,6 @@
-"""A `Sam` with its adapters, as files that run without adapterkit: ONNX, or PyTorch's `export`.
+"""A Segment Anything model with its adapters, as files that run without adapterkit.
+
+They are ONNX, or what PyTorch's `export` writes.
 
 A folder holds the encoder with its adapters, the prompt encoder and mask decoder as one decoder,
 and `export.json`, which says what they are. An image is encoded once; each prompt then costs the
@@ -42,7 +44,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -50,7 +51,8 @@ from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
-from adapterkit.promptable.segmenter import Segmenter, predict_masks
+from adapterkit.promptable.families import family_of, titles
+from adapterkit.promptable.segmenter import Segmenter
 from adapterkit.system.extras import require
 from adapterkit.system.files import is_new_folder
 
@@ -59,7 +61,7 @@ OPSET = 20
 
 
 def export(
-    sam: Sam,
+    sam: nn.Module,
     folder: str | Path,
     format: Literal["onnx", "torch"] = "onnx",
     int8: bool = False,
@@ -73,8 +75,8 @@ def export(
     would unpickle what a foreign file asks it to, so load no others.
 
     Args:
-        sam: stock or `fast`, on any device and of any dtype; it stays as it is. The files are
-            for float32.
+        sam: what a `Segmenter` takes, stock or `fast`, on any device and of any dtype; it stays as
+            it is. The files are for float32.
         folder: a new or an empty one.
         format: "onnx", or "torch" for PyTorch's export.
         int8: with "onnx", linear layers compute in eight bits, for CPUs: their weights are rounded
@@ -82,14 +84,15 @@ def export(
         classes: names of the structures that it segments.
 
     Raises:
-        TypeError: `sam` is no `Sam`.
+        TypeError: `sam` is none that a `Segmenter` takes.
         FileExistsError: the folder exists and is not empty.
         FileNotFoundError: there is no folder to make it in.
         ValueError: int8 is asked of PyTorch's format, or the extra `export` is not installed.
         OSError: it cannot be written; the disk is full, say.
     """
-    if not isinstance(sam, Sam):
-        raise TypeError(f"export: expected a segment_anything Sam, not a {type(sam).__qualname__}")
+    family = family_of(sam)
+    if family is None:
+        raise TypeError(f"export: expected {titles()}, not a {type(sam).__qualname__}")
     if int8 and format != "onnx":
         raise ValueError(f"int8 is for the format onnx, and the format is {format}")
     if format == "onnx":
@@ -103,11 +106,12 @@ def export(
         "weights": "int8" if int8 else "float32",
         "parts": [str(part) for adapter in active for part in adapter.parts],
         "classes": list(Segmenter(sam).structures or classes),
-        "image_size": sam.image_encoder.img_size,
+        "image_size": family.image_size,
         "mean": mean.flatten().tolist(),
         "std": std.flatten().tolist(),
-        "use": "Give the encoder RGB in [0, 255]; it normalises. Give each structure without a "
-        "box a further point (0, 0) of label -1, and one asked for by its class alone two.",
+        "use": "Give the encoder RGB in [0, 255]; it normalises. Give each structure "
+        f"{'' if family.box_tokens else 'without a box '}a further point (0, 0) of label -1, and "
+        "one asked for by its class alone two.",
     }
     with _new_folder(Path(folder)) as draft:
         for graph in _graphs(_settled(sam)):
@@ -125,7 +129,7 @@ def export(
 class Encoder(nn.Module):
     """The image encoder of a `Sam`, with its normalisation, and what parts hand on beside."""
 
-    def __init__(self, sam: Sam):
+    def __init__(self, sam: nn.Module):
         super().__init__()
         self.segmenter = Segmenter(sam)
 
@@ -145,21 +149,15 @@ class Decoder(nn.Module):
         maps: the names of what parts hand on from the encoder, sorted.
     """
 
-    size: Tensor
-    position: Tensor
+    positions: Tensor
     kinds: Tensor
 
-    def __init__(self, sam: Sam, maps: Sequence[str]):
+    def __init__(self, sam: nn.Module, maps: Sequence[str]):
         super().__init__()
         self.segmenter = Segmenter(sam)
         self.maps = tuple(maps)
-        self.prompt_encoder = prompts = sam.prompt_encoder
-        self.mask_decoder = sam.mask_decoder
-        height, width = prompts.input_image_size
-        self.register_buffer("size", torch.tensor([width, height], dtype=torch.float32))
-        self.register_buffer("position", prompts.get_dense_pe().contiguous())
-        kinds = [prompts.not_a_point_embed, *prompts.point_embeddings]
-        self.register_buffer("kinds", torch.cat([each.weight for each in kinds]))
+        self.register_buffer("positions", self.segmenter.family.positions().contiguous())
+        self.register_buffer("kinds", self.segmenter.family.kinds())
 
     def forward(
         self,
@@ -176,30 +174,30 @@ class Decoder(nn.Module):
         coords, labels, mask, has_mask = (
             each.flatten(0, 1) for each in (point_coords, point_labels, mask_input, has_mask_input)
         )
+        family = self.segmenter.family
         # To the pixels' centres, as the stock prompt encoder does.
-        place = self.prompt_encoder.pe_layer._pe_encoding((coords + 0.5) / self.size)
-        sparse = torch.where(labels[..., None] < 0, 0.0, place) + self.kinds[labels + 1]
-        dense = torch.where(
-            has_mask[:, None, None, None] > 0,
-            self.prompt_encoder.mask_downscaling(mask[:, None]),
-            self.prompt_encoder.no_mask_embed.weight[:, :, None, None],
-        )
-        embedding = image_embeddings[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
+        place = family.embed_place((coords + 0.5) / self.segmenter.image_size)
+        tokens = torch.where(labels[..., None] < 0, 0.0, place) + self.kinds[labels + 1]
+        sparse = family.as_sparse(tokens)
+        with_mask = has_mask[:, None, None, None] > 0
+        dense = torch.where(with_mask, family.embed_masks(mask[:, None]), family.no_mask())
         maps = dict(zip(self.maps, others, strict=False))
         classes = others[-1].flatten() if self.segmenter.structures else None
         with self.segmenter.given(maps, classes) as presence_of:
             # What parts do after the stock prompt encoder.
-            for hook in self.prompt_encoder._forward_hooks.values():
-                changed = hook(self.prompt_encoder, (), (sparse, dense))
+            for hook in family.prompt_encoder._forward_hooks.values():
+                changed = hook(family.prompt_encoder, (), (sparse, dense))
                 sparse, dense = (sparse, dense) if changed is None else changed
-            logits, iou = predict_masks(self.mask_decoder, embedding, self.position, sparse, dense)
+            logits, iou = family.predict(
+                image_embeddings, maps, self.positions, sparse, dense, prompts
+            )
             presence = presence_of()
         found = (logits, iou) if presence is None else (logits, iou, presence)
         return tuple(each.unflatten(0, (batch, prompts)) for each in found)
 
 
 @torch.no_grad()
-def _settled(sam: Sam) -> Sam:
+def _settled(sam: nn.Module) -> nn.Module:
     """A copy whose overlaid parameters are what they are seen as, without what made them so.
 
     What lies over a parameter depends on parameters alone: a position embedding interpolated, a
@@ -279,12 +277,13 @@ class Graph:
         return {"inputs": inputs, "outputs": list(self.outputs)}
 
 
-def _graphs(sam: Sam) -> Iterator[Graph]:
-    side, (height, width) = sam.image_encoder.img_size, sam.prompt_encoder.image_embedding_size
+def _graphs(sam: nn.Module) -> Iterator[Graph]:
+    side = Segmenter(sam).image_size
     # Sizes that differ from each other and from 1, so that none is taken for another.
     b, k, n = 2, 3, 4
     images = torch.zeros(b, 3, side, side)
-    maps = Segmenter(sam).encode(images).maps
+    embedding = Segmenter(sam).encode(images)
+    maps, (height, width) = embedding.maps, embedding.image.shape[-2:]
     # "default.detail.maps" is "detail_maps", as far as that is one name for each.
     short = {name: name.partition(".")[2].replace(".", "_") for name in sorted(maps)}
     named = short if len(set(short.values())) == len(maps) else {n: n for n in short}
@@ -304,7 +303,7 @@ def _graphs(sam: Sam) -> Iterator[Graph]:
         name="decoder",
         model=Decoder(sam, sorted(maps)),
         inputs={
-            "image_embeddings": torch.zeros(b, sam.prompt_encoder.embed_dim, height, width),
+            "image_embeddings": torch.zeros_like(embedding.image),
             "point_coords": torch.zeros(b, k, n, 2),
             "point_labels": torch.zeros(b, k, n, dtype=torch.long),
             "mask_input": torch.zeros(b, k, 4 * height, 4 * width),

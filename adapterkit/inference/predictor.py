@@ -29,11 +29,11 @@ from adapterkit.data.image_file import DataError, ImageFile, image_of_array
 from adapterkit.inference.fitting import Fit, Pad, Squash
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.prompt_arrays import kind_of, read_prompts, together
-from adapterkit.kernels.fast_forward import fast
-from adapterkit.promptable.families import as_promptable
+from adapterkit.kernels.fast_forward import fast_if_known
+from adapterkit.promptable.loading import load
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import ABSENT, Embedding, Masks
-from adapterkit.promptable.stock_sam import load_sam
+from adapterkit.promptable.segmenter import as_promptable
 
 MIN_SIDE = 8
 """Rows and columns that an image has at least, in pixels."""
@@ -71,7 +71,7 @@ class Predictor:
 
     def __init__(self, base: nn.Module, adapter: str | Path | None = None) -> None:
         self.promptable = as_promptable(base).eval()
-        fast(self.promptable.model)
+        fast_if_known(self.promptable.model)
         self.image: ImageFile | None = None
         self.frame = 0
         self._structures: dict[str, tuple[str, ...]] = {}
@@ -84,18 +84,18 @@ class Predictor:
     def from_files(
         cls, checkpoint: str | Path, *adapter_files: str | Path, device: str = "cpu"
     ) -> "Predictor":
-        """A predictor on the checkpoint of a `Sam`; the first adapter is in use, if there is one.
+        """A predictor on a checkpoint; the first adapter is in use, if there is one.
 
         Args:
-            checkpoint: as `load_sam` takes it.
+            checkpoint: as `load` takes it.
             *adapter_files: each is an adapter under its file's name without ending.
             device: where the model computes, as PyTorch calls it.
 
         Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: the checkpoint is none of a `Sam`, or as `load`.
+            OSError: a file is missing, or the Hub cannot be reached.
+            ValueError: the checkpoint is of no Segment Anything model, or as the method `load`.
         """
-        predictor = cls(load_sam(checkpoint).to(device))
+        predictor = cls(load(checkpoint).to(device))
         names = [predictor.load(file) for file in adapter_files]
         if names:
             predictor.use(names[0])

@@ -69,7 +69,8 @@ def parts(view: ViT | None = None, image_size: int = 256, patch_stride: int = 8)
 
     Without the parts that an encoder other than SAM's has no place for: the position adapter where
     there is no absolute position embedding, relative positions where there are none, the last map
-    of the CNN branch where the encoder reads its class token alone.
+    of the CNN branch where the encoder reads its class token alone. Patches that are closer than
+    `patch_stride` already stay as they are.
 
     Args:
         view: of the encoder; None for a `Sam`.
@@ -79,8 +80,9 @@ def parts(view: ViT | None = None, image_size: int = 256, patch_stride: int = 8)
     has_positions = view is None or view.pos_embed is not None
     reads_patches = view is None or view.reads_patches
     has_relative_positions = view is None or any(block.rel_pos for block in view.blocks)
+    closer = view is not None and view.patch_size < patch_stride
     return [
-        Resize(image_size, patch_stride),
+        Resize(image_size, None if closer else patch_stride),
         Normalise(),
         *([PositionAdapter()] if has_positions else []),
         FeatureAdapter(at="tokens", zero_init=False),

@@ -12,8 +12,8 @@ few images need:
   class prompts.
 - What is left then is detail, which the patches lose: a U-Net on the image that meets the image
   embedding, read by the mask decoder. SAMUS's branch, which attends from tokens to convolutions,
-  brings it back only in part, at several times the cost; an encoder without a mask decoder has it
-  nevertheless.
+  brings it back only in part, at several times the cost; an encoder without a mask decoder, or with
+  one that refines its own masks, has it nevertheless.
 - The mask decoder is trained, since a frozen one limits what any encoder can make it say.
 """
 
@@ -47,12 +47,16 @@ def parts(
         FeatureAdapter(at="mlp", scale=0.5, reduction=16),
         *([Train("rel_pos", blocks="global")] if has_relative_positions else []),
     ]
-    if view is not None and view.decoder is None:
+    decoder = None if view is None else view.decoder
+    detail: Part = Detail(classes=len(structures))
+    if view is not None and (decoder is None or decoder.mask_features is None):
         scale = 0.5 if view.reads_patches else 0.0
-        return [*in_encoder, CNNBranch(blocks="global", output_scale=scale, zero_init=True)]
+        detail = CNNBranch(blocks="global", output_scale=scale, zero_init=True)
+    if view is not None and decoder is None:
+        return [*in_encoder, detail]
     return [
         *in_encoder,
         *([ClassPrompts(tuple(structures))] if structures else []),
-        Detail(classes=len(structures)),
+        detail,
         Train("mask_decoder"),
     ]

@@ -1,5 +1,6 @@
 """Class prompts: structures asked for by their name instead of a click."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class AddClassTokens:
 
     def __call__(
         self, module: nn.Module, args: object, output: tuple[Tensor, Tensor]
-    ) -> tuple[Float[Tensor, "p n c"], Float[Tensor, "p c h w"]]:
+    ) -> tuple[Float[Tensor, "*p n c"], Float[Tensor, "_ c h w"]]:
         sparse, dense = output
         classes = self.context.values.get(CLASSES)
         if classes is None:
@@ -34,12 +35,13 @@ class AddClassTokens:
         # Of a prompt that names no class, the last row; of one with nothing else, the stock
         # encoder has made a batch of one.
         rows = torch.where(classes < 0, self.tokens.num_embeddings - 1, classes)
-        tokens = self.tokens(rows).to(sparse.dtype).unflatten(1, (-1, sparse.shape[-1]))
         prompts = classes.shape[0]
-        if sparse.shape[0] < prompts:
-            sparse = sparse.expand(prompts, -1, -1)
+        if math.prod(sparse.shape[:-2]) < prompts:
+            sparse = sparse.expand(prompts, *sparse.shape[1:])
             dense = dense.expand(prompts, -1, -1, -1)
-        return torch.cat([tokens, sparse], dim=1), dense
+        tokens = self.tokens(rows).to(sparse.dtype)
+        tokens = tokens.view(*sparse.shape[:-2], -1, sparse.shape[-1])
+        return torch.cat([tokens, sparse], dim=-2), dense
 
 
 class JudgePresence:
@@ -53,7 +55,7 @@ class JudgePresence:
         classes = self.context.values.get(CLASSES)
         if classes is not None:
             # A prompt without a class points at something that is there.
-            presence = self.head(args[0].to(self.head.weight.dtype))[:, 0]
+            presence = self.head(args[0].to(self.head.weight.dtype)).flatten()
             self.context.values[PRESENCE] = presence.masked_fill(classes < 0, _CERTAIN)
 
 

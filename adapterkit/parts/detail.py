@@ -101,12 +101,19 @@ class JoinMaps:
     """A forward hook on the mask features: enlarged to the image's size, and the maps beside them.
 
     The last channel is one, so that what is summed with it can have a bias.
+
+    Args:
+        read: gives the maps.
+        channels: of the features; an output of another number is something else.
     """
 
-    def __init__(self, read: Read):
+    def __init__(self, read: Read, channels: int):
         self.read = read
+        self.channels = channels
 
     def __call__(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
+        if output.shape[1] != self.channels:
+            return output
         maps = self.read().to(output.dtype)
         # Not `repeat_interleave`, which exporters to ONNX get wrong for a number that is free.
         prompts = output.shape[0] // maps.shape[0]
@@ -134,7 +141,7 @@ class JoinWeights:
         classes = self.context.values.get(CLASSES)
         if self.of_classes is not None and classes is not None:
             own = _CLASS_SCALE * self.of_classes(classes.clamp(min=0))
-            weights = weights + own.masked_fill(classes[:, None] < 0, 0)
+            weights = weights + own.masked_fill(classes[:, None] < 0, 0).view_as(weights)
         return torch.cat([output, weights.to(output.dtype)], dim=-1)
 
 
@@ -187,6 +194,11 @@ class Detail:
 
     def attach(self, to: Attachment) -> None:
         decoder = to.decoder("Detail")
+        if decoder.mask_features is None:
+            raise ValueError(
+                f"Detail: the mask decoder of this {to.view.family} model makes more of its mask "
+                "features than masks, so that no maps can stand beside them; leave it out"
+            )
         if to.image_size % 2 ** (_LEVELS - 1):
             raise ValueError(
                 f"Detail: the input is {to.image_size} pixels wide; expected a multiple of "
@@ -205,7 +217,7 @@ class Detail:
             to.add("detail.of_classes", of_classes)
         to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network))
         read = to.context.reads("detail.maps", in_decoder=True)
-        to.before(decoder.mask_prompt, FitMaskPrompt((4 * to.grid[0], 4 * to.grid[1])))
-        to.after(decoder.mask_features, JoinMaps(read))
+        to.before(decoder.mask_prompt, FitMaskPrompt((4 * decoder.grid[0], 4 * decoder.grid[1])))
+        to.after(decoder.mask_features, JoinMaps(read, decoder.mask_channels))
         for makes_weights in decoder.mask_weights:
             to.after(makes_weights, JoinWeights(weights, of_classes, to.context))

@@ -61,15 +61,28 @@ class Train:
 
     def _attach_component(self, to: Attachment, component: nn.Module) -> None:
         plain_name = plain_names(component)
+        left_out = {part for module in to.view.not_trained for part in module.modules()}
+        tied = _tied(to.view.model, component)
         for module_path, module in component.named_modules():
-            if CONTAINER in module_path.split("."):
+            if CONTAINER in module_path.split(".") or module in left_out:
                 continue  # Other adapters' parameters are no part of the model.
             module_path = plain_name(module_path)
             for name, parameter in module.named_parameters(recurse=False):
+                if parameter in tied:
+                    continue
                 trained = Override(_initial(parameter))
                 path = ".".join(filter(None, ("trained", self.what, module_path, name)))
                 to.add(path, trained)
                 to.overlay(module, name, trained)
+
+
+def _tied(model: nn.Module, component: nn.Module) -> set[nn.Parameter]:
+    """The component's parameters that the rest of the model has too: a trained copy for one of the
+    places would part what is to stay one."""
+    within = set(component.modules())
+    others = (module for module in model.modules() if module not in within)
+    elsewhere = {each for module in others for each in module.parameters(recurse=False)}
+    return elsewhere & set(component.parameters())
 
 
 def _initial(parameter: Tensor) -> Tensor:

@@ -35,13 +35,13 @@ class PadBeforeNorm:
                     f"PadBeforeNorm: the blocks of this {to.view.family} encoder have no windows; "
                     "leave it out"
                 )
-            site = to.site("block_out", block)
-            if window and any(side % window for side in site.grid):
+            before, after = (to.site(at, block).grid for at in ("attn_in", "block_out"))
+            if window and any(side % window for side in before):
                 to.require_image_size()
                 # Norms and MLPs see each token by itself, so that around the whole block is as
                 # good as around norm1 and attention.
                 to.before(block.module, PadTokens(window))
-                to.after(block.module, CropTokens(site.grid))
+                to.after(block.module, CropTokens(after))
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,29 @@
-"""Which promptable model a model is, for each family of them."""
+"""Which family a Segment Anything model is of; importing this registers all that come with
+adapterkit, without importing their libraries."""
 
-from segment_anything.modeling import Sam
 from torch import nn
 
-from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.promptable.protocol import Promptable
-from adapterkit.promptable.segmenter import Segmenter
+from adapterkit.promptable import segment_anything, transformers_sam, transformers_sam2
+from adapterkit.promptable.sam_family import SamFamily, all_families
+
+__all__ = [
+    "all_families",
+    "family_of",
+    "segment_anything",
+    "titles",
+    "transformers_sam",
+    "transformers_sam2",
+]
 
 
-def as_promptable(model: nn.Module) -> Promptable:
-    """`model` as a promptable model, which keeps it as its own.
+def family_of(model: object) -> SamFamily | None:
+    """`model` as its family has it; None where it is of none."""
+    if not isinstance(model, nn.Module):
+        return None
+    return next((each(model) for each in all_families() if each.takes(model)), None)
 
-    Args:
-        model: a `Sam` of `segment_anything`, or a `Promptable` already; wrapped or not.
 
-    Raises:
-        TypeError: it is of no family that can be prompted.
-    """
-    model = unwrapped(model) if isinstance(model, nn.Module) else model
-    if isinstance(model, Promptable):
-        return model
-    if isinstance(model, Sam):
-        return Segmenter(model)
-    raise TypeError(
-        f"a {type(model).__module__}.{type(model).__qualname__} cannot be prompted; expected a "
-        "segment_anything Sam, or an adapterkit.promptable.protocol.Promptable"
-    )
+def titles() -> str:
+    """What a model can be, in words."""
+    *first, last = [each.title for each in all_families()]
+    return f"{', '.join(first)} or {last}"

@@ -1,18 +1,22 @@
-"""A (patched) Sam of `segment_anything` as a batched, differentiable, promptable model."""
+"""A (patched) Segment Anything model as a batched, differentiable, promptable model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor, nn
 
 from adapterkit.adapters.injection import adapters_of
+from adapterkit.attach.attachment import Part
 from adapterkit.encoders.views import view
+from adapterkit.encoders.wrappers import unwrapped
 from adapterkit.parts import ClassPrompts
 from adapterkit.parts.class_prompts import CLASSES, PRESENCE
+from adapterkit.parts.normalise import normalisation_of
+from adapterkit.promptable.families import family_of, titles
 from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 
@@ -21,29 +25,34 @@ class Segmenter(Promptable):
     """A `Sam`, with or without adapters, that segments K prompted structures in each of B images.
 
     Args:
-        sam: a `segment_anything` `Sam`; its pixel_mean and pixel_std normalise the images, its
-            parameters stay its own.
+        sam: a `segment_anything` `Sam`, or a `SamModel`, `SamHQModel` or `Sam2Model` of
+            transformers; its parameters stay its own. Images are normalised as its family does, or
+            as the adapter in use says.
 
     Raises:
         TypeError: it is another model.
+
+    Attributes:
+        sam: it.
+        family: the same, as its family has it.
     """
 
-    def __init__(self, sam: Sam):
+    def __init__(self, sam: Any):
         super().__init__()
-        if not isinstance(sam, Sam):
-            raise TypeError(
-                f"Segmenter: expected a segment_anything Sam, not a {type(sam).__qualname__}"
-            )
+        family = family_of(sam)
+        if family is None:
+            raise TypeError(f"Segmenter: expected {titles()}, not a {type(sam).__qualname__}")
         self.sam = sam
+        self.family = family
 
     @property
     def image_size(self) -> int:
         """Side of the square input, in pixels."""
-        return self.sam.image_encoder.img_size
+        return self.family.image_size
 
     @property
     def model(self) -> nn.Module:
-        """The `Sam`."""
+        """The model within."""
         return self.sam
 
     @property
@@ -55,22 +64,25 @@ class Segmenter(Promptable):
     @property
     def structures(self) -> tuple[str, ...]:
         """The names of the structures that can be asked for by their class, in order."""
-        found = adapters_of(self.sam)
-        parts = [part for name in found.active for part in found[name].parts] if found else []
-        named = [part.structures for part in parts if isinstance(part, ClassPrompts)]
+        named = [part.structures for part in self._active() if isinstance(part, ClassPrompts)]
         return named[-1] if named else ()
 
     @property
     def padding(self) -> Float[Tensor, "3"] | None:
-        """The mean colour for the base alone, as `SamPredictor` pads; adapters are trained on
-        squashed images."""
+        """The mean colour for a base alone whose family pads images, as its own predictor does;
+        adapters are trained on squashed images."""
         found = adapters_of(self.sam)
-        return None if found and found.active else self.normalisation[0].flatten()
+        if (found and found.active) or not self.family.keeps_proportions:
+            return None
+        return self.normalisation[0].flatten()
 
     @property
     def normalisation(self) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
         """Mean and standard deviation of an image's channels, in [0, 255]."""
-        return self.sam.get_buffer("pixel_mean"), self.sam.get_buffer("pixel_std")
+        found = normalisation_of(view(self.sam), self._active())
+        assert found is not None
+        device = next(self.sam.parameters()).device
+        return found[0].to(device), found[1].to(device)
 
     def encoder_tensors(self) -> dict[str, Tensor]:
         """The image encoder's, without what adapters add elsewhere, and the normalisation."""
@@ -88,43 +100,32 @@ class Segmenter(Promptable):
                 "resize them first"
             )
         mean, std = self.normalisation
-        normalised = ((images - mean) / std).to(self._dtype)
-        image = self.sam.image_encoder(normalised)
+        image, maps = self.family.encode(((images - mean) / std).to(self.family.dtype))
         adapters = adapters_of(self.sam)
-        return Embedding(image, self.image_size, adapters.handed_on() if adapters else {})
+        return Embedding(image, self.image_size, maps | (adapters.handed_on() if adapters else {}))
 
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
         prompts = self._asked(embedding, prompts)
         assert prompts.shape is not None
-        batch, count = prompts.shape
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
         with self.given(embedding.maps, flat.get("classes")) as presence_of:
-            with _positions_in_float32(self.sam.prompt_encoder):
-                sparse, dense = self.sam.prompt_encoder(
-                    points=(flat["points"], flat["labels"]) if "points" in flat else None,
-                    boxes=flat.get("boxes"),
-                    masks=flat["masks"][:, None].to(self._dtype) if "masks" in flat else None,
-                )
-                position = self.sam.prompt_encoder.get_dense_pe()
-            logits, iou = predict_masks(
-                self.sam.mask_decoder,
-                embedding.image.repeat_interleave(count, dim=0),
-                position.to(self._dtype),
-                sparse.to(self._dtype),
-                dense.to(self._dtype),
+            sparse, dense = self.family.embed(flat)
+            positions = self.family.positions()
+            logits, iou = self.family.predict(
+                embedding.image, embedding.maps, positions, sparse, dense, prompts.shape[1]
             )
             presence = presence_of()
-        shape = (batch, count)
         return Masks(
-            logits.unflatten(0, shape),
-            iou.unflatten(0, shape),
+            logits.unflatten(0, prompts.shape),
+            iou.unflatten(0, prompts.shape),
             embedding.image_size,
-            None if presence is None else presence.unflatten(0, shape),
+            None if presence is None else presence.unflatten(0, prompts.shape),
         )
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.sam.prompt_encoder.no_mask_embed.weight.dtype
+    def _active(self) -> list[Part]:
+        """The parts of the active adapters, in order."""
+        found = adapters_of(self.sam)
+        return [part for name in found.active for part in found[name].parts] if found else []
 
     def _asked(self, embedding: Embedding, prompts: Prompts) -> Prompts:
         """The prompts, or every class where there are none."""
@@ -184,38 +185,21 @@ def _with_a_point(prompts: Prompts) -> Prompts:
     return replace(prompts, points=torch.zeros(*none.shape, 2, device=none.device), labels=none)
 
 
-@contextmanager
-def _positions_in_float32(prompt_encoder: PromptEncoder) -> Iterator[None]:
-    """Within it, a prompt encoder of another dtype computes positions, which it takes in float32,
-    with a matrix of float32 too."""
-    buffers, name = prompt_encoder.pe_layer._buffers, "positional_encoding_gaussian_matrix"
-    matrix = buffers[name]
-    assert matrix is not None
-    if matrix.dtype == torch.float32:
-        yield
-        return
-    buffers[name] = matrix.float()
-    try:
-        yield
-    finally:
-        buffers[name] = matrix
+def as_promptable(model: nn.Module) -> Promptable:
+    """`model` as a promptable model, which keeps it as its own.
 
+    Args:
+        model: what `Segmenter` takes, or a `Promptable` already; wrapped or not.
 
-def predict_masks(
-    decoder: MaskDecoder,
-    embedding: Float[Tensor, "p c h w"],
-    position: Float[Tensor, "1 c h w"],
-    sparse: Float[Tensor, "p n c"],
-    dense: Float[Tensor, "p c h w"],
-) -> tuple[Float[Tensor, "p m mask_h mask_w"], Float[Tensor, "p m"]]:
-    """The decoder's own `predict_masks`, with an image embedding per prompt.
-
-    It takes the prompts of one image at a time, whose embedding it repeats and adds to each dense
-    prompt; here that sum is given as the dense prompt, and the image's embedding is zero.
+    Raises:
+        TypeError: it is of no family that can be prompted.
     """
-    return decoder.predict_masks(
-        image_embeddings=torch.zeros_like(embedding[:1]),
-        image_pe=position,
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=embedding + dense,
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
+    if isinstance(model, Promptable):
+        return model
+    if family_of(model) is not None:
+        return Segmenter(model)
+    raise TypeError(
+        f"a {type(model).__module__}.{type(model).__qualname__} cannot be prompted; expected "
+        f"{titles()}, or an adapterkit.promptable.protocol.Promptable"
     )

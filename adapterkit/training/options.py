@@ -20,7 +20,8 @@ class TrainingOptions:
     method: str = "samus_plus"
     """A method's name, or FILE.py:FUNCTION for parts that a function of yours makes."""
     checkpoint: Path | None = None
-    """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM."""
+    """What is adapted: a file, sam_vit_b_01ec64.pth say; a folder of transformers; or a name on the
+    Hugging Face Hub, facebook/sam2.1-hiera-tiny say. Without it, adapterkit's own small SAM."""
     options: tuple[str, ...] = ()
     """Of the method, as NAME=VALUE: rank=8, say."""
     format: str | None = None

@@ -19,6 +19,7 @@ from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.views import view
 from adapterkit.methods import Method, find_method, from_file
+from adapterkit.promptable.loading import absolute
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 from adapterkit.system.command_line import bytes_in_words, check_positive
 from adapterkit.training.accelerator import make_accelerator
@@ -99,6 +100,7 @@ def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation
             learning_rate=settings.learning_rate,
             prompts=settings.points,
             method=_from_anywhere(config.method),
+            checkpoint=absolute(config.checkpoint),
         )
 
     if config.folds is not None:
@@ -206,7 +208,7 @@ def _augmentation(config: TrainingOptions, image_size: int) -> Augmentation | No
 
 def _image_size(config: TrainingOptions, method: Method, base: Base) -> int:
     """Of the input; a method that has no option for it leaves the base's."""
-    own = base.sam.image_encoder.img_size
+    own = view(base.sam).image_size
     if "image_size" in method.options:
         return config.image_size or own // 4
     if config.image_size not in (None, own):

@@ -8,16 +8,17 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import RenderableType
-from segment_anything.modeling import Sam
+from torch import nn
 
 from adapterkit.adapters.file import load_adapter, save_adapter
 from adapterkit.adapters.injection import adapters_of, disabled, eject, inject
 from adapterkit.adapters.overview import summary
 from adapterkit.attach.attachment import Part
-from adapterkit.kernels.fast_forward import fast
+from adapterkit.kernels.fast_forward import fast_if_known
+from adapterkit.promptable.loading import load
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.segmenter import Segmenter
-from adapterkit.promptable.stock_sam import load_sam, mini_sam
+from adapterkit.promptable.stock_sam import mini_sam
 
 
 class Subject(Protocol):
@@ -72,22 +73,22 @@ class Base:
         learning_rate: by default.
     """
 
-    sam: Sam
+    sam: nn.Module
     name: str
     epochs: int
     learning_rate: float
 
     @classmethod
     def of(cls, checkpoint: Path | None) -> "Base":
-        """A checkpoint of a `Sam`, trained as in the paper; None for the small one that comes with
+        """What `load` gives, trained as in the paper; None for the small one that comes with
         adapterkit.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of a `Sam`.
+            OSError, ValueError: as `load`.
         """
         if checkpoint is not None:
-            return cls(load_sam(checkpoint), checkpoint.name, 50, 1e-4)
+            name = checkpoint.name if checkpoint.exists() else checkpoint.as_posix()
+            return cls(load(checkpoint), name, 50, 1e-4)
         return cls(mini_sam(), "adapterkit's small SAM (no --checkpoint given)", 12, 1e-3)
 
 
@@ -103,11 +104,11 @@ class Adapted:
         segmenter: makes the promptable model of it.
     """
 
-    sam: Sam
+    sam: nn.Module
     base: str
     title: str
     parts: Sequence[Part]
-    segmenter: Callable[[Sam], Promptable] = Segmenter
+    segmenter: Callable[[Any], Promptable] = Segmenter
     file: str = field(default="adapter.safetensors", init=False)
 
     def build(self) -> Promptable:
@@ -116,10 +117,10 @@ class Adapted:
         Raises:
             ValueError: the parts do not fit the base.
         """
-        sam = fast(self.sam)
+        sam = fast_if_known(self.sam)
         return self.segmenter(inject(sam, self.parts) if self.parts else sam.requires_grad_(False))
 
-    def untrained(self) -> AbstractContextManager[Sam]:
+    def untrained(self) -> AbstractContextManager[nn.Module]:
         """Within it, the model is the base as it comes, at its own input size."""
         return disabled(self.sam)
 

@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
-from adapterkit.promptable import segmenter
+from adapterkit.promptable.families import family_of
 from tests.models import snapshot
 
 FILE = Path(__file__).parent / "references" / "msa_sam_tiny.safetensors"
@@ -71,9 +71,9 @@ def assert_computes_the_published(sam: Sam) -> None:
         sparse, dense = sam.prompt_encoder(
             points=(points, torch.ones(2, 1, dtype=torch.int)), boxes=None, masks=None
         )
-        logits, scores = segmenter.predict_masks(
-            sam.mask_decoder, embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
-        )
+        family = family_of(sam)
+        assert family is not None
+        logits, scores = family.predict(embedding, {}, family.positions(), sparse, dense, 1)
     close = {"rtol": 0, "atol": 1e-4}
     torch.testing.assert_close(embedding, expected["image_embedding"], **close)
     torch.testing.assert_close(logits[:, :1], expected["logits"], **close)

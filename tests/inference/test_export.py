@@ -315,8 +315,8 @@ def test_a_failure_on_the_way_leaves_nothing(
 
 
 def test_only_a_sam_can_be_exported(exported: Exported, tmp_path: Path):
-    with pytest.raises(TypeError, match="expected a segment_anything Sam, not a ImageEncoderViT"):
-        ak.export(exported.sam.image_encoder, tmp_path / "out")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="not a ImageEncoderViT"):
+        ak.export(exported.sam.image_encoder, tmp_path / "out")
 
 
 def test_a_fast_model_is_exported_as_the_stock_one(tmp_path: Path):

@@ -11,8 +11,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 import adapterkit as ak
-from adapterkit.promptable.families import as_promptable
 from adapterkit.promptable.protocol import Embedding
+from adapterkit.promptable.segmenter import as_promptable
 from tests.models import ECHO, TINY, random_prompts
 
 

@@ -1,0 +1,174 @@
+"""The vision encoder of transformers' `Sam2Model`: a hierarchical transformer and its neck."""
+
+import copy
+import math
+import sys
+from collections.abc import Mapping
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.encoders.transformers_sam import Zeros, normalisation, prompt_decoder, prompted
+from adapterkit.encoders.views import (
+    Block,
+    Changes,
+    Geometry,
+    Site,
+    Stage,
+    ViT,
+    family,
+    projections,
+)
+from adapterkit.encoders.wrappers import unwrapped
+
+GRID = TokenLayout()
+
+
+@family
+def transformers_sam2(model: nn.Module) -> ViT | None:
+    """`Sam2Model` and `Sam2VisionModel`, and `Sam2HieraDetModel`, the transformer alone.
+
+    It has no site for its position: two tables, one stretched over the image and one repeated in
+    each window, are added up for whatever grid there is.
+    """
+    # A model of transformers can be here only if its module has been imported.
+    sam2 = sys.modules.get("transformers.models.sam2.modeling_sam2")
+    if sam2 is None:
+        return None
+    whole: Any = model if isinstance(model, sam2.Sam2Model) else None
+    encoder: Any = model if whole is None else unwrapped(whole.vision_encoder)
+    if not isinstance(encoder, sam2.Sam2VisionModel | sam2.Sam2HieraDetModel):
+        return None
+    has_neck = isinstance(encoder, sam2.Sam2VisionModel)
+    hiera: Any = unwrapped(encoder.backbone) if has_neck else encoder
+    neck: dict[str, nn.Module] = {"neck": encoder.neck} if has_neck else {}
+    image_size, stride = _side(hiera.config.image_size), hiera.patch_embed.projection.stride[0]
+    first = hiera.patch_embed.projection.out_channels
+    stages = _stages(hiera, first, (image_size // stride,) * 2)
+    output = stages[-1]
+    return ViT(
+        family="transformers_sam2",
+        model=model,
+        encoder=encoder,
+        components={"image_encoder": encoder, **neck, **prompted(model)},
+        patch_embed=hiera.patch_embed,
+        patch_projection=hiera.patch_embed.projection,
+        tokens=Site((hiera.patch_embed,), first, stages[0].grid, GRID),
+        pos_embed=None,
+        stages=stages,
+        output=Site((output.blocks[-1].module,), output.width, output.grid, GRID),
+        image_size=image_size,
+        patch_size=stride,
+        resizer=partial(_resize, whole, hiera),
+        decoder=None if whole is None else _decoder(whole),
+        embedding_of=_coarsest if has_neck else _last_tokens,
+        not_trained=() if whole is None else (_object_score(whole),),
+        normalisation=None if whole is None else normalisation(whole),
+    )
+
+
+def _side(size: int | list[int]) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(
+            f"this transformers_sam2 encoder takes images of {height}x{width} pixels; adapterkit "
+            "takes square ones"
+        )
+    return height
+
+
+def _stages(hiera: Any, width: int, grid: tuple[int, int]) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    for first, end in pairwise(accumulate(hiera.config.blocks_per_stage, initial=0)):
+        found: list[Block] = []
+        for index in range(first, end):
+            block = unwrapped(hiera.blocks[index])
+            found.append(_block(index, block, width, grid))
+            width = found[-1].sites["block_out"].width
+            grid = found[-1].sites["block_out"].grid
+        stages.append(Stage(tuple(found), width, grid))
+    return tuple(stages)
+
+
+def _block(index: int, block: Any, width: int, grid: tuple[int, int]) -> Block:
+    """A block that reads tokens of this width and grid; the first of a stage gives others.
+
+    There its norm is read by the shortcut too, and the queries are pooled.
+    """
+    pooled = block.query_stride or (1, 1)
+    before = partial(Site, width=width, grid=grid, layout=GRID)
+    after = partial(
+        Site,
+        width=block.dim_out,
+        grid=(grid[0] // pooled[0], grid[1] // pooled[1]),
+        layout=GRID,
+    )
+    return Block(
+        index=index,
+        module=block,
+        sites={
+            "attn_in": before((block.layer_norm1,)),
+            "attn_out": after((block.attn,)),
+            "mlp": after((block.mlp,), kind="parallel"),
+            "block_out": after((block,)),
+        },
+        projections=projections(qkv=block.attn.qkv),
+        num_heads=block.attn.num_attention_heads,
+        attends_globally=block.window_size == 0,
+        rel_pos=(),
+    )
+
+
+def _resize(model: Any, hiera: Any, changes: Changes, to: Geometry) -> None:
+    """The transformer takes any grid that its windows and its pooling divide."""
+    config = copy.deepcopy(hiera.config)
+    halvings = sum(each.query_stride is not None for each in hiera.blocks)
+    pooled = config.query_stride[0] ** halvings
+    step = to.patch_stride * math.lcm(config.window_size_per_stage[0], pooled)
+    if to.image_size % step:
+        nearest = max(1, round(to.image_size / step)) * step
+        raise ValueError(
+            f"Resize(image_size={to.image_size}): this transformers_sam2 encoder takes multiples "
+            f"of {step} pixels, which its windows and its pooling divide; the nearest is {nearest}"
+        )
+    config.image_size = [to.image_size, to.image_size]
+    changes.set(hiera, "config", config)
+    if model is None:
+        return
+    prompts: Any = unwrapped(model.prompt_encoder)
+    levels = len(model.backbone_feature_sizes)
+    sizes = [[side // 2**level for side in to.grid] for level in range(levels)]
+    changes.set(model, "backbone_feature_sizes", sizes)
+    changes.set(prompts, "input_image_size", to.image_size)
+    changes.set(prompts, "image_embedding_size", tuple(sizes[-1]))
+    changes.set(prompts, "mask_input_size", tuple(4 * side for side in sizes[-1]))
+
+
+def _decoder(model: Any) -> PromptDecoder:
+    features: nn.Module = unwrapped(model.mask_decoder).get_submodule("activation")
+    return prompt_decoder(model, features, partial(_finer_maps, model))
+
+
+def _object_score(model: Any) -> nn.Module:
+    """What tells whether an object is seen at all, which counts in videos alone."""
+    return unwrapped(model.mask_decoder).get_submodule("pred_obj_score_head")
+
+
+def _coarsest(output: Any) -> Tensor:
+    return output.fpn_hidden_states[-1]
+
+
+def _last_tokens(output: Any) -> Tensor:
+    return output.last_hidden_state.permute(0, 3, 1, 2)
+
+
+def _finer_maps(model: Any, zeros: Zeros) -> Mapping[str, Any]:
+    decoder: Any = unwrapped(model.mask_decoder)
+    (rows, columns), width = model.prompt_encoder.image_embedding_size, decoder.hidden_size
+    fine = decoder.conv_s0(zeros(1, width, 4 * rows, 4 * columns))
+    medium = decoder.conv_s1(zeros(1, width, 2 * rows, 2 * columns))
+    return {"high_resolution_features": [fine, medium]}
