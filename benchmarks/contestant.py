@@ -9,6 +9,7 @@ OMP_NUM_THREADS says how many threads. onnxruntime's process imports neither PyT
 adapterkit, as where an export is used.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -102,10 +103,18 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    how, *files = sys.argv[1:]
+    # The standard library's, since what else is imported counts.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("how", choices=("onnx", "torch", "bf16"))
+    parser.add_argument("files", nargs="+", help="as above")
+    given = parser.parse_args()
 
     def load() -> Any:
-        return Onnx(*files) if how == "onnx" else Torch(*files, bf16=how == "bf16")
+        if given.how == "onnx":
+            return Onnx(*given.files)
+        return Torch(*given.files, bf16=given.how == "bf16")
 
     def report(number: float) -> None:
         print(number, flush=True)

@@ -9,25 +9,18 @@ needed, and no model is left out for its size.
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest.mock import patch
 
-import timm
-import torch
 from rich.progress import track
-from timm.models import beit, eva, vision_transformer, vision_transformer_sam
-from torch import nn
 
 import adapterkit as ak
-from adapterkit.evaluation.tables import markdown
 from adapterkit.system.command_line import console, run
 
-CLASSES = (
-    vision_transformer.VisionTransformer,
-    vision_transformer_sam.VisionTransformerSAM,
-    eva.Eva,
-    beit.Beit,
-)
+if TYPE_CHECKING:
+    from torch import nn
+
 ALL = "every part"
 NO_OVERLAP = "every part; their patches, made by several convolutions, cannot overlap"
 SIDE_BY_SIDE = (
@@ -44,6 +37,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    import timm
+    import torch
+
     taken: dict[str, list[str]] = {}
     names = [name for name in timm.list_models(config.models) if is_of_a_family(name)]
     if not names:
@@ -55,12 +51,28 @@ def main(config: Config) -> None:
     print(table(taken))
 
 
+@cache
+def known_classes() -> tuple[type, ...]:
+    """Of timm's models those that adapterkit knows."""
+    from timm.models import beit, eva, vision_transformer, vision_transformer_sam
+
+    return (
+        vision_transformer.VisionTransformer,
+        vision_transformer_sam.VisionTransformerSAM,
+        eva.Eva,
+        beit.Beit,
+    )
+
+
 class _Found(Exception):
     """Ends the building of a model once its class is known."""
 
 
 def is_of_a_family(name: str) -> bool:
     """Whether timm makes this model of a class that adapterkit knows; it is not built."""
+    import timm
+    import torch
+
     build = timm.model_entrypoint(name)
     module = inspect.getmodule(build)
     if not hasattr(module, "build_model_with_cfg"):
@@ -73,11 +85,11 @@ def is_of_a_family(name: str) -> bool:
         try:
             build()
         except _Found as found:
-            return inspect.isclass(found.args[0]) and issubclass(found.args[0], CLASSES)
+            return inspect.isclass(found.args[0]) and issubclass(found.args[0], known_classes())
     return False
 
 
-def what_it_takes(model: nn.Module) -> str:
+def what_it_takes(model: "nn.Module") -> str:
     """Which parts can be attached to a model, or why it is refused."""
     try:
         base = ak.view(model)
@@ -96,6 +108,8 @@ def what_it_takes(model: nn.Module) -> str:
 
 def table(taken: dict[str, list[str]]) -> str:
     """A row for what is taken; of more than eight models, the first of them."""
+    from adapterkit.evaluation.tables import markdown
+
     rows = []
     for what, names in sorted(taken.items(), key=lambda each: -len(each[1])):
         shown = ", ".join(f"`{name}`" for name in names[:8])

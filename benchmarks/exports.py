@@ -20,26 +20,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-
-import numpy as np
-import onnxruntime
-import torch
-from rich.console import Console
-from segment_anything.modeling import Sam
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 import adapterkit as ak
-from adapterkit.data.collections.camus import CamusDataset, find_frames
-from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.evaluation.evaluation import dice_of_images
-from adapterkit.evaluation.tables import markdown
-from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Embedding, Masks
-from adapterkit.promptable.stock_sam import save_sam
-from adapterkit.system.command_line import check_positive, run
-from adapterkit.training.run_folder import new_folder, write_text
-from benchmarks.measuring import ceiling
+from adapterkit.system.command_line import check_positive, console, run
 from recipes import samus_camus
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 MEASURED = ("first mask", "click", "switch")
 
@@ -82,11 +70,19 @@ class Way:
 
 
 def main(config: Config) -> None:
+    import torch
+
+    from adapterkit.data.collections.camus import CamusDataset, find_frames
+    from adapterkit.data.synthetic.phantom import write_phantom
+    from adapterkit.evaluation.evaluation import dice_of_images
+    from adapterkit.promptable.stock_sam import save_sam
+    from adapterkit.training.run_folder import new_folder, write_text
+    from benchmarks.measuring import ceiling
+
     check_positive(config, "epochs", "patients", "rounds")
     if config.random_vit_b and (config.adapter or config.checkpoint):
         raise ValueError("--random-vit-b has neither --adapter nor --checkpoint; drop one of them")
     folder = new_folder(config.out, "exports")
-    console = Console()
     sam, title = base_of(config)
     checkpoint, adapter, other = (
         folder / f"{name}.safetensors" for name in ("base", "adapter", "other")
@@ -132,7 +128,7 @@ def main(config: Config) -> None:
     console.print(f"results in {folder}", soft_wrap=True)
 
 
-def base_of(config: Config) -> tuple[Sam, str]:
+def base_of(config: Config) -> "tuple[Sam, str]":
     if config.random_vit_b:
         return ak.build_sam(seed=0), "SAMUS on ViT-B with RANDOM weights"
     if config.checkpoint is not None:
@@ -150,42 +146,12 @@ def trained(config: Config, folder: Path) -> Path:
     return folder / "adapter.safetensors"
 
 
-class OnnxSegmenter(ak.Segmenter):
-    """A `Segmenter` that computes with the export of its model."""
-
-    def __init__(self, sam: Sam, folder: Path):
-        super().__init__(sam)
-        self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "decoder")
-        )
-
-    def _encode(self, images: Tensor) -> Embedding:
-        image = torch.from_numpy(self.encoder.run(None, {"images": images.numpy()})[0])
-        return Embedding(image, self.image_size)
-
-    def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
-        points, labels = prompts.points, prompts.labels
-        assert points is not None
-        assert labels is not None
-        batch, count = labels.shape[:2]
-        side = 4 * embedding.image.shape[-1]
-        logits, iou = self.decoder.run(
-            None,
-            {
-                "image_embeddings": embedding.image.numpy(),
-                "point_coords": np.pad(points.numpy(), ((0, 0), (0, 0), (0, 1), (0, 0))),
-                "point_labels": np.pad(
-                    labels.numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=-1
-                ),
-                "mask_input": np.zeros((batch, count, side, side), np.float32),
-                "has_mask_input": np.zeros((batch, count), np.float32),
-            },
-        )
-        return Masks(torch.from_numpy(logits), torch.from_numpy(iou), embedding.image_size)
-
-
 @contextmanager
-def segmenter_of(way: Way, sam: Sam) -> Iterator[ak.Segmenter]:
+def segmenter_of(way: Way, sam: "Sam") -> "Iterator[ak.Segmenter]":
+    import torch
+
+    from benchmarks.onnx_segmenter import OnnxSegmenter
+
     how, folder, *_ = way.arguments
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "bf16"):
         yield OnnxSegmenter(sam, Path(folder)) if how == "onnx" else ak.Segmenter(sam)
@@ -208,6 +174,8 @@ class Measured:
 
 def take_turns(ways: Sequence[Way], rounds: int) -> list[Measured]:
     """Measure the ways in turns, each in a fresh process."""
+    import torch
+
     with ExitStack() as stack:
         processes = []
         for way in ways:
@@ -256,6 +224,8 @@ def _answer(way: Way, process: subprocess.Popen[str]) -> float:
 
 def table(ways: Sequence[Way], dice: dict[str, float], measured: Sequence[Measured]) -> str:
     """A row for each way; the loss of Dice is against the first, in points of a hundred."""
+    from adapterkit.evaluation.tables import markdown
+
     rows = []
     for way, took in zip(ways, measured, strict=True):
         first, click, switch = (median(took.seconds[what]) for what in MEASURED)

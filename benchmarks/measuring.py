@@ -198,6 +198,11 @@ def most_held(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == "cuda" else peak_bytes()
 
 
+def default_device() -> str:
+    """The GPU, where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def ceilings(device: str) -> dict[torch.dtype, float]:
     """The best rates of the precisions that are worth measuring."""
     rates = {torch.float32: ceiling(device, torch.float32)}

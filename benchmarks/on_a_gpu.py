@@ -22,19 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from rich.console import Console
 
 import adapterkit as ak
-from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.system.command_line import check_positive, run
-from adapterkit.system.files import save_tensors
-from adapterkit.training.run_folder import write_text
-from benchmarks.measuring import Measured, ceilings, in_words, machine, measure
-from benchmarks.speed import describe, table, times
-from benchmarks.work import BASES, Contestant, Work
+
+if TYPE_CHECKING:
+    from benchmarks.measuring import Measured
+    from benchmarks.work import Contestant
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "timm", "segment-anything", "transformers", "peft", "accelerate", "monai")
@@ -90,10 +87,16 @@ class Report:
         self._write()
 
     def _write(self) -> None:
+        from adapterkit.training.run_folder import write_text
+
         write_text(self.folder / "report.md", "\n\n".join(self.sections) + "\n")
 
 
 def main(config: Config) -> None:
+    import torch
+
+    from benchmarks.measuring import machine
+
     start = time.monotonic()
     check_positive(config, "minutes", "rounds", "patients")
     if not config.rehearse and not torch.cuda.is_available():
@@ -114,6 +117,8 @@ def device(config: Config) -> str:
 
 
 def versions() -> str:
+    import torch
+
     found = []
     for package in PACKAGES:
         try:
@@ -142,9 +147,13 @@ def run_tests(config: Config, report: Report) -> None:
 
 def train_an_epoch(config: Config, report: Report) -> None:
     """One epoch by the recipe, on a ViT-B of random weights."""
+    from adapterkit.data.synthetic.phantom import write_phantom
+    from adapterkit.promptable.stock_sam import save_sam
+    from benchmarks.work import BASES
+
     checkpoint, data = report.folder / "base.safetensors", config.data
     base = "toy Sam" if config.rehearse else "ViT-B"
-    save_tensors(checkpoint, ak.build_sam(BASES[base], seed=0).state_dict(), {})
+    save_sam(ak.build_sam(BASES[base], seed=0), checkpoint)
     if data is None:
         patients, side = (4, 64) if config.rehearse else (20, 256)
         data = write_phantom(report.folder / "echo", patients=patients, image_size=side)
@@ -190,6 +199,10 @@ def run_module(
 
 def measure_speed(config: Config, report: Report) -> None:
     """Times of what is adapted: the most important first."""
+    from adapterkit.training.run_folder import write_text
+    from benchmarks.contests import describe, table, times
+    from benchmarks.measuring import ceilings, in_words, measure
+
     where = device(config)
     rates = ceilings(where)
     head = f"## Speed\n\n{in_words(rates, where)}; {config.rounds} rounds."
@@ -211,8 +224,10 @@ def measure_speed(config: Config, report: Report) -> None:
         write_text(report.folder / "times.csv", times(results))
 
 
-def groups(rehearse: bool) -> Iterator[list[Contestant]]:
+def groups(rehearse: bool) -> "Iterator[list[Contestant]]":
     """Who competes with whom; the first of each group is what the others are compared with."""
+    from benchmarks.work import Contestant, Work
+
     # Batches of an embedding and of a training step, such that all ways fit into 80 GB.
     bases = {"toy Sam": (1, 1)} if rehearse else {"ViT-B": (8, 4), "ViT-H": (4, 2)}
     sizes = {"SAMUS": 64, "SAMed": 64} if rehearse else {"SAMUS": 256, "SAMed": 512}

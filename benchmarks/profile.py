@@ -10,20 +10,15 @@ import multiprocessing
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import tyro
-from rich.console import Console
-from torch.autograd.profiler_util import EventList
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from tyro.conf import Positional
 
-from adapterkit.evaluation.tables import markdown
 from adapterkit.system.allocator import keep_freed_memory
-from adapterkit.system.command_line import run
-from benchmarks.measuring import ceilings, in_words, machine
-from benchmarks.speed import expected, groups
-from benchmarks.work import Contestant, prepared
+from adapterkit.system.command_line import console, run
+
+if TYPE_CHECKING:
+    from benchmarks.work import Contestant
 
 KINDS = {
     "products: linear layers, convolutions, attention": (
@@ -40,14 +35,16 @@ ELSE = "element by element, and all else"
 
 @dataclass(frozen=True)
 class Config:
-    work: tyro.conf.Positional[str]
+    work: Positional[str]
     """All work whose description contains this, in any case."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to measure."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to measure. By default on the GPU, where there is one."""
 
 
 def main(config: Config) -> None:
-    console = Console()
+    from benchmarks.contests import expected, groups
+    from benchmarks.measuring import ceilings, default_device, in_words, machine
+
     contestants = dict.fromkeys(
         each
         for group in groups()
@@ -56,12 +53,13 @@ def main(config: Config) -> None:
     )
     if not contestants:
         raise ValueError(f"{config.work!r}: {expected()}")
-    rates = ceilings(config.device)
-    console.print(f"{machine(config.device)}; {in_words(rates, config.device)}")
+    device = config.device or default_device()
+    rates = ceilings(device)
+    console.print(f"{machine(device)}; {in_words(rates, device)}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for contestant in contestants:
             if contestant.precision in rates:
-                rows = pool.apply(profiled, (contestant, config.device))
+                rows = pool.apply(profiled, (contestant, device))
                 rate = rates[contestant.precision]
                 console.print(table(contestant, rows, rate), highlight=False, soft_wrap=True)
 
@@ -74,8 +72,13 @@ class Spent:
     flop: int = 0
 
 
-def profiled(contestant: Contestant, device: str) -> dict[str, Spent]:
+def profiled(contestant: "Contestant", device: str) -> dict[str, Spent]:
     """What the work takes, by kind of operation; in a fresh process."""
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.work import prepared
+
     if contestant.fast:
         keep_freed_memory()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
@@ -88,8 +91,7 @@ def profiled(contestant: Contestant, device: str) -> dict[str, Spent]:
             do()
     for operation, flop in counter.get_flop_counts()["Global"].items():
         spent[kind_of(str(operation))].flop += flop
-    events: EventList = profiler.key_averages()
-    for event in events:
+    for event in profiler.key_averages():
         took = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         spent[kind_of(event.key)].seconds += took / 1e6
     return spent
@@ -100,8 +102,10 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), ELSE)
 
 
-def table(contestant: Contestant, spent: dict[str, Spent], rate: float) -> str:
+def table(contestant: "Contestant", spent: dict[str, Spent], rate: float) -> str:
     """A row for each kind of operation."""
+    from adapterkit.evaluation.tables import markdown
+
     whole = sum(each.seconds for each in spent.values())
     rows = [
         [

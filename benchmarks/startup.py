@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from rich.progress import track
 
 from adapterkit.__main__ import COMMANDS
-from adapterkit.evaluation.tables import markdown
 from adapterkit.system.command_line import check_positive, console, run
 
 CORE = "import adapterkit as ak; ak.inject, ak.save_adapter, ak.Segmenter, ak.load_sam, ak.fast"
@@ -62,6 +61,8 @@ def seconds_of(arguments: tuple[str, ...]) -> float:
 
 def table(medians: dict[str, float]) -> str:
     """Seconds, and the ratio to the first."""
+    from adapterkit.evaluation.tables import markdown
+
     base = next(iter(medians.values()))
     rows = [[name, f"{took:.2f}", f"{took / base:.2f}"] for name, took in medians.items()]
     return markdown(["", "s", "ratio"], rows)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,21 +69,49 @@ def test_the_core_imports_little_more_than_its_base_and_other_names_say_their_ex
         assert 'pip install "adapterkit[' in message
 
 
-@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
-def test_help_imports_no_torch(command: str):
+def programs() -> list[str]:
+    """What `python -m` runs: the modules with a main part, those of packages by the package."""
+    modules = [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__main__")
+        for package in ("adapterkit", "benchmarks", "recipes")
+        for path in sorted((PROJECT / package).rglob("*.py"))
+        if 'if __name__ == "__main__":' in path.read_text()
+    ]
+    return [*modules, *(f"adapterkit {command}" for command in cli.COMMANDS)]
+
+
+@cache
+def imported_by_help() -> dict[str, set[str]]:
+    """What each program's `--help` imports that those before it have not: of all in one process,
+    which each of them passes over if it imports no more than it needs."""
     code = f"""
-import sys
-from adapterkit.__main__ import main
-sys.argv = ["adapterkit", *"{command}".split(), "--help"]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-print("\\n", *{TOP_LEVEL}, sep="\\n")
+import runpy, sys
+for program in {programs()}:
+    before = {{*{TOP_LEVEL}}}
+    module, *options = program.split()
+    sys.argv = [module, *options, "--help"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, program
+    print("IMPORTED", program, *{{*{TOP_LEVEL}}} - before, sep=",")
 """
-    imported = {*in_a_new_process(code)}
-    assert "tyro" in imported
-    assert not imported & {"torch", "numpy", "huggingface_hub", *EXTRAS}
+    lines = in_a_new_process(code)
+    assert sum(line.startswith("usage: ") for line in lines) == len(programs())
+    found = [line.split(",")[1:] for line in lines if line.startswith("IMPORTED,")]
+    return {program: {*names} for program, *names in found}
+
+
+def test_there_are_programs_in_every_package():
+    assert {"adapterkit", "benchmarks.compare", "recipes.minisam"} <= {*programs()}
+
+
+@pytest.mark.parametrize("program", programs())
+def test_help_imports_no_torch(program: str):
+    heavy = {"torch", "huggingface_hub", *EXTRAS}
+    if program.startswith("adapterkit"):
+        heavy.add("numpy")
+    assert not imported_by_help()[program] & heavy
 
 
 def test_all_that_the_extras_are_asked_for_is_in_them():

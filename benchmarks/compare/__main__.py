@@ -17,21 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-
-from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.system.command_line import check_positive, run
-from adapterkit.training.run_folder import write_text
-from benchmarks.compare import engines
-from benchmarks.compare.figures import draw_figures
-from benchmarks.compare.results import read_results, write_csv
-from benchmarks.compare.runs import fail, is_finished, run_folder
-from benchmarks.compare.schedules import ScheduleName
-from benchmarks.compare.setting import Precision, Setting, begin, data_of, read_setting
-from benchmarks.compare.systems import SYSTEMS, Base
-from benchmarks.compare.tables import report
+from adapterkit.system.command_line import check_positive, console, run
+from benchmarks.compare.systems import SYSTEMS, Base, Precision, ScheduleName
 
 if TYPE_CHECKING:
+    from benchmarks.compare.engines import Run
+    from benchmarks.compare.setting import Setting
+
     Name = str
 else:
     Name = Literal[tuple(SYSTEMS)]
@@ -40,8 +32,6 @@ RUNS = Path("runs/compare")
 SMALL_PATIENTS, SMALL_EPOCHS = 50, 8
 """So that all systems take less than 45 minutes on 2 cores."""
 PAPER_EPOCHS = 50
-
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -87,6 +77,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    from benchmarks.compare.runs import is_finished
+    from benchmarks.compare.setting import begin, data_of
+
     if config.table:
         if config != Config(table=True, out=config.out):
             raise ValueError("--table takes all from the comparison's folder; give --out alone")
@@ -128,8 +121,11 @@ def check(config: Config) -> None:
             )
 
 
-def setting_of(config: Config) -> Setting:
+def setting_of(config: Config) -> "Setting":
     """What all runs share; synthetic echo is made if there is no data."""
+    from adapterkit.data.synthetic.phantom import write_phantom
+    from benchmarks.compare.setting import Setting
+
     if config.data is None:
         patients = config.patients or SMALL_PATIENTS
         data = write_phantom(Path(f"runs/phantom_{patients}_patients"), patients=patients)
@@ -155,8 +151,11 @@ def setting_of(config: Config) -> Setting:
     )
 
 
-def perform_all(pending: Sequence[engines.Run], ray: tuple[str, ...] | None) -> None:
+def perform_all(pending: "Sequence[Run]", ray: tuple[str, ...] | None) -> None:
     """Perform the runs, saying how far it is and how long it takes."""
+    from benchmarks.compare import engines
+    from benchmarks.compare.runs import fail, is_finished, run_folder
+
     start = time.monotonic()
     if ray is None:
         performed = engines.on_this_machine(pending)
@@ -178,6 +177,12 @@ def perform_all(pending: Sequence[engines.Run], ray: tuple[str, ...] | None) -> 
 
 def show(folder: Path) -> None:
     """Write tables and figures of the runs in a folder, and print the tables."""
+    from adapterkit.training.run_folder import write_text
+    from benchmarks.compare.figures import draw_figures
+    from benchmarks.compare.results import read_results, write_csv
+    from benchmarks.compare.setting import read_setting
+    from benchmarks.compare.tables import report
+
     setting = read_setting(folder)
     results = read_results(folder, setting)
     if not results:

@@ -28,6 +28,7 @@ from adapterkit.training.experiment import Experiment
 from adapterkit.training.run_folder import write_text
 from benchmarks.compare.schedules import settings_of
 from benchmarks.compare.setting import Setting, data_of, read_setting
+from benchmarks.compare.subjects import subject_of
 from benchmarks.compare.systems import SYSTEMS
 
 _CASES = 4
@@ -79,7 +80,7 @@ def experiment_of(setting: Setting, name: str, seed: int) -> Experiment:
     system = SYSTEMS[name]
     collection, split = data_of(setting)
     return Experiment(
-        subject=system.subject(setting.base, list(collection.structures.values())),
+        subject=subject_of(system, setting.base, list(collection.structures.values())),
         collection=collection,
         data=setting.data_name,
         split=split,

@@ -6,13 +6,11 @@ of epochs, the images and their augmentation are the comparison's, and the same 
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from adapterkit.methods import find_method
 from adapterkit.training.settings import Settings, short_warmup
-from benchmarks.compare.systems import SYSTEMS, Base, Network
-
-ScheduleName = Literal["common", "published"]
+from benchmarks.compare.systems import SYSTEMS, Base, Network, ScheduleName
 
 COMMON_RATES = {
     ("small base", "adapters"): 1e-3,

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import numpy as np
 
@@ -12,10 +12,7 @@ from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json
-from benchmarks.compare.schedules import ScheduleName
-from benchmarks.compare.systems import Base
-
-Precision = Literal["no", "fp16", "bf16"]
+from benchmarks.compare.systems import Base, Precision, ScheduleName
 
 REPORTED_SIZE = 256
 """Distances in pixels are of images of this side, as the paper's are."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from adapterkit.training import runner
 from benchmarks.compare import engines, results, runs, schedules, tables
 from benchmarks.compare.__main__ import Config, main
 from benchmarks.compare.figures import binary_entropy
-from benchmarks.compare.systems import SYSTEMS, AnySize, Base, Network, Prompted
+from benchmarks.compare.subjects import AnySize, parts_of, subject_of
+from benchmarks.compare.systems import SYSTEMS, Base, Network, Prompted, System
 from benchmarks.compare.tables import PAPER, TABLES
 from benchmarks.models.unprompted import ClassMaps
 from tests.models import ECHO
@@ -126,7 +128,7 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
         )
     by_system = {row["system"]: row for row in rows}
     assert by_system["sam"]["trained_parameters"] == by_system["sam"]["file_bytes"] == "0"
-    small_unet = SYSTEMS["unet"].subject(Base(None, 256), STRUCTURES[:3]).build()
+    small_unet = subject_of(SYSTEMS["unet"], Base(None, 256), STRUCTURES[:3]).build()
     assert int(by_system["unet"]["trained_parameters"]) == sum(
         each.numel() for each in small_unet.parameters()
     )
@@ -155,13 +157,14 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
 def test_a_failed_run_is_shown_and_tried_again(
     tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ):
-    class Broken(Prompted):
-        def parts(self, base: Base, structures: Sequence[str]) -> list:
+    def broken(system: System, *of: Any) -> Any:
+        if system is SYSTEMS["medsam"]:
             raise ValueError("no such part")
+        return subject_of(system, *of)
 
     chosen = "--data", echo, "--epochs", "1", "--methods", "medsam", "swin-unet"
     with monkeypatch.context() as patch:
-        patch.setitem(SYSTEMS, "medsam", Broken("medsam"))
+        patch.setattr(runs, "subject_of", broken)
         done = compare(*chosen, "--out", "out")
     assert done.status == 0
     assert "MedSAM, seed 0, FAILED, see" in done.output
@@ -433,11 +436,15 @@ def test_every_system_has_a_schedule(schedule: schedules.ScheduleName, checkpoin
 def test_the_ablations_are_samus_with_parts_left_out():
     base = Base(None, 512)
     kinds = {
-        name: [type(part).__name__ for part in SYSTEMS[name].parts(base, [])]  # pyright: ignore
-        for name in ("samus", "samus-branch", "samus-adapters")
+        name: [type(part).__name__ for part in parts_of(system, base, ["wall"])]
+        for name, system in SYSTEMS.items()
+        if isinstance(system, Prompted)
     }
     assert kinds["samus-branch"] == ["Resize", "Normalise", "CNNBranch", "Train"]
     assert kinds["samus-adapters"] == [each for each in kinds["samus"] if each != "CNNBranch"]
+    for part, what in {"Detail": "detail", "FeatureAdapter": "adapters"}.items():
+        without = [each for each in kinds["samus-plus"] if each != part]
+        assert kinds[f"samus-plus-no-{what}"] == without != kinds["samus-plus"]
 
 
 def test_the_paper_s_tables_are_of_known_systems():

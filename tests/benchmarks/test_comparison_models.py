@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.models import NETWORKS, SegmentationModel
-from benchmarks.models.__main__ import count_parameters, main
+from benchmarks.models.__main__ import Config, count_parameters, main
+from benchmarks.models.networks import NETWORKS
+from benchmarks.models.segmentation_model import SegmentationModel
 
 ENCODERS = {
     "CE-Net": "resnet34.tv_in1k",
@@ -39,7 +40,7 @@ def draw_batch(size: int = 64) -> tuple[Tensor, Tensor]:
 
 
 def test_the_command_s_table_has_every_size_within_five_percent(capsys: pytest.CaptureFixture[str]):
-    main()
+    main(Config())
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:7]]
     assert [row[0] for row in rows] == list(NETWORKS)
     for _, _, measured, published, _, small in rows:

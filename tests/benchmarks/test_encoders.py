@@ -20,6 +20,6 @@ def test_a_model_is_of_a_family_by_its_class():
     names = [name for name in timm.list_models("resnet18*") if encoders.is_of_a_family(name)]
     assert not names
     assert encoders.is_of_a_family("vit_tiny_patch16_224")
-    assert issubclass(vision_transformer.VisionTransformer, encoders.CLASSES)
+    assert issubclass(vision_transformer.VisionTransformer, encoders.known_classes())
     with pytest.raises(ValueError, match=r"--models resnet18: fits no model"):
         encoders.main(encoders.Config(models="resnet18"))

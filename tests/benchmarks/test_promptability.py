@@ -7,15 +7,15 @@ import torch
 import adapterkit as ak
 from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.stock_sam import save_sam
-from benchmarks import promptability
+from benchmarks import held_out_scenes, promptability
 from tests.models import ECHO
 
 
 def test_the_middle_is_farthest_from_the_border():
     region = np.zeros((9, 12), bool)
     region[2:9, 3:10] = True
-    assert promptability.middle(region).tolist() == [6, 5]
-    assert promptability.middle(np.zeros((4, 4), bool)).tolist() == [0, 0]
+    assert held_out_scenes.middle(region).tolist() == [6, 5]
+    assert held_out_scenes.middle(np.zeros((4, 4), bool)).tolist() == [0, 0]
 
 
 class Planted(ak.Segmenter):
@@ -39,12 +39,12 @@ class Planted(ak.Segmenter):
 
 def test_planted_answers_are_scored():
     sam = ak.build_sam(ECHO, seed=0)
-    side = promptability.SCENE_SIZE
+    side = held_out_scenes.SCENE_SIZE
     target = np.zeros((side, side), bool)
     target[side // 4 : side // 2, side // 8 : side // 2] = True
     segmenter = Planted(sam, target)
     image = np.zeros((side, side, 3), np.uint8)
-    answers = promptability.ask(segmenter, image, target[None])
+    answers = held_out_scenes.ask(segmenter, image, target[None])
     for name in ("click", "oracle", "box", "five_clicks"):
         assert getattr(answers, name).item() > 0.95, name
     assert answers.true[0].tolist() == pytest.approx([0, 0, 1], abs=0.05)

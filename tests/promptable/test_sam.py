@@ -12,7 +12,7 @@ from segment_anything.modeling import Sam
 import adapterkit as ak
 from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.promptable.stock_sam import MINI, SamConfig, resized_sam, save_sam
-from benchmarks import promptability
+from benchmarks import held_out_scenes
 from tests.models import ECHO, TINY
 
 
@@ -74,8 +74,8 @@ def test_the_small_sam_is_small_and_stock(mini: Sam):
 def test_the_small_sam_answers_prompts_and_knows_how_well(mini: Sam):
     segmenter, answers = ak.Segmenter(mini), []
     for number in range(12):
-        scene = draw_scene(promptability.held_out(number), 512)
-        answers.append(promptability.ask(segmenter, scene.image, scene.masks[:4]))
+        scene = draw_scene(held_out_scenes.held_out(number), 512)
+        answers.append(held_out_scenes.ask(segmenter, scene.image, scene.masks[:4]))
     box, oracle = (
         torch.cat([getattr(each, name) for each in answers]) for name in ("box", "oracle")
     )

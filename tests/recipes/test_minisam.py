@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from adapterkit.promptable.stock_sam import MINI, load_sam
-from recipes import minisam
+from recipes import minisam, minisam_training
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,9 +20,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def short(monkeypatch):
-    stages = (minisam.Stage(3, 64, 4), minisam.Stage(1, 512, 1))
-    monkeypatch.setattr(minisam, "STAGES", stages)
-    monkeypatch.setattr(minisam, "SAVE_EVERY", 1)
+    stages = (minisam_training.Stage(3, 64, 4), minisam_training.Stage(1, 512, 1))
+    monkeypatch.setattr(minisam_training, "STAGES", stages)
+    monkeypatch.setattr(minisam_training, "SAVE_EVERY", 1)
 
 
 def test_leaves_weights_of_the_mini_sam(short, tmp_path):
@@ -39,7 +39,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
     minisam.main(whole)
 
     cut = minisam.Config(out=tmp_path / "cut", prompts=2)
-    step_loss, calls = minisam.step_loss, []
+    step_loss, calls = minisam_training.step_loss, []
 
     def interrupted(*arguments):
         calls.append(None)
@@ -47,10 +47,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
             raise KeyboardInterrupt
         return step_loss(*arguments)
 
-    monkeypatch.setattr(minisam, "step_loss", interrupted)
+    monkeypatch.setattr(minisam_training, "step_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         minisam.main(cut)
-    monkeypatch.setattr(minisam, "step_loss", step_loss)
+    monkeypatch.setattr(minisam_training, "step_loss", step_loss)
     minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, resume=True))
 
     expected, found = (
@@ -84,7 +84,7 @@ def test_clicks_lie_in_the_region_and_know_their_side():
     target[0, :2, 2:7, 3:9] = True
     region = torch.stack([target[0, 0], ~target[0, 1], torch.zeros(16, 16, dtype=torch.bool)])[None]
     for _ in range(20):
-        points, labels = minisam.clicks(region, target, 64, generator)
+        points, labels = minisam_training.clicks(region, target, 64, generator)
         assert labels.flatten().tolist() == [1, 0, -1]
         x, y = ((points[0, :, 0] + 0.5) / 4 - 0.5).long().unbind(-1)
         assert region[0, 0, y[0], x[0]]
@@ -96,14 +96,14 @@ def test_losses_of_planted_masks():
     target[..., :4] = True
     right = torch.where(target, 20.0, -20.0)
     logits = torch.stack([right, -right, torch.full_like(right, 20.0)], dim=2)
-    losses = minisam.mask_losses(logits, target)[0, 0]
+    losses = minisam_training.mask_losses(logits, target)[0, 0]
     assert losses[0] == pytest.approx(0, abs=1e-6)
     assert losses[1] > losses[2] > 1
-    assert minisam.mask_iou(logits, target)[0, 0].tolist() == [1, 0, 0.5]
+    assert minisam_training.mask_iou(logits, target)[0, 0].tolist() == [1, 0, 0.5]
 
 
 def test_the_schedule_rises_and_falls_to_zero():
-    rates = [minisam.schedule(progress) for progress in np.linspace(0.001, 1, 1000)]
+    rates = [minisam_training.schedule(progress) for progress in np.linspace(0.001, 1, 1000)]
     peak = int(np.argmax(rates))
     assert 0.01 < peak / 1000 < 0.03
     assert rates[peak] > 0.99

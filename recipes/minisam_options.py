@@ -1,0 +1,24 @@
+"""What can be set of the pretraining of the small Segment Anything model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("runs/minisam")
+    """Folder for the weights and the states to resume from."""
+    length: float = 1.0
+    """Factor on the steps of all stages; 0.01 for a trial."""
+    prompts: int = 4
+    """Prompted masks per image."""
+    rounds: int = 2
+    """Decodings per prompted mask: by its first prompt, then after corrections."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule: a rise over the first 2 %, then half a cosine."""
+    seed: int = 0
+    """Of weights, scenes and prompts."""
+    workers: int = 1
+    """Processes that draw scenes, for each one that trains."""
+    resume: bool = False
+    """Go on from the state in the folder, with the other options as they were."""
