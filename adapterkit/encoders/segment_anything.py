@@ -78,7 +78,7 @@ def _prompt_decoder(sam: Any) -> PromptDecoder:
         ones = torch.ones(1, 1, dtype=torch.int64, device=weight.device)
         mask = zeros(1, 1, *prompts.mask_input_size)
         sparse, dense = prompts((zeros(1, 1, 2), ones), zeros(1, 4), mask)
-        decoder.predict_masks(torch.zeros_like(dense), prompts.get_dense_pe(), sparse, dense)
+        decoder(torch.zeros_like(dense), prompts.get_dense_pe(), sparse, dense, True)
 
     return PromptDecoder(
         width=decoder.transformer_dim,

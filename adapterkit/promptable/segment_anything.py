@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor, nn
 
+from adapterkit.encoders.wrappers import unwrapped
 from adapterkit.promptable.sam_family import SamFamily, for_each_prompt, sam_family
 from adapterkit.promptable.stock_sam import save_sam
 
@@ -62,19 +63,10 @@ class SegmentAnything(SamFamily):
         dense: Float[Tensor, "p c h w"],
         count: int,
     ) -> tuple[Tensor, Tensor]:
-        """By the decoder's own `predict_masks`.
-
-        It takes the prompts of one image at a time, whose embedding it repeats and adds to each
-        dense prompt; here that sum is given as the dense prompt, and the image's embedding is zero.
-        """
+        """By the decoder's own forward, whose hooks run."""
         decoder: MaskDecoder = self.model.mask_decoder
-        image = for_each_prompt(image, count)
-        return decoder.predict_masks(
-            image_embeddings=torch.zeros_like(image[:1]),
-            image_pe=positions,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=image + dense,
-        )
+        with _every_mask_of_several_images(cast(MaskDecoder, unwrapped(decoder)), count):
+            return decoder(image, positions, sparse, dense, True)
 
     def kinds(self) -> Float[Tensor, "5 c"]:
         prompts: Any = self.model.prompt_encoder
@@ -92,6 +84,41 @@ class SegmentAnything(SamFamily):
 
     def as_sparse(self, tokens: Float[Tensor, "p n c"]) -> Float[Tensor, "p n c"]:
         return tokens
+
+
+@contextmanager
+def _every_mask_of_several_images(decoder: MaskDecoder, count: int) -> Iterator[None]:
+    """Within it, the decoder's forward, asked for several masks, gives all of `count` prompts of
+    each image.
+
+    Its `predict_masks` takes the prompts of one image at a time, whose embedding it repeats and
+    adds to each dense prompt; here that sum is given as the dense prompt, and the image's embedding
+    is zero. Its forward leaves out the first mask; here one is put before it.
+    """
+    own, before = decoder.predict_masks, vars(decoder).get("predict_masks")
+
+    def predict(
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        image = for_each_prompt(image_embeddings, count)
+        logits, iou = own(
+            image_embeddings=torch.zeros_like(image[:1]),
+            image_pe=image_pe,
+            sparse_prompt_embeddings=sparse_prompt_embeddings,
+            dense_prompt_embeddings=image + dense_prompt_embeddings,
+        )
+        return torch.cat([logits[:, :1], logits], dim=1), torch.cat([iou[:, :1], iou], dim=1)
+
+    decoder.predict_masks = predict
+    try:
+        yield
+    finally:
+        del decoder.predict_masks
+        if before is not None:
+            decoder.predict_masks = before
 
 
 @contextmanager
