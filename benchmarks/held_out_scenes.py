@@ -106,11 +106,11 @@ def middle(region: Bool[np.ndarray, "S S"]) -> Float[np.ndarray, "2"]:
     return np.array([column, row], np.float32)
 
 
-def draw_figure(sam: Sam, path: Path) -> None:
-    """Four scenes, three masks of each by one click, and all that is found without a prompt."""
-    figure = Figure(figsize=(12.5, 10), layout="constrained")
+def draw_figure(sam: Sam, path: Path, rows: int = 4) -> None:
+    """Scenes, three masks of each by one click, and all that is found without a prompt."""
+    figure = Figure(figsize=(12.5, 2.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(4, 5)
+    axes = figure.subplots(rows, 5, squeeze=False)
     generator = SamAutomaticMaskGenerator(
         sam, points_per_side=16, pred_iou_thresh=0.5, stability_score_thresh=0.7
     )

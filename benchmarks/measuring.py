@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
@@ -21,6 +22,12 @@ from benchmarks.work import Contestant, Work, prepared
 
 CEILING_SIDES = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is taken for all that a machine can do."""
+
+PROCESSES: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+"""Of those that are measured: memory that a fork shares would count as none of its own."""
+
+CEILING_SECONDS = 1.0
+"""For which that is tried: a shorter while may be a busy one."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,9 @@ def competing(
     """
 
     def start() -> Connection:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=compete, args=(contestant, device, there), daemon=True)
+        here, there = PROCESSES.Pipe()
+        arguments = (contestant, device, there)
+        process = PROCESSES.Process(target=compete, args=arguments, daemon=True)
         process.start()
         there.close()
         stack.callback(end, process, seconds)
@@ -228,8 +235,7 @@ def ceiling(device: str, dtype: torch.dtype, side: int | None = None) -> float:
     side = side or CEILING_SIDES[device]
     one, other = torch.rand(2, side, side, device=device).to(dtype).unbind(0)
     best = float("inf")
-    end = time.perf_counter() + 1
-    # For a second: a shorter while may be a busy one.
+    end = time.perf_counter() + CEILING_SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         torch.mm(one, other)

@@ -6,7 +6,6 @@ Work is described as in the table of `benchmarks.speed`; all the ways to do it t
 there have a profile here, each of one round after one that does not count, in a process of its own.
 """
 
-import multiprocessing
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,8 +41,8 @@ class Config:
 
 
 def main(config: Config) -> None:
+    from benchmarks import measuring
     from benchmarks.contests import expected, groups
-    from benchmarks.measuring import ceilings, default_device, in_words, machine
 
     contestants = dict.fromkeys(
         each
@@ -53,10 +52,10 @@ def main(config: Config) -> None:
     )
     if not contestants:
         raise ValueError(f"{config.work!r}: {expected()}")
-    device = config.device or default_device()
-    rates = ceilings(device)
-    console.print(f"{machine(device)}; {in_words(rates, device)}")
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    device = config.device or measuring.default_device()
+    rates = measuring.ceilings(device)
+    console.print(f"{measuring.machine(device)}; {measuring.in_words(rates, device)}")
+    with measuring.PROCESSES.Pool(1, maxtasksperchild=1) as pool:
         for contestant in contestants:
             if contestant.precision in rates:
                 rows = pool.apply(profiled, (contestant, device))

@@ -75,7 +75,7 @@ def main(config: Config) -> None:
         soft_wrap=True,
     )
     if config.figure is not None:
-        draw_figure(sam, config.figure)
+        draw_figure(sam, config.figure, rows=min(4, config.scenes))
         console.print(f"picture in {config.figure}")
 
 

@@ -12,6 +12,8 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from PIL import Image
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -28,6 +30,20 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # Of the processes that tests start.
+
+# See encoders/test_any_parts.py.
+settings.register_profile("thorough")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each process the tests of whole files, so that what is made for a file is made once."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture
@@ -66,6 +82,17 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's pictures are written and not drawn, which takes as long as a short training."""
+
+    def write(*arguments: Any) -> None:
+        Image.new("L", (1, 1)).save(arguments[-1])
+
+    for name in ("outcome.training_curves", "outcome.segmentation_figure", "runner.batch_figure"):
+        monkeypatch.setattr(f"adapterkit.training.{name}", write)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ from adapterkit.training.loop import train
 from adapterkit.training.settings import Settings
 from recipes.samus_camus import Config, main
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FILES = Path(__file__).parent / "fixtures" / "0.1.0"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.patches import Rectangle
 
 from adapterkit.data.files import palette
-from adapterkit.evaluation.plots import draw_contour, new_figure, save_figure
+from adapterkit.evaluation.plots import draw_contour, hide_axis, new_figure, save_figure
 from adapterkit.promptable.prompts import Prompts
 
 _COLUMNS, _SHOWN = 4, 8
@@ -32,7 +32,7 @@ def batch_figure(
     axes = list(figure.subplots(rows, min(count, _COLUMNS), squeeze=False).flat)
     colours = [f"#{bytes(palette.colour(k)).hex()}" for k in range(1, len(structures) + 1)]
     for panel in axes:
-        panel.set_axis_off()
+        hide_axis(panel)
     for i, panel in zip(range(count), axes, strict=False):
         image = batch["image"][i].byte().permute(1, 2, 0).numpy()
         panel.imshow(image)

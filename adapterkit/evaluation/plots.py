@@ -173,7 +173,7 @@ def _wrap(text: str) -> str:
 def _draw_case(row: Sequence[Axes], case: Case, colours: Mapping[str, str]) -> None:
     for axes in row:
         axes.imshow(case.image, cmap="gray")
-        axes.set_axis_off()
+        hide_axis(axes)
     _, reference, prediction = row
     # In reverse, so that where two structures touch, the contour of the first stays whole: of a
     # cavity and the wall around it, the cavity, whose contour the wall's would otherwise cover.
@@ -193,6 +193,14 @@ def _draw_case(row: Sequence[Axes], case: Case, colours: Mapping[str, str]) -> N
         # A contour along the border would otherwise widen the panel.
         axes.set_xlim(-0.5, case.image.shape[1] - 0.5)
         axes.set_ylim(case.image.shape[0] - 0.5, -0.5)
+
+
+def hide_axis(axes: Axes) -> None:
+    """Leaves the image alone, without axis lines and ticks."""
+    axes.set_axis_off()
+    # Ticks that are not drawn are still laid out, which takes longer than drawing the image.
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def draw_contour(

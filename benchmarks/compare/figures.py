@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from safetensors import safe_open
 
 from adapterkit.data.files import palette
-from adapterkit.evaluation.plots import draw_contour, new_figure, save_figure
+from adapterkit.evaluation.plots import draw_contour, hide_axis, new_figure, save_figure
 from benchmarks.compare.results import SystemResults, mean_and_deviation
 from benchmarks.compare.runs import run_folder
 from benchmarks.compare.systems import SYSTEMS, Network
@@ -202,7 +202,7 @@ def _draw_accuracy(results: Sequence[SystemResults], path: Path) -> None:
 
 def _show(axes: Axes, image: UInt8[np.ndarray, "S S"], title: str) -> None:
     axes.imshow(image, cmap="gray")
-    axes.set_axis_off()
+    hide_axis(axes)
     if title:
         axes.set_title(title, fontsize=_TEXT, pad=3)
     # A contour along the border would otherwise widen the panel.

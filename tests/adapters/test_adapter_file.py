@@ -1,10 +1,10 @@
 """An adapter file holds what was trained, loads anywhere its base is, and is refused elsewhere."""
 
+import copy
 import json
 import os
 import random
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ import adapterkit as ak
 from adapterkit.adapters.fingerprint import fingerprint
 from adapterkit.parts import FeatureAdapter, Resize
 from tests.models import TINY, snapshot, train_one_step
+from tests.processes import Process, run
 
 METHODS = {
     "samus": ak.methods.parts_of("samus"),
@@ -28,18 +29,24 @@ METHODS = {
 }
 
 
-@pytest.fixture
-def trained(sam: Sam, image: Tensor) -> Sam:
-    ak.inject_samus(sam)
-    train_one_step(sam.image_encoder, image)
-    return sam
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sam, Path]:
+    """A trained Sam and its file, not to be changed."""
+    sam = ak.inject_samus(ak.build_sam(TINY, seed=0))
+    train_one_step(sam.image_encoder, torch.rand(1, 3, 256, 256))
+    path = tmp_path_factory.mktemp("made") / "adapter.safetensors"
+    ak.save_adapter(sam, path, classes=["left ventricle", "myocardium"], training={"epochs": 1})
+    return sam, path
 
 
 @pytest.fixture
-def file(trained: Sam, tmp_path: Path) -> Path:
-    path = tmp_path / "adapter.safetensors"
-    ak.save_adapter(trained, path, classes=["left ventricle", "myocardium"], training={"epochs": 1})
-    return path
+def trained(made: tuple[Sam, Path]) -> Sam:
+    return copy.deepcopy(made[0])
+
+
+@pytest.fixture
+def file(made: tuple[Sam, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copy(made[1], tmp_path))
 
 
 def segment(sam: Sam, image: Tensor) -> Tensor:
@@ -85,7 +92,6 @@ def test_it_loads_in_a_fresh_process_with_equal_outputs(trained: Sam, file: Path
 import torch, adapterkit as ak
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-torch.set_num_threads({torch.get_num_threads()})
 sam = ak.load_adapter(ak.load_sam("base.pth", decoder_num_heads=4), "{file.name}")
 image = 255 * load_file("image.safetensors")["image"]
 points, labels = torch.full((2, 1, 1, 2), 128.0), torch.ones(2, 1, 1, dtype=torch.long)
@@ -93,7 +99,7 @@ with torch.no_grad():
     logits = ak.Segmenter(sam)(image, ak.Prompts(points, labels)).low_res_logits
 save_file({{"logits": logits.contiguous()}}, "logits.safetensors")
 """
-    subprocess.run([sys.executable, "-c", script], cwd=file.parent, check=True)
+    run(Process(script, folder=file.parent))
     assert torch.equal(load_file(file.parent / "logits.safetensors")["logits"], expected)
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from adapterkit.parts import LoRA, Train
 from adapterkit.promptable.protocol import Embedding
 from tests.conftest import SHARED
 from tests.models import TINY, snapshot
+from tests.processes import Process, run
 
 SAMED = ak.SamConfig(
     width=48, depth=4, num_heads=2, global_blocks=(1, 3), image_size=256, prompt_width=32,
@@ -200,7 +199,6 @@ def test_from_a_checkpoint_to_a_fresh_process(request, tmp_path: Path, method: s
     script = f"""
 import torch, adapterkit as ak
 from safetensors.torch import load_file
-torch.set_num_threads({torch.get_num_threads()})
 io = load_file("io.safetensors")
 config = ak.SamConfig(width=48, depth=4, num_heads=2, global_blocks=(1, 3), prompt_width=32,
                       image_size={encoder.state_dict()["pos_embed"].shape[1] * 16})
@@ -210,7 +208,7 @@ ak.load_adapter(encoder, "adapter.safetensors")
 with torch.no_grad():
     assert torch.equal(encoder(io["image"]), io["embedding"])
 """
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    run(Process(script, folder=tmp_path))
 
 
 @pytest.mark.parametrize(

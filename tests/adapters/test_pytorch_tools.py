@@ -4,15 +4,13 @@ They run in processes of their own, as a user runs them: without the shape check
 cannot see through.
 """
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import Process, run
+
 PREAMBLE = """
 import torch
 import adapterkit as ak
@@ -26,25 +24,13 @@ trained = [each for each in sam.parameters() if each.requires_grad]
 """
 
 
-def start(script: str, **environment: str) -> subprocess.Popen[str]:
+def start(script: str, **environment: str) -> Process:
     # Importing tests installs the shape checks, on modules that are not imported yet.
     imports = (
         "import adapterkit.adapters.file, adapterkit.methods, adapterkit.promptable.segmenter\n"
     )
     source = imports + PREAMBLE + textwrap.dedent(script)
-    return subprocess.Popen(
-        [sys.executable, "-c", source],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+    return Process(source, environment=environment)
 
 
 def test_export_is_exact():

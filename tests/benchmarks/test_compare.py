@@ -102,6 +102,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 # The command
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     chosen = "--data", echo, "--epochs", "1", "--out", "out"
     methods = "--methods", "sam", "samus-2-entropy", "unet"
@@ -154,6 +155,7 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     assert content(folder) == before
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_failed_run_is_shown_and_tried_again(
     tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ):
@@ -189,6 +191,7 @@ def test_a_failed_run_is_shown_and_tried_again(
     assert "comparison with epochs 1, and this one has 2; name another folder" in done.errors
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_interrupted_comparison_goes_on_to_the_same_result(
     tmp_path: Path, echo: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ):

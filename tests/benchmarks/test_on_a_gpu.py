@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.on_a_gpu import Report, groups, run_module
-
-
-def start(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.on_a_gpu", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+from benchmarks import measuring
+from benchmarks.on_a_gpu import Config, Report, groups, main, run_module
 
 
 def test_every_work_is_timed_stock_and_fast_and_then_compiled():
@@ -28,17 +24,16 @@ def test_every_work_is_timed_stock_and_fast_and_then_compiled():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path):
-    done = start("--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: there is no GPU here; --rehearse runs all of it on the CPU, at toy size\n"
-    )
+    with pytest.raises(ValueError, match="no GPU here; --rehearse runs all of it on the CPU"):
+        main(Config(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_a_rehearsal_leaves_a_report_of_every_step(tmp_path: Path):
-    done = start("--out", tmp_path / "out", "--rehearse", "--rounds", "1")
+    command = [sys.executable, "-m", "benchmarks.on_a_gpu", "--out", str(tmp_path / "out")]
+    command += ["--rehearse", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "out" / "report.md").read_text()
     tests, epoch, speed = report.split("\n## ")[1:]
@@ -50,9 +45,9 @@ def test_a_rehearsal_leaves_a_report_of_every_step(tmp_path: Path):
     assert (tmp_path / "out" / "times.csv").read_text().count("\n") > 8
 
 
-def test_what_no_time_is_left_for_is_named(tmp_path: Path):
-    done = start("--out", tmp_path / "out", "--rehearse", "--only", "speed", "--minutes", "0.1")
-    assert done.returncode == 0, done.stderr
+def test_what_no_time_is_left_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "CEILING_SECONDS", 0.01)
+    main(Config(out=tmp_path / "out", rehearse=True, only=("speed",), minutes=0.1))
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.count("left out, no time") == 8
 

@@ -1,28 +1,51 @@
-"""The benchmark of speed, on the smallest work that it has, as a user runs it."""
+"""The benchmark of speed, on the smallest work that it has."""
 
 import csv
 import multiprocessing
-import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import measuring, work
+from adapterkit.system.command_line import run
+from benchmarks import measuring, profile, speed, work
 
 
-def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements that are worth nothing, in processes that share what they import."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["benchmarks.measuring"])
+    monkeypatch.setattr(measuring, "PROCESSES", forks)
+    monkeypatch.setattr(measuring, "CEILING_SECONDS", 0.01)
+    monkeypatch.setitem(measuring.CEILING_SIDES, "cpu", 256)
+
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """A program of the benchmarks in this process; what it prints."""
+
+    def called(program: Any, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
+        run(program.main, program.Config)
+        return capsys.readouterr().out
+
+    return called
+
+
+def test_it_leaves_a_table_all_times_and_a_plot(call: Call, tmp_path: Path):
     out = tmp_path / "speed"
     options = ["--only", "SAMUS on small Sam, 128x128, embedding, batch 1", "--rounds", "2"]
-    command = [sys.executable, "-m", "benchmarks.speed", *options, "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--device", "cpu"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    printed = call(speed, *options, "--out", out, "--device", "cpu")
     rows = list(csv.DictReader((out / "times.csv").read_text().splitlines()))
     ways = ["stock", "fast"]
-    if "bf16 is slower than float32 on this cpu: left out" not in done.stdout:
+    if "bf16 is slower than float32 on this cpu: left out" not in printed:
         ways.append("fast, bf16")
     assert [(row["how"], row["round"]) for row in rows] == [
         (how, turn) for how in ways for turn in ("1", "2")
@@ -30,7 +53,7 @@ def test_it_leaves_a_table_all_times_and_a_plot(tmp_path: Path):
     assert all(float(row["seconds"]) > 0 and int(row["peak_bytes"]) > 2**20 for row in rows)
     assert all(int(row["flop"]) > 1e9 for row in rows)
     table = (out / "table.md").read_text()
-    assert table.splitlines()[-1] in done.stdout
+    assert table.splitlines()[-1] in printed
     assert "1.00 (1.00 to 1.00)" in table
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
@@ -39,9 +62,10 @@ def test_large_work_has_a_process_for_each_turn(monkeypatch: pytest.MonkeyPatch)
     contestant = work.Contestant(work.Work("small Sam", "SAM", "embedding", 128, 1), fast=True)
     monkeypatch.setattr(measuring, "is_large", lambda _: True)
     started: list[int] = []
-    start = multiprocessing.get_context("spawn").Process.start
+    start = measuring.PROCESSES.Process.start
     monkeypatch.setattr(
-        "multiprocessing.context.SpawnProcess.start",
+        measuring.PROCESSES.Process,
+        "start",
         lambda process: start(process) or started.append(process.pid),
     )
     (measured,) = measuring.measure([contestant], rounds=2, device="cpu")
@@ -60,24 +84,25 @@ def test_the_work_is_where_it_is_measured(method: str):
 
 
 @pytest.mark.parametrize(
-    ("module", "options"), [("speed", ["--only", "batch 5"]), ("profile", ["batch 5"])]
+    ("program", "options"), [(speed, ["--only", "batch 5"]), (profile, ["batch 5"])]
 )
-def test_work_that_is_not_there_is_refused_with_an_example(module: str, options: list[str]):
-    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert "'batch 5': expected words of a description such as 'SAM on ViT-B" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_work_that_is_not_there_is_refused_with_an_example(
+    call: Call, program: Any, options: list[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        call(program, *options)
+    message = str(ended.value.code)
+    assert message.startswith("error: ")
+    assert "'batch 5': expected words of a description such as 'SAM on ViT-B" in message
+    assert "\n" not in message
 
 
-def test_a_profile_has_every_kind_of_operation_of_each_way():
+def test_a_profile_has_every_kind_of_operation_of_each_way(call: Call):
     work = "SAMed on small Sam, 128x128, training step, batch 1"
-    command = [sys.executable, "-m", "benchmarks.profile", work.lower()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = call(profile, work.lower())
     for way in ("stock", "fast", "fast, checkpointed"):
-        assert f"| {work}, {way} |" in done.stdout
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| products")]
+        assert f"| {work}, {way} |" in printed
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| products")]
     seconds, flop = zip(
         *((float(row[1]), float(row[3].replace(",", ""))) for row in rows), strict=True
     )

@@ -74,6 +74,7 @@ def test_a_folder_of_images_and_masks_becomes_an_adapter(tmp_path: Path, run: Co
     assert "this run is finished" in str(again.status)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
     data = write_discs(tmp_path / "discs", images=6, values=(1, 2))
     run = ak.train(
@@ -130,6 +131,7 @@ def test_data_that_check_refuses_are_not_trained_on(tmp_path: Path, run: Command
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_results_are_summed_up_over_groups(tmp_path: Path, run: Command):
     data = write_discs(tmp_path / "discs")
     for kind in ("images", "masks"):
@@ -150,6 +152,7 @@ def test_results_are_summed_up_over_groups(tmp_path: Path, run: Command):
     assert [row.split(",")[1] for row in rows[1:]] == metrics["patients"]["test"] * 2
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_is_alive_is_left_alone_and_one_that_had_not_begun_says_so(
     tmp_path: Path, run: Command
 ):

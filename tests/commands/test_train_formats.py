@@ -24,6 +24,8 @@ from tests.data.written_collections import (
     write_segmentation,
 )
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 # Named as slices are, so that all formats have the same names, which the prompts depend on.
 DRAWN = [
     replace(each, name=f"{each.patient}/{index % 2:03d}")

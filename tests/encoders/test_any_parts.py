@@ -207,6 +207,9 @@ def taken(case: Case, parts: list[Part]) -> bool:
 
 
 def each_of(examples: int) -> settings:
+    """Of so many lists by `--hypothesis-profile=thorough`; else of a quarter."""
+    if settings.get_current_profile_name() != "thorough":
+        examples //= 4
     slow = [HealthCheck.too_slow]
     return settings(
         max_examples=examples, deadline=None, derandomize=True, suppress_health_check=slow

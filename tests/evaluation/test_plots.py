@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -9,6 +7,7 @@ from PIL import Image
 
 from adapterkit.evaluation import plots
 from adapterkit.evaluation.plots import Case, segmentation_figure, training_curves
+from tests.processes import Process, run
 
 STRUCTURES = ["LV endocardium", "myocardium", "left atrium"]
 
@@ -133,7 +132,7 @@ def test_training_curves_without_validation(tmp_path, drawn):
 
 def test_pyplot_is_not_imported():
     code = "import sys, adapterkit.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run(Process(code))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """Methods by name: ours, and one that a user defines."""
 
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from adapterkit.promptable.stock_sam import save_sam
 from tests.commands.test_train_command import write_discs
 from tests.conftest import Done
 from tests.models import ECHO, TINY
+from tests.processes import Process, run
 
 MINE = '''
 """A method and a part of a user's own."""
@@ -162,11 +160,11 @@ def test_a_method_of_ones_own_is_saved_and_loaded_in_a_fresh_process(plugin: Pat
         with torch.no_grad():
             assert torch.equal(sam.image_encoder(found["image"]), found["expected"])
     """
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, check=True)
+    run(Process(script))
 
 
 @pytest.mark.usefixtures("forgets")
+@pytest.mark.usefixtures("blank_figures")
 def test_the_command_trains_parts_of_a_file_of_ones_own(tmp_path: Path, run: Callable[..., Done]):
     path = tmp_path / "my_parts.py"
     path.write_text(

@@ -1,8 +1,5 @@
 """Parts in the prompt encoder and the mask decoder: class prompts and detail."""
 
-import subprocess
-import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import adapterkit as ak
 from adapterkit.parts import ClassPrompts, Detail, Resize, Train
 from adapterkit.promptable.prompts import every_class
 from tests.models import TINY, random_prompts, snapshot
+from tests.processes import Process, run
 
 STRUCTURES = ("ventricle", "wall", "atrium")
 SIZE = 128
@@ -164,8 +162,7 @@ def test_a_file_gives_the_same_masks_in_a_fresh_process(sam: Sam, images: Tensor
         with torch.no_grad():
             assert torch.equal(segmenter(found["images"]).logits(), found["expected"])
     """
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, check=True)
+    run(Process(script))
 
 
 @torch.no_grad()
@@ -203,12 +200,35 @@ def test_a_part_at_a_module_of_the_decoder_that_is_not_called_is_refused(sam: Sa
     @dataclass(frozen=True)
     class AtTheDecoder:
         def attach(self, to) -> None:
-            to.after(to.view.components["mask_decoder"], lambda *_: None)
+            decoder = to.view.components["mask_decoder"]
+            to.after(decoder.get_submodule("output_hypernetworks_mlps"), lambda *_: None)
 
     before = snapshot(sam)
-    with pytest.raises(ValueError, match="mask_decoder of this segment_anything model is not"):
+    with pytest.raises(ValueError, match=r"output_hypernetworks_mlps of this segment_anything"):
         ak.inject(sam, [AtTheDecoder()])
     assert snapshot(sam) == before
+
+
+@torch.no_grad()
+def test_a_part_at_the_whole_mask_decoder_changes_its_masks(sam: Sam, images: Tensor):
+    @dataclass(frozen=True)
+    class Halved:
+        def attach(self, to) -> None:
+            to.after(
+                to.view.components["mask_decoder"],
+                lambda module, args, output: (output[0] / 2, output[1] - 1),
+            )
+
+    prompts = ak.Prompts(*random_prompts(2, 3, 2, seed=0, side=SIZE))
+    segmenter = ak.Segmenter(ak.inject(sam, [Resize(SIZE)]))
+    before, state = segmenter(images, prompts), snapshot(sam.mask_decoder)
+    ak.inject(sam, [Halved()], "other")
+    ak.activate(sam, "default", "other")
+    after = segmenter(images, prompts)
+    assert torch.equal(after.all_logits, before.all_logits / 2)
+    assert torch.equal(after.all_iou, before.all_iou - 1)
+    ak.remove(sam, "other")
+    assert snapshot(sam.mask_decoder) == state
 
 
 def test_the_parts_of_a_method_for_an_encoder_alone():

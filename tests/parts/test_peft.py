@@ -3,9 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
-import textwrap
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +20,7 @@ import adapterkit as ak
 from adapterkit.parts import FeatureAdapter, LoRA, Peft, Train
 from adapterkit.parts.peft import METHODS, REFUSED
 from tests.models import ECHO, snapshot, train_one_step
+from tests.processes import Process, run
 
 peft = pytest.importorskip("peft")
 
@@ -247,9 +245,7 @@ def test_a_file_loads_in_a_fresh_process(small: Sam, picture: Tensor, tmp_path: 
         with torch.no_grad():
             assert torch.equal(sam.image_encoder(io["image"]), io["expected"])
         """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    root = Path(__file__).parents[2]
-    subprocess.run(command, cwd=root, check=True, timeout=300)
+    run(Process(script, tmp_path))
 
 
 def test_what_layers_share_is_saved_once(small: Sam, tmp_path: Path):
@@ -491,5 +487,4 @@ def test_compile_has_no_graph_break():
         exported = torch.export.export(encoder, (image,)).module()
         torch.testing.assert_close(exported(image), expected, rtol=0, atol=1e-4)
         """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=300)
+    run(Process(script))

@@ -1,5 +1,6 @@
 """The recipe that pretrains the small Sam, in miniature, as a user runs it."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,33 +12,35 @@ from safetensors.torch import load_file
 
 from adapterkit.promptable.stock_sam import MINI, load_sam
 from recipes import minisam, minisam_training
+from tests.processes import Process
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recipes.minisam", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-@pytest.fixture
-def short(monkeypatch):
+@pytest.fixture(scope="module")
+def short():
     stages = (minisam_training.Stage(3, 64, 4), minisam_training.Stage(1, 512, 1))
-    monkeypatch.setattr(minisam_training, "STAGES", stages)
-    monkeypatch.setattr(minisam_training, "SAVE_EVERY", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minisam_training, "STAGES", stages)
+        patch.setattr(minisam_training, "SAVE_EVERY", 1)
+        yield
 
 
-def test_leaves_weights_of_the_mini_sam(short, tmp_path):
-    minisam.main(minisam.Config(out=tmp_path / "run", prompts=2))
-    sam = load_sam(tmp_path / "run/mini_sam.safetensors")
+@pytest.fixture(scope="module")
+def whole(short, tmp_path_factory):
+    """The folder of a training that was not interrupted, not to be changed."""
+    folder = tmp_path_factory.mktemp("minisam") / "whole"
+    minisam.main(minisam.Config(out=folder, prompts=2))
+    return folder
+
+
+def test_leaves_weights_of_the_mini_sam(whole):
+    sam = load_sam(whole / "mini_sam.safetensors")
     assert sam.image_encoder.img_size == MINI.image_size
-    tensors = load_file(tmp_path / "run/mini_sam.safetensors").values()
+    tensors = load_file(whole / "mini_sam.safetensors").values()
     assert {each.dtype for each in tensors} == {torch.float16}
 
 
 @pytest.mark.parametrize("step", [3, 4])
-def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeypatch, step):
-    whole = minisam.Config(out=tmp_path / "whole", prompts=2)
-    minisam.main(whole)
-
+def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, step):
     cut = minisam.Config(out=tmp_path / "cut", prompts=2)
     step_loss, calls = minisam_training.step_loss, []
 
@@ -54,18 +57,18 @@ def test_a_resumed_training_equals_an_uninterrupted_one(short, tmp_path, monkeyp
     minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, resume=True))
 
     expected, found = (
-        load_file(tmp_path / name / "mini_sam.safetensors") for name in ("whole", "cut")
+        load_file(folder / "mini_sam.safetensors") for folder in (whole, tmp_path / "cut")
     )
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
 
 
-def test_a_finished_folder_is_not_overwritten(short, tmp_path):
-    config = minisam.Config(out=tmp_path, prompts=2)
-    minisam.main(config)
+def test_a_finished_folder_is_not_overwritten(whole, tmp_path):
+    config = minisam.Config(out=tmp_path / "run", prompts=2)
+    shutil.copytree(whole, config.out)
     with pytest.raises(ValueError, match="this pretraining is finished"):
         minisam.main(config)
-    (tmp_path / "mini_sam.safetensors").unlink()
+    (config.out / "mini_sam.safetensors").unlink()
     with pytest.raises(ValueError, match="holds a pretraining: give --resume"):
         minisam.main(config)
     with pytest.raises(ValueError, match="a run with prompts 2, and this one has 3"):
@@ -73,9 +76,9 @@ def test_a_finished_folder_is_not_overwritten(short, tmp_path):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    done = run("--resume", "--out", str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == f"error: --resume, but there is no {tmp_path / 'stage_1.safetensors'}\n"
+    done = Process.of_module("recipes.minisam", "--resume", "--out", tmp_path)
+    assert done.wait() == 1
+    assert done.errors == f"error: --resume, but there is no {tmp_path / 'stage_1.safetensors'}\n"
 
 
 def test_clicks_lie_in_the_region_and_know_their_side():

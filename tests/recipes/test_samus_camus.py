@@ -4,12 +4,10 @@ import contextlib
 import csv
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,8 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.system.command_line import run
 from recipes.samus_camus import Config, main
 from tests.models import ECHO
+from tests.processes import ROOT, Process
 
-ROOT = Path(__file__).parents[2]
 FILES = {
     "adapter.safetensors",
     "config.json",
@@ -73,21 +71,7 @@ def recipe(
     return call
 
 
-def start(cwd: Path, *arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "recipes.samus_camus", *map(str, arguments)],
-        cwd=cwd,
-        # Sums depend on the number of threads in their last bits.
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            "ACCELERATE_USE_CPU": "true",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+ON_THE_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +133,7 @@ def test_it_leaves_adapter_metrics_table_and_figures(
     assert finished.errors == ("error: --resume run: this run is finished; its results are there\n")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_without_data_and_checkpoint_it_says_what_it_uses(
     tmp_path: Path, recipe, monkeypatch: pytest.MonkeyPatch
 ):
@@ -168,6 +153,7 @@ def test_without_data_and_checkpoint_it_says_what_it_uses(
     assert sam.image_encoder.img_size == 128
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe):
     data = write_phantom(tmp_path / "echo", patients=4, image_size=64)
     parts = {"training": [3, 1, 9], "validation": [4], "testing": [2, 8]}
@@ -188,32 +174,39 @@ def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe
 # Interruptions
 
 TRAINING = [
-    "--epochs", "40", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
+    "--epochs", "10", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
     "--augment", "--points", "2-max-distance", "--schedule", "cosine",
 ]  # fmt: skip
 
 
+INTERRUPTING = """
+import os, random, runpy, threading, time
+from adapterkit.training import loop
+
+saved_at = []
+
+def save(*arguments, _save=loop.save_state, **options):
+    _save(*arguments, **options)
+    saved_at.append(time.monotonic())
+    if len(saved_at) == 2:
+        after = random.uniform(0, saved_at[1] - saved_at[0])
+        threading.Timer(after, os.kill, (os.getpid(), {number})).start()
+
+loop.save_state = save
+runpy.run_module("recipes.samus_camus", run_name="__main__", alter_sys=True)
+"""
+
+
 def interrupted(number: signal.Signals, folder: Path, *arguments: str | Path) -> tuple[int, str]:
     """Start the recipe, and end it at a random moment of its second or third epoch."""
-    state = folder / "training_state.safetensors"
-    process = start(folder.parent, *arguments)
-
-    def save_of_state() -> float:
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        while not state.exists() or state.stat().st_mtime_ns == before:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-        return time.monotonic()
-
-    first = save_of_state()
-    epoch = save_of_state() - first
-    time.sleep(random.uniform(0, epoch))
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    code = INTERRUPTING.format(number=int(number))
+    process = Process(code, *arguments, folder=folder.parent, environment=ON_THE_CPU)
+    status = process.wait()
     assert not (folder / "metrics.json").exists(), "it was faster than this test"
-    return process.returncode, errors
+    return status, process.errors
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_interrupted_and_killed_goes_on_to_the_same_result(
     tmp_path: Path, phantom: Path, checkpoint: Path, recipe
 ):
@@ -248,11 +241,18 @@ def test_it_runs_in_two_processes(tmp_path: Path, phantom: Path, checkpoint: Pat
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         "--main_process_port", "0")  # fmt: skip
     arguments = "--data", phantom, "--checkpoint", checkpoint, "--epochs", "2", "--batch-size", "2"
-    process = start(tmp_path, *arguments, "--out", "run", launcher=launcher)
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+    arguments = *arguments, "--out", "run"
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "recipes.samus_camus", *map(str, arguments)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **ON_THE_CPU},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
     assert {each.name for each in (tmp_path / "run").iterdir()} == FILES
-    assert output.count("results in run") == 1
+    assert done.stdout.count("results in run") == 1
     assert (
         len(list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines())))
         == 4 * 3
@@ -348,11 +348,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
 
 
 def test_a_failure_has_no_traceback(tmp_path: Path):
-    process = start(tmp_path, "--data", "absent")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.startswith("error: absent does not exist")
-    assert errors.count("\n") == 1
+    process = Process.of_module("recipes.samus_camus", "--data", "absent", folder=tmp_path)
+    assert process.wait() == 1
+    assert process.errors.startswith("error: absent does not exist")
+    assert process.errors.count("\n") == 1
 
 
 def test_help_names_every_option(recipe):

@@ -1,10 +1,10 @@
 """Memory that is freed: kept, and given back."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+from tests.processes import Process, run
 
 HALF_OF_ALL_IS_FREE = """
 import torch
@@ -26,9 +26,8 @@ print(full - freed, freed - resident_mib(), sum(each.sum().item() for each in ke
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_stays_until_it_is_given_back():
-    command = [sys.executable, "-c", HALF_OF_ALL_IS_FREE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    at_once, given_back, kept = map(float, done.stdout.split())
+    run(process := Process(HALF_OF_ALL_IS_FREE))
+    at_once, given_back, kept = map(float, process.output.split())
     assert at_once < 10
     # 200 tensors of 1 MiB, less the pages that they share with their neighbours.
     assert given_back > 180

@@ -12,6 +12,8 @@ from adapterkit.training import cross_validation
 from adapterkit.training.runner import perform
 from tests.commands.test_train_command import write_discs
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SHORT: dict[str, Any] = {"method": "samed", "epochs": 1, "image_size": 64, "batch_size": 4}
 
 
