@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import jaxtyping
 import pytest
 import timm
 import torch
@@ -88,7 +89,9 @@ def test_a_wrapped_encoder_is_saved_and_loaded(
     ak.load_adapter(ak.build_sam(TINY, seed=0), tmp_path / "a.safetensors")
 
 
-def test_a_compiled_model_takes_adapters(sam: Sam):
+def test_a_compiled_model_takes_adapters(sam: Sam, monkeypatch: pytest.MonkeyPatch):
+    # Which not every version of PyTorch can trace.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     sam.image_encoder = compiled(sam.image_encoder)  # pyright: ignore[reportAttributeAccessIssue]
     image = torch.rand(1, 3, 64, 64)
     ak.inject(sam, [Resize(64), FeatureAdapter(zero_init=False), Train("neck")])
