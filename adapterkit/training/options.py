@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from adapterkit.promptable.strategies import TrainingStrategy
 from adapterkit.training.choices import AugmentationName, Flip, Loss, Tracker
@@ -22,8 +22,8 @@ class TrainingOptions:
     checkpoint: Path | None = None
     """What is adapted: a file, sam_vit_b_01ec64.pth say; a folder of transformers; or a name on the
     Hugging Face Hub, facebook/sam2.1-hiera-tiny say. Without it, adapterkit's own small SAM."""
-    options: tuple[str, ...] = ()
-    """Of the method, as NAME=VALUE: rank=8, say."""
+    options: Annotated[tuple[str, ...], arg(name="set")] = ()
+    """Options of the method, as NAME=VALUE: rank=8, say."""
     format: str | None = None
     """How the data lie on disk. By default it is found out."""
     images: Path | None = None

@@ -238,7 +238,7 @@ def _options(options: Sequence[str]) -> Mapping[str, Any]:
     for each in options:
         name, equals, value = each.partition("=")
         if not equals or not name:
-            raise ValueError(f"--options {each}: expected NAME=VALUE, rank=8 say")
+            raise ValueError(f"--set {each}: expected NAME=VALUE, rank=8 say")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:

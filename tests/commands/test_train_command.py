@@ -101,8 +101,8 @@ def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
     [
         (("--method", "samuss"), "method 'samuss': expected one of"),
         (("--method", "samed", "--prompts", "class"), "cannot be asked for a structure by name"),
-        (("--options", "rank"), "--options rank: expected NAME=VALUE"),
-        (("--options", "rank=2"), "method 'samus_plus' has no option 'rank'"),
+        (("--set", "rank"), "--set rank: expected NAME=VALUE"),
+        (("--set", "rank=2"), "method 'samus_plus' has no option 'rank'"),
         (("--structures", "nodule"), "--structures nodule: expected LABEL=NAME"),
         (("--group", "patient"), "--group 'patient' finds nothing in the name"),
         (("--patients", "99"), "99 groups are asked for: discs has 10"),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import adapterkit as ak
+from tests import camus_files
 from tests.conftest import Done
 from tests.data.written_collections import (
     draw,
@@ -191,3 +192,51 @@ def test_each_format_gives_the_dice_of_the_plain_folder(
     if write in AS_SLICES:
         table = (tmp_path / "run" / "table.md").read_text()
         assert "## Volumes, in 3-D over all slices" in table
+
+
+def test_camus_gives_the_dice_of_the_plain_folder_of_its_images(
+    tmp_path: Path, run: Callable[..., Done]
+):
+    names = "1=left ventricle", "2=myocardium", "3=left atrium"
+    for number, each in enumerate(draw(20, size=(40, 56))):
+        patient, frame = f"patient{number // 4 + 1:04d}", ["2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"]
+        name = f"{patient}_{frame[number % 4]}"
+        labels = each.labels.copy()
+        labels[30:36, 40:50] = 3
+        (tmp_path / "camus" / patient).mkdir(parents=True, exist_ok=True)
+        camus_files.save(tmp_path / "camus" / patient / f"{name}.nii.gz", each.image)
+        camus_files.save(tmp_path / "camus" / patient / f"{name}_gt.nii.gz", labels)
+        save(tmp_path / "plain/images" / f"{name}.png", each.image)
+        save(tmp_path / "plain/masks" / f"{name}.png", labels)
+    plain = tmp_path / "plain", "--group", r"^patient\d+", "--structures", *names
+    for data, out in (((tmp_path / "camus",), "a"), (plain, "b")):
+        done = run("train", *data, *SHORT, "--out", tmp_path / out)
+        assert done.status == 0, done
+    assert dice(tmp_path / "a") == dice(tmp_path / "b")
+    assert max(dice(tmp_path / "a")) > 0
+
+
+def test_us30k_gives_the_dice_of_a_table_of_its_images(tmp_path: Path, run: Callable[..., Done]):
+    lists = {"train": range(5), "val": range(5, 6), "test": range(6, 8)}
+    rows = []
+    for part, indices in lists.items():
+        for each in (DRAWN[index] for index in indices):
+            image, mask = each.image, (each.labels > 0).astype(np.uint8)
+            name = each.name.replace("/", "_")
+            save(tmp_path / f"us30k/Breast-BUSI/img/{name}.png", image)
+            save(tmp_path / f"us30k/Breast-BUSI/label/{name}.png", mask)
+            save(tmp_path / f"table/1/Breast-BUSI/{name}.png", image)
+            save(tmp_path / f"table/masks/{name}.png", mask)
+            rows.append((f"1/Breast-BUSI/{name}.png", f"masks/{name}.png", name, part))
+        listing = tmp_path / "us30k" / "MainPatient" / f"{part}.txt"
+        listing.parent.mkdir(exist_ok=True)
+        listing.write_text("".join(f"1/Breast-BUSI/{row[2]}\n" for row in rows if row[3] == part))
+    (listing.parent / "class.json").write_text('{"Breast-BUSI": 2}')
+    columns = ["image", "mask", "group", "split"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "table/t.csv", index=False)
+    table = tmp_path / "table/t.csv", "--structures", "1=foreground"
+    for data, out in (((tmp_path / "us30k",), "a"), (table, "b")):
+        done = run("train", *data, *SHORT, "--out", tmp_path / out)
+        assert done.status == 0, done
+    assert dice(tmp_path / "a") == dice(tmp_path / "b")
+    assert min(dice(tmp_path / "a")) > 0

@@ -174,7 +174,7 @@ def test_the_command_trains_parts_of_a_file_of_ones_own(tmp_path: Path, run: Cal
         "def fixed(view):\n    return [LoRA(2)]\n"
     )
     data, out = write_discs(tmp_path / "discs", images=6), tmp_path / "run"
-    options = ("--options", "rank=3", "--epochs", "1", "--image-size", "64", "--out", out)
+    options = ("--set", "rank=3", "--epochs", "1", "--image-size", "64", "--out", out)
     done = run("train", data, "--method", f"{path}:queries", *options)
     assert done.status == 0, done
     header = ak.inspect_adapter(out / "adapter.safetensors")
