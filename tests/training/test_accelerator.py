@@ -81,7 +81,7 @@ def test_mlflow_gets_loss_and_dice(tmp_path: Path, images: Subset, monkeypatch: 
 def test_wandb_gets_loss_and_dice_offline(
     tmp_path: Path, images: Subset, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     accelerator, history = trained(images, tmp_path, "wandb")
@@ -89,6 +89,7 @@ def test_wandb_gets_loss_and_dice_offline(
     assert run.name == "echo"
     assert run.config["seed"] == 0
     accelerator.end_training()
+    wandb.teardown()  # Its own process writes the file.
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     written = file.read_bytes()
     for epoch in history:
