@@ -12,14 +12,17 @@ import pytest
 from tests.processes import Process, run
 
 PREAMBLE = """
+from dataclasses import replace
 import torch
 import adapterkit as ak
 from tests.models import TINY
 
 torch.manual_seed(0)
-sam = ak.inject_samus(ak.build_sam(TINY, seed=0))
+# A block that attends within windows and one that attends globally: what traces takes each anew.
+config = replace(TINY, depth=2, global_blocks=(1,), window_size=5)
+sam = ak.inject_samus(ak.build_sam(config, seed=0), 128)
 encoder = sam.image_encoder
-image = torch.rand(2, 3, 256, 256)
+image = torch.rand(2, 3, 128, 128)
 trained = [each for each in sam.parameters() if each.requires_grad]
 """
 

@@ -470,7 +470,7 @@ def test_compile_has_no_graph_break():
         import adapterkit as ak
 
         config = ak.SamConfig(
-            width=32, depth=4, num_heads=2, global_blocks=(1, 3), image_size=64, prompt_width=32,
+            width=32, depth=2, num_heads=2, global_blocks=(1,), image_size=64, prompt_width=32,
             decoder_mlp_width=64,
         )
         torch.manual_seed(0)

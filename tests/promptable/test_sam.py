@@ -73,7 +73,7 @@ def test_the_small_sam_is_small_and_stock(mini: Sam):
 
 def test_the_small_sam_answers_prompts_and_knows_how_well(mini: Sam):
     segmenter, answers = ak.Segmenter(mini), []
-    for number in range(12):
+    for number in range(6):
         scene = draw_scene(held_out_scenes.held_out(number), 512)
         answers.append(held_out_scenes.ask(segmenter, scene.image, scene.masks[:4]))
     box, oracle = (
