@@ -98,7 +98,7 @@ def _draw_masks(cases: Mapping[str, Cases], path: Path) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(handles), 2 * columns),
+        ncols=min(len(handles), columns),
         fontsize=_TEXT,
         frameon=False,
     )
