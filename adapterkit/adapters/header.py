@@ -143,7 +143,7 @@ def _part_from_json(values: Any) -> Part:
     if not isinstance(name, str) or name not in PARTS:
         raise ValueError(
             f"it has a part {_short(name)}, and known are {', '.join(sorted(PARTS))}; import the "
-            "module that registers it, or upgrade adapterkit"
+            "module that registers it (adapterkit --plugin FILE.py), or upgrade adapterkit"
         )
     options = {key: value for key, value in values.items() if key != "part"}
     kind: Any = PARTS[name]
