@@ -13,9 +13,14 @@ TUTORIALS = PROJECT / "docs" / "tutorials"
 SMALLER: dict[str, dict[str, str]] = {
     "first_adapter": {"PATIENTS, EPOCHS = 48, 8": "PATIENTS, EPOCHS = 5, 1"},
     "own_folder": {"PATIENTS, EPOCHS = 30, 12": "PATIENTS, EPOCHS = 4, 1"},
+    "choosing_a_method": {"PATIENTS, EPOCHS = 50, 3": "PATIENTS, EPOCHS = 10, 1"},
+    "ablation": {"PATIENTS, EPOCHS = 30, 8": "PATIENTS, EPOCHS = 3, 1"},
+    "extending": {"PATIENTS, EPOCHS = 24, 10": "PATIENTS, EPOCHS = 3, 1"},
+    "export_and_run": {"PATIENTS, EPOCHS = 24, 10": "PATIENTS, EPOCHS = 3, 1"},
+    "from_other_tools": {},
 }
 """What is written in each script, and what stands there in the test."""
-SLOW: set[str] = set()
+SLOW = {"choosing_a_method", "ablation", "export_and_run"}
 
 
 def scripts_of(name: str) -> dict[str, str]:
