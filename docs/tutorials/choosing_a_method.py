@@ -46,7 +46,7 @@ figure = Figure(figsize=(6.5, 2.8), layout="constrained")
 for axes, (task, dice) in zip(figure.subplots(1, 2), tasks.items(), strict=True):
     (first, one), (second, other) = dice.items()
     difference = other - one
-    p = wilcoxon(difference).pvalue
+    _, p = wilcoxon(difference)
     found = f"{difference.mean():+.1f} points, p = {p:.2g}"
     print(f"{task}: {second} less {first}, {found}")
     for pair in zip(one, other, strict=True):

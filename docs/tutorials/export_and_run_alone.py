@@ -20,22 +20,20 @@ encoder, decoder = (
 scan = Image.open("scan.png").convert("RGB")
 bands = [band.convert("F").resize((side, side), Image.Resampling.BILINEAR) for band in scan.split()]
 images = np.stack([np.asarray(band).round() for band in bands])[None]
-embedding, detail = encoder.run(None, {"images": images})
+embedding, detail = map(np.asarray, encoder.run(None, {"images": images}))
 
 # Every structure by its name alone: two points of label -1, and no mask.
 count, low_res = len(names), 4 * embedding.shape[-1]
-logits, _, presence = decoder.run(
-    None,
-    {
-        "image_embeddings": embedding,
-        "detail_maps": detail,
-        "classes": np.arange(count)[None],
-        "point_coords": np.zeros((1, count, 2, 2), np.float32),
-        "point_labels": np.full((1, count, 2), -1),
-        "mask_input": np.zeros((1, count, low_res, low_res), np.float32),
-        "has_mask_input": np.zeros((1, count), np.float32),
-    },
-)
+given = {
+    "image_embeddings": embedding,
+    "detail_maps": detail,
+    "classes": np.arange(count)[None],
+    "point_coords": np.zeros((1, count, 2, 2), np.float32),
+    "point_labels": np.full((1, count, 2), -1),
+    "mask_input": np.zeros((1, count, low_res, low_res), np.float32),
+    "has_mask_input": np.zeros((1, count), np.float32),
+}
+logits, _, presence = map(np.asarray, decoder.run(None, given))
 
 # Back to the image's own pixels; the first of a structure's four masks is the answer.
 masks = {}

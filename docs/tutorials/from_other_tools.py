@@ -41,7 +41,9 @@ sam = ak.mini_sam()
 config = peft.PeftConfig.from_pretrained("peft_lora")
 config.inference_mode = False
 ak.inject(sam, [config], name="from_peft")
-load_weights_of_peft(ak.adapters_of(sam)["from_peft"], "peft_lora")
+attached = ak.adapters_of(sam)
+assert attached is not None
+load_weights_of_peft(attached["from_peft"], "peft_lora")
 with torch.no_grad():
     torch.testing.assert_close(sam.image_encoder(image), of_peft)
 ak.save_adapter(sam, "from_peft.safetensors")
@@ -79,7 +81,8 @@ checkpoint = {"model_state": {f"sam.{key}": value for key, value in fully_traine
 torch.save({**checkpoint, "epoch": 10, "best_metric": 0.1}, "best.pt")  # as training leaves it
 
 micro_sam = ak.load_sam("best.pt")
-assert torch.equal(micro_sam.image_encoder.pos_embed, fully_trained["image_encoder.pos_embed"])
+position = micro_sam.get_parameter("image_encoder.pos_embed")
+assert torch.equal(position, fully_trained["image_encoder.pos_embed"])
 ak.inject(micro_sam, "samed", image_size=256)
 print(ak.summary(micro_sam))
 # --8<-- [end:micro_sam]
