@@ -171,6 +171,11 @@ class Decoder(nn.Module):
         """Masks, their estimated quality and, with class prompts, the presence; `others` are the
         maps and, with class prompts, the classes, (b, k)."""
         batch, prompts = point_labels.shape[:2]
+        # That axes of one name are one size, without which a trace guards against sizes of 1.
+        for each in (image_embeddings, point_coords, mask_input, has_mask_input, *others):
+            torch._check(each.shape[0] == batch)
+        for each in (point_coords, mask_input, has_mask_input, *others[len(self.maps) :]):
+            torch._check(each.shape[1] == prompts)
         coords, labels, mask, has_mask = (
             each.flatten(0, 1) for each in (point_coords, point_labels, mask_input, has_mask_input)
         )

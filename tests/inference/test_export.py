@@ -354,21 +354,24 @@ def test_structures_are_asked_for_by_name(tmp_path: Path, format: str):
     about = json.loads((folder / "export.json").read_text())
     assert about["classes"] == ["ventricle", "atrium"]
     assert list(about["decoder"]["inputs"])[-2:] == ["detail_maps", "classes"]
-    images = 255 * torch.rand(2, 3, 64, 64)
-    embedding, maps = encoder(images)
-    given = {
-        "image_embeddings": embedding,
-        "point_coords": torch.zeros(2, 2, 2, 2),
-        "point_labels": torch.full((2, 2, 2), -1),
-        "mask_input": torch.zeros(2, 2, *about["decoder"]["inputs"]["mask_input"]["shape"][2:]),
-        "has_mask_input": torch.zeros(2, 2),
-        "detail_maps": maps,
-        "classes": torch.tensor([[0, 1], [0, 1]]),
-    }
-    logits, iou, presence = decoder(*given.values())
-    with torch.no_grad():
-        masks = ak.Segmenter(sam)(images)
-    assert masks.presence is not None
-    torch.testing.assert_close(logits, masks.all_logits, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(iou, masks.all_iou, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(presence, masks.presence, atol=1e-4, rtol=1e-4)
+    low_res = about["decoder"]["inputs"]["mask_input"]["shape"][2:]
+    for asked in ([[0, 1], [0, 1]], [[1]]):
+        classes = torch.tensor(asked)
+        images = 255 * torch.rand(len(classes), 3, 64, 64)
+        embedding, maps = encoder(images)
+        given = {
+            "image_embeddings": embedding,
+            "point_coords": torch.zeros(*classes.shape, 2, 2),
+            "point_labels": torch.full((*classes.shape, 2), -1),
+            "mask_input": torch.zeros(*classes.shape, *low_res),
+            "has_mask_input": torch.zeros(classes.shape),
+            "detail_maps": maps,
+            "classes": classes,
+        }
+        logits, iou, presence = decoder(*given.values())
+        with torch.no_grad():
+            masks = ak.Segmenter(sam)(images, ak.Prompts(classes=classes))
+        assert masks.presence is not None
+        torch.testing.assert_close(logits, masks.all_logits, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(iou, masks.all_iou, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(presence, masks.presence, atol=1e-4, rtol=1e-4)
