@@ -26,6 +26,7 @@ from adapterkit import __main__ as cli
 from adapterkit.system import command_line
 from adapterkit.training.options import TrainingOptions
 from tests.models import ECHO
+from tests.transformers_models import sam2_model
 
 PROJECT = Path(__file__).parents[1]
 PAGES = {
@@ -66,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(sam.state_dict(), folder / "sam_vit_b_01ec64.pth")
     torch.manual_seed(0)
     ak.save_adapter(ak.inject_samus(sam), folder / "echo.safetensors")
+    sam2_model().save_pretrained(folder / "facebook/sam2.1-hiera-tiny")
     image = np.random.default_rng(0).integers(0, 256, (200, 300), dtype=np.uint8)
     nibabel.save(nibabel.Nifti1Image(image.T, np.eye(4)), folder / "patient.nii.gz")
     return folder
