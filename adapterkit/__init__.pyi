@@ -20,7 +20,8 @@ from .data.files.images import find_images as find_images
 from .data.files.images import read_image as read_image
 from .data.files.masks import write_masks as write_masks
 from .data.image_file import ImageFile as ImageFile
-from .encoders.views import view as view
+from .encoders.registry import register_family as register_family
+from .encoders.registry import view as view
 from .inference.exporting import export as export
 from .inference.prediction import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor

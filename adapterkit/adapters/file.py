@@ -26,8 +26,9 @@ from adapterkit.adapters.injection import (
     trained_tensors,
 )
 from adapterkit.attach.attachment import Adapter
+from adapterkit.encoders.registry import view
 from adapterkit.encoders.sam_names import share_weights, trained_as_in_sam
-from adapterkit.encoders.views import ViT, view
+from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import whole
 from adapterkit.parts import ClassPrompts, Peft
 from adapterkit.parts.normalise import normalisation_of

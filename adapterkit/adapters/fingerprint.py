@@ -11,8 +11,9 @@ from adapterkit.adapters.injection import base_state_dict
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.attachment import Adapter
 from adapterkit.attach.overlay import Override
+from adapterkit.encoders.registry import view
 from adapterkit.encoders.sam_names import as_in_sam
-from adapterkit.encoders.views import ViT, view
+from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import plain_names
 
 _PRECISIONS = (torch.bfloat16, torch.float16)

@@ -1,7 +1,7 @@
 """Attaching adapters to a model, switching them, and taking them off again."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from keyword import iskeyword
 from typing import Any, TypeVar
@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from adapterkit.attach.actions import clash
 from adapterkit.attach.attachment import CONTAINER, Adapter, Part
 from adapterkit.attach.probe import check_reached
-from adapterkit.encoders.views import ViT, view
-from adapterkit.encoders.wrappers import plain_names, whole
+from adapterkit.encoders import registry
+from adapterkit.encoders.views import ViT
+from adapterkit.encoders.wrappers import plain_names, unwrapped, whole
 from adapterkit.kernels.fast_forward import keep_fast
 from adapterkit.methods import parts_of
 from adapterkit.parts import as_part
@@ -143,12 +144,16 @@ def adapters_of(model: nn.Module) -> Adapters | None:
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
     """
-    found = view(model).encoder._modules.get(CONTAINER)
+    found = registry.view(model).encoder._modules.get(CONTAINER)
     return found if isinstance(found, Adapters) else None
 
 
 def inject(
-    model: Model, method: str | Sequence[Any], name: str = "default", **options: Any
+    model: Model,
+    method: str | Sequence[Any],
+    name: str = "default",
+    view: Callable[[Any], ViT] | None = None,
+    **options: Any,
 ) -> Model:
     """Attach a method to `model`, in place, and freeze everything else.
 
@@ -156,11 +161,13 @@ def inject(
     loaded but inactive; `activate` switches or stacks them.
 
     Args:
-        model: one that `view` knows: a `Sam`, a timm ViT, a transformers `SamModel`; compiled or
-            not. Wrap it for several processes afterwards.
+        model: one that `adapterkit.view` knows: a `Sam`, an encoder of timm or transformers, a
+            module with one in it; compiled or not. Wrap it for several processes afterwards.
         method: the name of a method, such as "samus", whose parts fit this encoder; or a list of
             parts, attached in order. A configuration of peft is a part too, see `parts.Peft`.
         name: of this adapter, unique on this model.
+        view: for a model of your own, gives its view; from then on all models of its class, in this
+            process, are known by it. `encoders.described.Description` makes one of names.
         **options: of the named method, such as `image_size=256`.
 
     Returns:
@@ -171,6 +178,8 @@ def inject(
         ValueError: there is no such method or option, a part does not fit this encoder or would do
             nothing there, or the name is taken; the model is as before.
     """
+    if view is not None:
+        registry.register_class(type(unwrapped(model)), view)
     with deactivated(model) as base:
         parts = parts_of(method, base, **options) if isinstance(method, str) else method
         if options and not isinstance(method, str):
@@ -225,7 +234,7 @@ def eject(model: Model) -> Model:
     found = _adapters_or_raise(model)
     found.activate(())
     found.unfreeze()
-    delattr(view(model).encoder, CONTAINER)
+    delattr(registry.view(model).encoder, CONTAINER)
     return model
 
 
@@ -297,7 +306,7 @@ def deactivated(model: nn.Module) -> Iterator[ViT]:
     if found:
         found.activate(())
     try:
-        yield view(model)
+        yield registry.view(model)
     finally:
         if found and adapters_of(model) is found and not found.active:
             found.activate([name for name in was_active if name in found.names])

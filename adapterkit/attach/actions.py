@@ -81,6 +81,44 @@ class Forward:
 
 
 @dataclass
+class KeepStatistics:
+    """A batch norm of the base computes, in training too, what it computes in evaluation.
+
+    Else training would change its running statistics, which no adapter saves and no eject restores.
+    """
+
+    module: nn.Module
+    original: Callable[..., Any] | None = None
+    """The forward that the module had of its own, rather than of its class."""
+
+    def apply(self) -> None:
+        self.original = vars(self.module).get("forward")
+        self.module.forward = _InEvaluation(self.module, self.original).forward
+
+    def undo(self) -> None:
+        del self.module.forward
+        if self.original is not None:
+            self.module.forward = self.original
+        self.original = None
+
+
+@dataclass(frozen=True, eq=False)
+class _InEvaluation:
+    module: nn.Module
+    original: Callable[..., Any] | None
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        module, was_training = self.module, self.module.training
+        module.training = False
+        try:
+            if self.original is not None:
+                return self.original(*args, **options)
+            return type(module).forward(module, *args, **options)
+        finally:
+            module.training = was_training
+
+
+@dataclass
 class Overlay:
     """`module` reads its parameter `name` through `transform`, after the overlays it has.
 

@@ -6,11 +6,12 @@ then switched on and off by applying and undoing those actions, which is all tha
 ejecting, disabling and switching between adapters amount to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapterkit.attach.actions import (
     Action,
@@ -22,6 +23,7 @@ from adapterkit.attach.actions import (
     Forward,
     ForwardHook,
     ForwardPreHook,
+    KeepStatistics,
     Overlay,
     clash,
 )
@@ -29,9 +31,7 @@ from adapterkit.attach.context import BeginPass, Context, EndPass, TakeImage
 from adapterkit.attach.overlay import Transform
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.views import Block, Blocks, Site, ViT
-
-CONTAINER = "adapterkit"
-"""The encoder's attribute, and so the state-dict prefix, under which adapters live."""
+from adapterkit.encoders.wrappers import CONTAINER
 
 
 class Part(Protocol):
@@ -261,11 +261,11 @@ class Adapter(nn.Module):
         self.image_size = to.image_size
         self.context = to.context
         self._resting: set[str] = set()
-        self._pass_actions: list[Action] = []
+        self._pass_actions: list[Action] = [*_kept_statistics(view)]
         if to.context.is_used:
             # After the parts' own hooks, which may check or change the image.
             take = ForwardPreHook(view.encoder, TakeImage(to.context))
-            self._pass_actions = [
+            self._pass_actions += [
                 *([take] if to.context.computes_at_the_end else []),
                 ForwardPreHook(view.patch_embed, BeginPass(to.context)),
                 ForwardHook(view.encoder, EndPass(to.context, view.embedding_of)),
@@ -328,6 +328,13 @@ class Adapter(nn.Module):
         self._resting = set(trained)
         for each in trained.values():
             each.requires_grad_(False)
+
+
+def _kept_statistics(view: ViT) -> Iterator[KeepStatistics]:
+    """For each batch norm of the base."""
+    for path, module in view.model.named_modules():
+        if isinstance(module, _BatchNorm) and CONTAINER not in path.split("."):
+            yield KeepStatistics(module)
 
 
 def _with_block_indices(part: Any, view: ViT) -> Part:

@@ -4,8 +4,6 @@ A hook on a module that is never called does nothing, and says nothing. Some enc
 projection's weight without calling the projection (EVA02, BEiT).
 """
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from adapterkit.attach.actions import Forward, ForwardHook, ForwardPreHook
 from adapterkit.attach.attachment import Adapter
+from adapterkit.encoders.dry_run import copied_without_data, undisturbed
 from adapterkit.encoders.views import ViT
 
 
@@ -92,24 +91,8 @@ def _never_called(base: ViT, modules: Collection[nn.Module]) -> list[nn.Module]:
 
 
 def _called_in_a_copy_without_data(base: ViT) -> set[nn.Module]:
-    """Of the encoder, found with a copy that shares its structure and has neither data nor hooks.
-
-    Nothing is computed, and nothing that the forward may do to the model, its buffers or the random
-    state is done to the original, nor is a hook of the user's run.
-    """
-    memo: dict[int, object] = {}
-    for tensor in (*base.model.parameters(), *base.model.buffers()):
-        empty = tensor.detach().to("meta")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-    for module in base.model.modules():
-        memo |= {
-            id(value): OrderedDict()
-            for name, value in vars(module).items()
-            if name.endswith("_hooks") and isinstance(value, OrderedDict)
-        }
-    replica = copy.deepcopy(base.encoder, memo).eval()
-    with torch.device("meta"):
+    """Of the encoder, found with a copy that has its structure and neither data nor hooks."""
+    with copied_without_data(base.encoder, base.model) as replica:
         image = _black_image(base, torch.device("meta"))
         called = _called(replica, lambda: replica(image))
     originals = dict(base.encoder.named_modules())
@@ -118,28 +101,15 @@ def _called_in_a_copy_without_data(base: ViT) -> set[nn.Module]:
 
 def _called_on_a_black_image(base: ViT) -> set[nn.Module]:
     """Of the encoder, found by running it; its modes, buffers and the random state are restored."""
-    training = [module for module in base.encoder.modules() if module.training]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in base.encoder.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
     image = _black_image(base, base.patch_projection.weight.device)
     try:
-        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            return _called(base.encoder, lambda: base.encoder.eval()(image))
+        with undisturbed(base.encoder, image.device):
+            return _called(base.encoder, lambda: base.encoder(image))
     except Exception as error:
         raise ValueError(
             f"the forward of this {base.family} encoder fails on a black image of "
             f"{base.image_size}x{base.image_size} pixels, before anything is attached: {error}"
         ) from error
-    finally:
-        for module in training:
-            module.training = True
-        for module, name, buffer, value in buffers:
-            module._buffers[name] = buffer
-            buffer.data.copy_(value)
 
 
 def _black_image(base: ViT, device: torch.device) -> Float[Tensor, "1 channels size size"]:

@@ -3,6 +3,20 @@
 Importing this package registers the families of all of them, without importing the libraries.
 """
 
-from adapterkit.encoders import segment_anything, timm, transformers_sam, transformers_sam2
+from adapterkit.encoders import (
+    segment_anything,
+    timm,
+    timm_families,
+    transformers_families,
+    transformers_sam,
+    transformers_sam2,
+)
 
-__all__ = ["segment_anything", "timm", "transformers_sam", "transformers_sam2"]
+__all__ = [
+    "segment_anything",
+    "timm",
+    "timm_families",
+    "transformers_families",
+    "transformers_sam",
+    "transformers_sam2",
+]

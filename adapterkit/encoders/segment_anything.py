@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.registry import register_family
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
 from adapterkit.encoders.sam_names import names_in_sam
 from adapterkit.encoders.views import (
@@ -14,7 +15,6 @@ from adapterkit.encoders.views import (
     Geometry,
     Site,
     ViT,
-    family,
     position_embedding,
 )
 from adapterkit.encoders.wrappers import unwrapped
@@ -22,7 +22,7 @@ from adapterkit.encoders.wrappers import unwrapped
 names_in_sam("segment_anything")
 
 
-@family
+@register_family
 def segment_anything(model: nn.Module) -> ViT | None:
     """`Sam` and `ImageEncoderViT`."""
     from segment_anything.modeling import Sam

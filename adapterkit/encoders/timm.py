@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from adapterkit.encoders.registry import register_family
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
 from adapterkit.encoders.sam_names import names_in_sam
 from adapterkit.encoders.tokens import TokenLayout
@@ -25,7 +25,6 @@ from adapterkit.encoders.views import (
     Site,
     Stage,
     ViT,
-    family,
     position_embedding,
     projections,
 )
@@ -34,7 +33,7 @@ from adapterkit.encoders.wrappers import unwrapped
 names_in_sam("timm_samvit", (r"\.mlp\.fc(\d)\.", r".mlp.lin\1."))
 
 
-@family
+@register_family
 def timm_samvit(model: nn.Module) -> ViT | None:
     """`VisionTransformerSAM`: SAM's image encoder, with relative or rotary positions."""
     from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -46,7 +45,7 @@ def timm_samvit(model: nn.Module) -> ViT | None:
     return _timm("timm_samvit", encoder, stage, GRID, GRID, rope="rope_global")
 
 
-@family
+@register_family
 def timm_vit(model: nn.Module) -> ViT | None:
     """`VisionTransformer` (plain, DeiT, DINOv2, CLIP, SigLIP), `Eva` (EVA02, DINOv3) and `Beit`."""
     from timm.models.beit import Beit
@@ -90,13 +89,6 @@ def _timm(
         raise ValueError(
             f"the patch embedding of this {family} encoder is a {type(patch_embed).__name__}; "
             "adapterkit takes encoders with a PatchEmbed or a HybridEmbed of timm"
-        )
-    if isinstance(patch_embed, HybridEmbed) and any(
-        isinstance(each, _BatchNorm) for each in patch_embed.modules()
-    ):
-        raise ValueError(
-            f"the CNN that embeds the patches of this {family} encoder has batch norms, whose "
-            "statistics training would change in the base; adapterkit takes CNNs without"
         )
     height, width = cast("tuple[int, int]", patch_embed.img_size)
     patch_size = cast("tuple[int, int]", patch_embed.patch_size)

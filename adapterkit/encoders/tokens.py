@@ -32,7 +32,7 @@ class TokenLayout:
         """Whether the tokens of an image lie in one grid, row by row."""
         return self.form != "windows"
 
-    def grid(self, tokens: Float[Tensor, "b *n c"]) -> Float[Tensor, "b h w c"]:
+    def grid(self, tokens: Float[Tensor, "b *tokens"]) -> Float[Tensor, "b h w c"]:
         """The patch tokens, of a square grid, as a grid."""
         if self.form == "channels_first":
             return tokens.movedim(1, -1)
@@ -42,8 +42,8 @@ class TokenLayout:
         return tokens[:, self.num_prefix_tokens :].unflatten(1, (side, side))
 
     def with_grid(
-        self, tokens: Float[Tensor, "b *n c"], grid: Float[Tensor, "b h w c"]
-    ) -> Float[Tensor, "b *m c"]:
+        self, tokens: Float[Tensor, "b *tokens"], grid: Float[Tensor, "b h w c"]
+    ) -> Float[Tensor, "b *others"]:
         """`tokens` with other patch tokens, of any number, and the prefix tokens that it has."""
         if self.form == "channels_first":
             return grid.movedim(-1, 1)
@@ -70,7 +70,7 @@ class OnGrid:
     layout: TokenLayout
     transform: Callable[[Tensor], Tensor]
 
-    def __call__(self, pos_embed: Float[Tensor, "*n c"]) -> Float[Tensor, "*m c"]:
+    def __call__(self, pos_embed: Float[Tensor, "*tokens"]) -> Float[Tensor, "*others"]:
         if pos_embed.ndim == 2:  # Of an nn.Embedding.
             return self(pos_embed[None])[0]
         return self.layout.with_grid(pos_embed, self.transform(self.layout.grid(pos_embed)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.registry import register_family
 from adapterkit.encoders.sam_blocks import GRID, sam_stage
 from adapterkit.encoders.sam_names import names_in_sam
 from adapterkit.encoders.views import (
@@ -17,7 +18,6 @@ from adapterkit.encoders.views import (
     Geometry,
     Site,
     ViT,
-    family,
     position_embedding,
 )
 from adapterkit.encoders.wrappers import unwrapped
@@ -62,7 +62,7 @@ names_in_sam(
 )
 
 
-@family
+@register_family
 def transformers_sam(model: nn.Module) -> ViT | None:
     """`SamModel`, `SamVisionModel` and `SamVisionEncoder`, and the same of `SamHQModel`."""
     whole: Any = model

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.registry import register_family
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.transformers_sam import Zeros, normalisation, prompt_decoder, prompted
 from adapterkit.encoders.views import (
@@ -20,7 +21,6 @@ from adapterkit.encoders.views import (
     Site,
     Stage,
     ViT,
-    family,
     projections,
 )
 from adapterkit.encoders.wrappers import unwrapped
@@ -28,7 +28,7 @@ from adapterkit.encoders.wrappers import unwrapped
 GRID = TokenLayout()
 
 
-@family
+@register_family
 def transformers_sam2(model: nn.Module) -> ViT | None:
     """`Sam2Model` and `Sam2VisionModel`, and `Sam2HieraDetModel`, the transformer alone.
 

@@ -14,7 +14,7 @@ A site is a named place of any ViT to which a part can be attached:
 A site knows the width, the grid and the layout of its tokens. Parts know sites and never a family.
 The layers that project queries, keys and values are no sites, since what lies over their weight is
 no token; a block has them as `projections`.
-A family registers itself with `family` beside its code, in the file of its library.
+A family registers itself beside its code, see `encoders.registry`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.tokens import TokenLayout
-from adapterkit.encoders.wrappers import check_not_flattened, unwrapped
 
 Words = Literal["all", "global", "windowed", "last_of_stage"]
 Blocks = Words | Collection[int] | Callable[["Block"], bool]
@@ -332,18 +331,6 @@ class ViT:
         return sites[at]
 
 
-Family = Callable[[nn.Module], ViT | None]
-"""The view of a model of its kind, or None of another."""
-
-_FAMILIES: list[Family] = []
-
-
-def family(view_of: Family) -> Family:
-    """Decorates a function that gives the view of a model of one family, and None of others."""
-    _FAMILIES.append(view_of)
-    return view_of
-
-
 def position_embedding(
     encoder: nn.Module, width: int, grid: tuple[int, int], layout: TokenLayout
 ) -> PositionEmbedding | None:
@@ -351,33 +338,3 @@ def position_embedding(
     if encoder._parameters.get("pos_embed") is None:
         return None
     return PositionEmbedding(encoder, "pos_embed", width, grid, layout)
-
-
-def view(model: nn.Module) -> ViT:
-    """The view of `model`, or of what it wraps.
-
-    Args:
-        model: a `segment_anything` `Sam` or its image encoder; a timm `VisionTransformer`,
-            `VisionTransformerSAM`, `Eva` or `Beit`; of transformers, a `SamModel`, `SamHQModel` or
-            `Sam2Model`, or the vision encoder of one. In `DistributedDataParallel`, compiled or
-            checkpointed, as a whole or its encoder, or not.
-
-    Returns:
-        Where the blocks and sites are, and the sizes of input, patches and tokens.
-
-    Raises:
-        TypeError: `model` is of no family that adapterkit knows.
-        ValueError: it is, but its input is not square, or its patch embedding is none that
-            adapterkit knows; or it is in `FullyShardedDataParallel`.
-    """
-    check_not_flattened(model)
-    model = unwrapped(model)
-    for view_of in _FAMILIES:
-        found = view_of(model)
-        if found is not None:
-            return found
-    raise TypeError(
-        f"adapterkit does not know where the blocks of a {type(model).__module__}."
-        f"{type(model).__qualname__} are; expected a Sam of segment_anything or transformers or "
-        "its image encoder, or a VisionTransformer, VisionTransformerSAM, Eva or Beit of timm"
-    )

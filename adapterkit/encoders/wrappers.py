@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+CONTAINER = "adapterkit"
+"""The encoder's attribute, and so the state-dict prefix, under which adapters live."""
+
 _NAMES = ("_orig_mod", "module", "_checkpoint_wrapped_module")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -68,12 +68,65 @@ class ConvBranch(nn.Module):
         for pool in self.pools:
             level = pool(level)
             yield level
-        if self.grid is not None and tuple(level.shape[-2:]) != self.grid:
-            level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
+        level = level if self.grid is None else _on_grid(level, self.grid)
         yield level
         for refine in self.refine:
             level = refine(level)
             yield level
+
+
+def _on_grid(level: Float[Tensor, "b c H W"], grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    if tuple(level.shape[-2:]) == grid:
+        return level
+    return F.interpolate(level, grid, mode="bilinear", align_corners=False)
+
+
+class DeeperBranch(nn.Module):
+    """The branch from the tokens of one stage on to those of another: pooled, then refined.
+
+    Args:
+        width_in: channels of the map that it goes on from.
+        width: of a token of this stage.
+        halvings: log2 of how many times smaller this stage's grid is, rounded down.
+        refinements: as in `ConvBranch`, within this stage.
+        grid: rows and columns of tokens, to which the first map is interpolated where halving does
+            not reach it.
+    """
+
+    def __init__(
+        self, width_in: int, width: int, halvings: int, refinements: int, grid: tuple[int, int]
+    ):
+        super().__init__()
+        self.grid = grid
+        pooled = [ConvBlock(width_in, width, pool=halvings > 0)]
+        pooled += [ConvBlock(width, width, pool=True) for _ in range(halvings - 1)]
+        self.pools = nn.Sequential(*pooled)
+        self.refine = nn.ModuleList(ConvBlock(width, width) for _ in range(refinements))
+
+    def forward(self, before: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b width h w"]]:
+        """The maps that this stage's attending blocks read, in order."""
+        level = _on_grid(self.pools(before), self.grid)
+        maps = [level]
+        for refine in self.refine:
+            maps.append(refine(maps[-1]))
+        return maps
+
+
+class AllStages:
+    """What the branch computes of an image: the first stage's maps, and from these the others'."""
+
+    def __init__(self, first: ConvBranch, deeper: list[DeeperBranch]):
+        self.first = first
+        self.deeper = deeper
+
+    def __call__(self, image: Float[Tensor, "b channels H W"]) -> Iterator[Tensor]:
+        level = image
+        for level in self.first.levels(image):
+            yield level
+        for stage in self.deeper:
+            maps = stage(level)
+            yield from maps
+            level = maps[-1]
 
 
 class CrossBranchAttention(nn.Module):
@@ -145,7 +198,9 @@ class CNNBranch:
     """A CNN on the image, read by cross-branch attention in some blocks and added at the end.
 
     In each chosen block, at `attn_in`: x + MHA(q = x, k = v = map); the map then passes the next
-    single-conv block. After the last block, at the patch tokens: x + output_scale * map.
+    single-conv block. After the last block, at the patch tokens: x + output_scale * map. In an
+    encoder of several stages the pyramid goes on from each that reads it to the next, and meets
+    each at its own stride.
 
     Args:
         blocks: which blocks attend to the branch.
@@ -175,49 +230,72 @@ class CNNBranch:
                 "the tokens themselves, build the encoder with global_pool=''"
             )
         to.require_image_size()
-        blocks = to.select(self.blocks)
-        width, grid = self._tokens(to, blocks)
-        adds_last = self.output_scale != 0
+        blocks = to.select(self.blocks, lambda block: "attn_in" in block.sites)
+        stages = self._stages(to, blocks)
+        first = stages[0]
         branch = ConvBranch(
-            width,
-            halvings=int(math.log2(to.image_size / grid[0])),
-            refinements=len(blocks) - (not adds_last),
+            first.width,
+            halvings=int(math.log2(to.image_size / first.grid[0])),
+            refinements=first.maps - 1,
             stem_channels=self.stem_channels,
-            grid=grid,
+            grid=first.grid,
             channels_in=to.view.in_channels,
         )
         to.add("cnn_branch.convolutions", branch)
-        maps = [f"cnn_branch.map_{i}" for i in range(len(branch.refine) + 1)]
+        deeper: list[DeeperBranch] = []
+        for before, stage in pairwise(stages):
+            halvings = max(0, int(math.log2(before.grid[0] / stage.grid[0])))
+            more = DeeperBranch(before.width, stage.width, halvings, stage.maps - 1, stage.grid)
+            to.add(f"cnn_branch.stage_{len(deeper) + 1}", more)
+            deeper.append(more)
+        widths = [stage.width for stage in stages for _ in range(stage.maps)]
+        maps = {f"cnn_branch.map_{i}": width for i, width in enumerate(widths)}
         strides = {f"cnn_branch.stride_{2**i}": width for i, width in enumerate(branch.widths)}
-        to.context.computes(strides | dict.fromkeys(maps, width), branch.levels)
-        for name, block in zip(maps, blocks, strict=False):
-            attention = CrossBranchAttention(width, block.num_heads)
+        compute = AllStages(branch, deeper) if deeper else branch.levels
+        to.context.computes(strides | maps, compute)
+        for (name, width), block in zip(maps.items(), blocks, strict=False):
+            attention = CrossBranchAttention(width, math.gcd(width, block.num_heads))
             if self.zero_init:
                 nn.init.zeros_(attention.proj.weight)
                 nn.init.zeros_(attention.proj.bias)
             to.add(f"cnn_branch.attention.{block.index}", attention)
             attend = AttendToMap(attention, to.context.reads(name))
             to.add_residual("attn_in", attend, block=block)
-        if adds_last:
+        if self.output_scale:
             if self.zero_init:
-                last_norm = [each for each in branch.modules() if isinstance(each, LayerNorm2d)][-1]
+                of_last = [branch, *deeper][-1].modules()
+                last_norm = [each for each in of_last if isinstance(each, LayerNorm2d)][-1]
                 nn.init.zeros_(last_norm.weight)
-            last = LastMap(to.context.reads(maps[-1]), to.site("output").layout)
+            last = LastMap(to.context.reads(list(maps)[-1]), to.site("output").layout)
             to.add_residual("output", last, self.output_scale)
 
-    def _tokens(self, to: Attachment, blocks: tuple[Block, ...]) -> tuple[int, tuple[int, int]]:
-        """Width and grid of the tokens that meet the branch, which has one of each.
+    def _stages(self, to: Attachment, blocks: tuple[Block, ...]) -> list["_Stage"]:
+        """The runs of sites that meet the branch at one width and grid.
 
         Raises:
-            ValueError: they lie in stages of several.
+            ValueError: tokens of some lie within windows.
         """
         sites = [to.site("attn_in", block) for block in blocks]
         sites += [to.site("output")] if self.output_scale else []
-        sizes = {(site.width, site.grid) for site in sites}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"CNNBranch(blocks={self.blocks!r}): these blocks and the output have tokens of "
-                f"{len(sizes)} sizes, {sorted(sizes)} (width, grid), and the branch reaches one; "
-                "choose blocks of the last stage, or of another with output_scale=0"
-            )
-        return sizes.pop()
+        stages: list[_Stage] = []
+        for site in sites:
+            if not site.layout.in_order:
+                raise ValueError(
+                    f"CNNBranch(blocks={self.blocks!r}): the tokens that attention reads in this "
+                    f"{to.view.family} encoder lie within windows, where the branch's map does not "
+                    "fit them; choose other blocks, or leave it out"
+                )
+            if stages and (stages[-1].width, stages[-1].grid) == (site.width, site.grid):
+                stages[-1] = replace(stages[-1], maps=stages[-1].maps + 1)
+            else:
+                stages.append(_Stage(site.width, site.grid, maps=1))
+        return stages
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Tokens of one size that meet the branch, and how many maps meet them."""
+
+    width: int
+    grid: tuple[int, int]
+    maps: int

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapterkit.attach.attachment import CONTAINER, Attachment, Namespace, Part
 from adapterkit.encoders.views import ViT
@@ -217,6 +218,11 @@ class Peft:
                 raise ValueError(
                     f"{self}: the target {path} is a {type(module).__name__}, which is no layer "
                     "with parameters of its own; name such layers"
+                )
+            if isinstance(module, _BatchNorm):
+                raise ValueError(
+                    f"{self}: the target {path} is a batch norm, whose statistics training would "
+                    "change in the base; name other layers, or use adapterkit.parts.Train"
                 )
         return found
 

@@ -50,7 +50,10 @@ class Train:
             for owner, name in block.rel_pos
         ]
         if not tables:
-            raise ValueError("Train('rel_pos'): this encoder has no relative-position tables")
+            raise ValueError(
+                "Train('rel_pos'): this encoder has no relative-position tables as SAM's; leave it "
+                "out, or train whatever positions it has with Train('image_encoder')"
+            )
         for block, owner, name in tables:
             table = _initial(raw_parameter(owner, name))
             if block.attends_globally:

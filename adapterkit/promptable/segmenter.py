@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.attachment import Part
-from adapterkit.encoders.views import view
+from adapterkit.encoders.registry import view
 from adapterkit.encoders.wrappers import unwrapped
 from adapterkit.parts import ClassPrompts
 from adapterkit.parts.class_prompts import CLASSES, PRESENCE

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from adapterkit.encoders.views import view
+from adapterkit.encoders.registry import view
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.system.allocator import give_back_freed_memory

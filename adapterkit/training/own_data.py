@@ -17,7 +17,7 @@ from adapterkit.data.dataset import Augmentation
 from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
-from adapterkit.encoders.views import view
+from adapterkit.encoders.registry import view
 from adapterkit.methods import Method, find_method, from_file
 from adapterkit.promptable.loading import absolute
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy

@@ -179,7 +179,7 @@ def test_images_that_are_not_square_are_refused():
         ak.view(model)
 
 
-@pytest.mark.parametrize("method", ["samed", "msa", "medsam", "samus_plus"])
+@pytest.mark.parametrize("method", ["samed", "msa", "medsam", "samus", "samus_plus"])
 def test_methods_are_saved_and_loaded(tmp_path: Path, method: str):
     options: dict[str, Any] = {} if method == "medsam" else {"image_size": 32}
     model = ak.inject(sam2_model(), method, **options)

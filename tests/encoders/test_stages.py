@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import adapterkit as ak
 from adapterkit.adapters.injection import Adapters
 from adapterkit.attach.attachment import Attachment
-from adapterkit.encoders import views
+from adapterkit.encoders import registry
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Site, Stage, ViT, projections
 from adapterkit.parts import Bottleneck, CNNBranch, FeatureAdapter, LoRA, LowRankUpdate, Resize
@@ -85,7 +85,7 @@ def _block(index: int, block: Any, site: Any) -> Block:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Pyramid:
-    monkeypatch.setattr(views, "_FAMILIES", [*views._FAMILIES, pyramid_view])
+    monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES, pyramid_view])
     torch.manual_seed(0)
     return Pyramid().eval()
 
@@ -127,11 +127,26 @@ def test_the_cnn_branch_reaches_the_stage_that_reads_it(
     assert {tuple(each.shape) for each in values.values()} == {(2, width, side, side)}
 
 
-def test_the_cnn_branch_refuses_tokens_of_several_sizes(model: Pyramid):
+def test_the_cnn_branch_meets_each_stage_at_its_stride(model: Pyramid):
+    ak.inject(model, [CNNBranch(blocks="all", stem_channels=4)])
+    model(IMAGE).square().mean().backward()
+    shapes = [tuple(each.shape) for each in found(model)["default"].context.values.values()]
+    assert shapes == 2 * [(2, 16, 8, 8)] + 3 * [(2, 32, 4, 4)]
+    for name, each in found(model)["default"].added.named_parameters():
+        # Softmax takes no notice of what is added to all keys.
+        assert each.grad is not None
+        assert each.grad.any() or name.endswith(".k.bias"), name
+
+
+def test_the_cnn_branch_refuses_tokens_within_windows(model: Pyramid):
+    base, windows = ak.view(model), TokenLayout("windows")
+    block = base.blocks[0]
+    sites = {**block.sites, "attn_in": replace(block.sites["attn_in"], layout=windows)}
+    stage = replace(base.stages[0], blocks=(replace(block, sites=sites),))
     with pytest.raises(
-        ValueError, match=r"tokens of 2 sizes, \[\(16, \(8, 8\)\), \(32, \(4, 4\)\)\]"
+        ValueError, match=r"CNNBranch\(blocks=\(0,\)\): the tokens .* within windows"
     ):
-        ak.inject(model, [CNNBranch(blocks="all")])
+        CNNBranch(blocks=(0,)).attach(Attachment(replace(base, stages=(stage,))))
 
 
 def test_all_stages_follow_another_size(model: Pyramid):

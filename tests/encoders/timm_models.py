@@ -92,4 +92,7 @@ def built(variant: Variant) -> Any:
             stage.blocks = stage.blocks[:1]
         for each in [*backbone.to_empty(device="cpu").parameters(), *backbone.buffers()]:
             each.data.normal_(std=0.05) if each.is_floating_point() else each.zero_()
+        for name, each in backbone.named_buffers():
+            if name.endswith("running_var"):
+                each.data.fill_(1)
     return variant.cls(**variant.arguments)
