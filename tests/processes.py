@@ -4,7 +4,6 @@ They are forks of one that has imported PyTorch, timm and segment_anything, and 
 neither adapterkit nor the shape checks, which are imported anew in each.
 """
 
-import multiprocessing
 import os
 import runpy
 import shutil
@@ -13,14 +12,19 @@ import tempfile
 import textwrap
 import weakref
 from collections.abc import Mapping
+from multiprocessing import forkserver, popen_forkserver
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 ROOT = Path(__file__).parents[1]
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch", "timm", "segment_anything"])
+# Not multiprocessing's own, which imports what the first who asks for it wants.
+_SERVER = forkserver.ForkServer()
+_SERVER.set_forkserver_preload(["torch", "timm", "segment_anything"])
 _BEFORE = """
 import os, sys
 sys.argv, sys.path = {arguments!r}, [{root!r}, *sys.path]
@@ -31,6 +35,14 @@ for number, name in ((1, {output!r}), (2, {errors!r})):
 import torch
 torch.set_num_threads({threads})
 """
+
+
+class _Fork(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> popen_forkserver.Popen:
+        connect = _SERVER.connect_to_new_process
+        with mock.patch.object(forkserver, "connect_to_new_process", connect):
+            return popen_forkserver.Popen(process_obj)
 
 
 class Process:
@@ -63,7 +75,7 @@ class Process:
         script = self._files / "script.py"
         script.write_text(before + textwrap.dedent(code))
         # What pickle has to find in the new process is the standard library's alone.
-        self._process = _FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))
+        self._process = _Fork(target=runpy.run_path, args=(str(script), None, "__main__"))
         self._process.start()
         self.pid = self._process.pid
 
