@@ -52,6 +52,7 @@ class BlockNames:
             where its attention is given more than one window of an image.
         items: for each site whose module gives a tuple, which item the tokens are; 0 where a site
             is not named.
+        of: one that matches their classes' names, where blocks of several lie side by side.
     """
 
     blocks: str
@@ -64,6 +65,12 @@ class BlockNames:
     in_order: bool = True
     windowed: bool | Callable[[Any], bool] | None = None
     items: Mapping[str, int] = field(default_factory=dict)
+    of: str = ".*"
+
+    def fits(self, path: str, block: nn.Module) -> bool:
+        """Whether what is at a path of an encoder is a block of this kind."""
+        names_class = re.fullmatch(self.of, type(block).__name__)
+        return names_class is not None and re.fullmatch(self.blocks, path) is not None
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ class _Seen:
         found: list[tuple[BlockNames, nn.Module]] = []
         for path, module in self.encoder.named_modules():
             for names in self.description.blocks:
-                if re.fullmatch(names.blocks, plain(path)) and unwrapped(module) is module:
+                if unwrapped(module) is module and names.fits(plain(path), module):
                     found.append((names, module))
                     break
         if not found:

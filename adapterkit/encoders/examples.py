@@ -151,6 +151,10 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "timm MaxxVit": partial(
         _timm, "maxvit_tiny_tf_224", embed_dim=(32, 64), depths=(1, 1), stem_width=8,
     ),
+    "timm MaxxVit (CoAtNet)": partial(
+        _timm, "coatnet_0_224", embed_dim=(16, 32), depths=(1, 1), block_type=("C", "T"),
+        stem_width=8,
+    ),
     "timm Levit": partial(
         _timm, "levit_128s", embed_dim=(16, 32), key_dim=8, num_heads=(2, 2), depth=(1, 1)
     ),

@@ -51,6 +51,10 @@ def _key_key_value(attention: Any) -> Mapping[str, tuple[int, int]]:
 CONVOLUTIONS = partial(
     BlockNames, attn_in=None, attn_out=None, mlp=None, layers={}, maps="channels_first"
 )
+MIXERS = partial(BlockNames, attn_in="norm", attn_out="token_mixer", maps="channels_first")
+EFFICIENTVIT = Description(
+    "timm_efficientvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=_any_size
+)
 
 FAMILIES: dict[str, Description] = {
     "hiera.Hiera": Description(
@@ -118,7 +122,7 @@ FAMILIES: dict[str, Description] = {
     "davit.DaVit": Description(
         "timm_davit",
         "stem",
-        (BlockNames(IN_STAGES + r"\.\d+", maps="channels_first"),),
+        (BlockNames(IN_STAGES + r"\.(\d+|\w+_block)", maps="channels_first"),),
         resizer=_any_size,
     ),
     "pvt_v2.PyramidVisionTransformerV2": Description(
@@ -191,8 +195,19 @@ FAMILIES: dict[str, Description] = {
         (
             CONVOLUTIONS(IN_STAGES + r"\.conv"),
             BlockNames(IN_STAGES + r"\.attn_block"),
-            # It attends to every so manieth token of the whole grid.
+            # It attends to tokens that lie evenly apart over the whole grid.
             BlockNames(IN_STAGES + r"\.attn_grid", windowed=False),
+            # Both side by side.
+            BlockNames(
+                IN_STAGES + r"\.attn",
+                attn_out=None,
+                layers={},
+                windowed=False,
+                of="ParallelPartitionAttention",
+            ),
+            # CoAtNet's.
+            CONVOLUTIONS(IN_STAGES, of="MbConvBlock|ConvNeXtBlock"),
+            BlockNames(IN_STAGES, maps="channels_first", of="TransformerBlock2d"),
         ),
     ),
     "levit.Levit": Description(
@@ -236,20 +251,13 @@ FAMILIES: dict[str, Description] = {
         "timm_fastvit",
         "stem",
         (
-            BlockNames(
-                IN_STAGES,
-                attn_in="norm",
-                attn_out="token_mixer",
-                layers={"qkv": "token_mixer.qkv"},
-                maps="channels_first",
-                windowed=lambda block: not hasattr(block.token_mixer, "qkv"),
-            ),
+            MIXERS(IN_STAGES, attn_in=None, layers={}, windowed=True, of="RepMixerBlock"),
+            MIXERS(IN_STAGES, layers={"qkv": "token_mixer.qkv"}, of="AttentionBlock"),
         ),
         resizer=_any_size,
     ),
-    "efficientvit_mit.EfficientVit": Description(
-        "timm_efficientvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=_any_size
-    ),
+    "efficientvit_mit.EfficientVit": EFFICIENTVIT,
+    "efficientvit_mit.EfficientVitLarge": EFFICIENTVIT,
     "efficientvit_msra.EfficientVitMsra": Description(
         "timm_efficientvit_msra", "patch_embed", (CONVOLUTIONS(IN_STAGES),)
     ),
@@ -275,7 +283,8 @@ def _image_size(model: Any) -> int:
             return _side(size, model)
     if type(model).__name__.startswith("Levit"):
         resolution = next(m.resolution for m in model.stages.modules() if hasattr(m, "resolution"))
-        return 16 * _side(resolution, model)
+        stride = 8 if type(model.stem).__name__ == "Stem8" else 16
+        return stride * _side(resolution, model)
     config = getattr(model, "pretrained_cfg", None) or {}
     return _side(tuple(config.get("input_size", (3, 224, 224)))[1:], model)
 

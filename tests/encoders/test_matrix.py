@@ -7,17 +7,20 @@ from functools import cache
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 import adapterkit as ak
 from adapterkit.adapters.trial import SITES, TRIED, refusal
+from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders import timm_families, transformers_families
 from adapterkit.encoders.examples import EXAMPLES
-from adapterkit.parts import FeatureAdapter, Peft, Resize
+from adapterkit.parts import FeatureAdapter, LoRA, Peft, Resize
 from tests.models import snapshot
 
 CONVOLUTIONAL = {"ConvNeXt", "RepVit", "EfficientVit", "EfficientVitMsra"}
+PROJECTED_BY_CONVOLUTIONS = {"timm Levit (convolutions)", "timm MaxxVit (CoAtNet)"}
 NOT_AN_IDENTITY = {"PositionAdapter", "Resize"}
 
 
@@ -114,7 +117,7 @@ def test_every_encoder_takes_lora_and_feature_adapters(example: str):
     has_all = any({*SITES[1:-1]} <= {*block.sites} for block in base.blocks)
     assert has_all != convolutional
     projecting = [block for block in base.blocks if {*"qkv"} <= {*block.projections}]
-    assert bool(projecting) == (not convolutional and example != "timm Levit (convolutions)")
+    assert bool(projecting) == (not convolutional and example not in PROJECTED_BY_CONVOLUTIONS)
 
 
 def test_every_family_that_is_described_has_an_example():
@@ -183,3 +186,25 @@ def test_what_functions_remember_of_a_dry_run_is_forgotten():
     ak.inject(model, [FeatureAdapter()])
     assert not index((4, 4)).is_meta
     assert torch.equal(computed(model, 64), expected)
+
+
+MODULES = {name.partition(".")[0] for name in timm_families.FAMILIES}
+VARIANTS = [
+    name
+    for name in timm.list_models()
+    if timm.model_entrypoint(name).__module__.rpartition(".")[2] in MODULES
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_of_timm_is_taken(name: str):
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+    base = ak.view(model)
+    Adapter(base, [FeatureAdapter(at="block_out")])
+    if any(block.projections for block in base.blocks):
+        Adapter(base, [LoRA(), FeatureAdapter(at="mlp"), FeatureAdapter(at="attn_in")])
+    else:
+        convolutional = "convnext|repvit|efficientvit|coatne|levit_conv|fastvit|maxvit_tiny_pm"
+        assert re.search(convolutional, name)
