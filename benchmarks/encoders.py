@@ -96,7 +96,8 @@ def what_it_takes(model: "nn.Module") -> str:
     except ValueError as error:
         return REFUSED + str(error)
     if "mlp" not in base.blocks[-1].sites:
-        ak.inject(model, [ak.parts.FeatureAdapter(at="block_out"), ak.parts.CNNBranch()])
+        branch = ak.parts.CNNBranch(output_scale=0.5 if base.reads_patches else 0)
+        ak.inject(model, [ak.parts.FeatureAdapter(at="block_out"), branch])
         return SIDE_BY_SIDE
     overlaps = base.patches_can_overlap
     stride = base.patch_size // 2 if overlaps else base.patch_size

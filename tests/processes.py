@@ -12,9 +12,8 @@ import tempfile
 import textwrap
 import weakref
 from collections.abc import Mapping
-from multiprocessing import forkserver, popen_forkserver
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,14 +34,6 @@ for number, name in ((1, {output!r}), (2, {errors!r})):
 import torch
 torch.set_num_threads({threads})
 """
-
-
-class _Fork(ForkServerProcess):
-    @staticmethod
-    def _Popen(process_obj: BaseProcess) -> popen_forkserver.Popen:
-        connect = _SERVER.connect_to_new_process
-        with mock.patch.object(forkserver, "connect_to_new_process", connect):
-            return popen_forkserver.Popen(process_obj)
 
 
 class Process:
@@ -74,9 +65,14 @@ class Process:
         )
         script = self._files / "script.py"
         script.write_text(before + textwrap.dedent(code))
-        # What pickle has to find in the new process is the standard library's alone.
-        self._process = _Fork(target=runpy.run_path, args=(str(script), None, "__main__"))
-        self._process.start()
+        # What pickle has to find in the new process is the standard library's alone: this module
+        # would bring the shape checks along.
+        self._process = ForkServerProcess(
+            target=runpy.run_path, args=(str(script), None, "__main__")
+        )
+        connect = _SERVER.connect_to_new_process
+        with mock.patch.object(forkserver, "connect_to_new_process", connect):
+            self._process.start()
         self.pid = self._process.pid
 
     @classmethod

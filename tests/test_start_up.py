@@ -147,3 +147,7 @@ def test_all_that_the_extras_are_asked_for_is_in_them():
         extra, *names = call.split()
         for name in names:
             assert {name.lower(), distributions.get(name)} & packages(extra), call
+
+
+def test_a_process_of_the_tests_begins_without_adapterkit_and_shape_checks():
+    run(Process("import sys; assert not {'adapterkit', 'jaxtyping', 'tests'} & {*sys.modules}"))

@@ -16,6 +16,13 @@ def test_a_row_for_what_models_take(capsys: pytest.CaptureFixture[str]):
     assert f"| {encoders.NO_OVERLAP} | `vit_tiny_r_s16_p8_224`" in printed
 
 
+def test_models_whose_attention_and_mlp_are_one_module_are_told(
+    capsys: pytest.CaptureFixture[str],
+):
+    encoders.main(encoders.Config(models="vit_small_patch16_18x2_224"))
+    assert f"| 1 | {encoders.SIDE_BY_SIDE} | " in capsys.readouterr().out
+
+
 def test_a_model_is_of_a_family_by_its_class():
     names = [name for name in timm.list_models("resnet18*") if encoders.is_of_a_family(name)]
     assert not names
