@@ -72,6 +72,7 @@ def main(config: Config) -> None:
     from adapterkit.data.augmentation import SamusAugmentation
     from adapterkit.data.collections import open_collection
     from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
+    from adapterkit.encoders.registry import view
     from adapterkit.methods import parts_of
     from adapterkit.parts import Train
     from adapterkit.training.accelerator import make_accelerator
@@ -83,12 +84,10 @@ def main(config: Config) -> None:
 
     config = as_configured(config)
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
-    accelerator = make_accelerator(
-        config.mixed_precision, ("tensorboard",) if config.tensorboard else ()
-    )
-
+    trackers = ("tensorboard",) if config.tensorboard else ()
+    accelerator = make_accelerator(config.mixed_precision, trackers)
     base = Base.of(config.checkpoint)
-    image_size = config.image_size or base.sam.image_encoder.img_size // 4
+    image_size = config.image_size or view(base.sam).image_size // 4
     rate = config.learning_rate or base.learning_rate
     decided = {"epochs": config.epochs or base.epochs, "learning_rate": rate}
     title, parts = "SAMUS", parts_of("samus", image_size=image_size)

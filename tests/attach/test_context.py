@@ -38,7 +38,9 @@ class Detail:
     def attach(self, to: Attachment) -> None:
         read = to.context.reads(f"cnn_branch.stride_{self.stride}", in_decoder=True)
         assert read.width == {1: 4, 2: 8}[self.stride]
-        to.after(to.decoder("Detail").mask_features, AddMean(read))
+        features = to.decoder("Detail").mask_features
+        assert features is not None
+        to.after(features, AddMean(read))
 
 
 @pytest.fixture

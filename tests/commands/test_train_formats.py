@@ -218,7 +218,8 @@ def test_camus_gives_the_dice_of_the_plain_folder_of_its_images(
 
 def test_us30k_gives_the_dice_of_a_table_of_its_images(tmp_path: Path, run: Callable[..., Done]):
     lists = {"train": range(5), "val": range(5, 6), "test": range(6, 8)}
-    rows = []
+    listings, rows = tmp_path / "us30k/MainPatient", []
+    listings.mkdir(parents=True)
     for part, indices in lists.items():
         for each in (DRAWN[index] for index in indices):
             image, mask = each.image, (each.labels > 0).astype(np.uint8)
@@ -228,10 +229,9 @@ def test_us30k_gives_the_dice_of_a_table_of_its_images(tmp_path: Path, run: Call
             save(tmp_path / f"table/1/Breast-BUSI/{name}.png", image)
             save(tmp_path / f"table/masks/{name}.png", mask)
             rows.append((f"1/Breast-BUSI/{name}.png", f"masks/{name}.png", name, part))
-        listing = tmp_path / "us30k" / "MainPatient" / f"{part}.txt"
-        listing.parent.mkdir(exist_ok=True)
-        listing.write_text("".join(f"1/Breast-BUSI/{row[2]}\n" for row in rows if row[3] == part))
-    (listing.parent / "class.json").write_text('{"Breast-BUSI": 2}')
+        names = [name for _, _, name, of in rows if of == part]
+        (listings / f"{part}.txt").write_text("".join(f"1/Breast-BUSI/{each}\n" for each in names))
+    (listings / "class.json").write_text('{"Breast-BUSI": 2}')
     columns = ["image", "mask", "group", "split"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "table/t.csv", index=False)
     table = tmp_path / "table/t.csv", "--structures", "1=foreground"

@@ -1,6 +1,7 @@
 """Who is told of a training: trackers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
@@ -85,7 +86,7 @@ def test_wandb_gets_loss_and_dice_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     accelerator, history = trained(images, tmp_path, "wandb")
-    run = accelerator.get_tracker("wandb", unwrap=True)
+    run: Any = accelerator.get_tracker("wandb", unwrap=True)
     assert run.name == "echo"
     assert run.config["seed"] == 0
     accelerator.end_training()
