@@ -74,10 +74,7 @@ class Forward:
         self.module.forward = self.layer.forward
 
     def undo(self) -> None:
-        del self.module.forward
-        if self.original is not None:
-            self.module.forward = self.original
-        self.original = None
+        self.original = _restore_forward(self.module, self.original)
 
 
 @dataclass
@@ -96,10 +93,13 @@ class KeepStatistics:
         self.module.forward = _InEvaluation(self.module, self.original).forward
 
     def undo(self) -> None:
-        del self.module.forward
-        if self.original is not None:
-            self.module.forward = self.original
-        self.original = None
+        self.original = _restore_forward(self.module, self.original)
+
+
+def _restore_forward(module: nn.Module, original: Callable[..., Any] | None) -> None:
+    del module.forward
+    if original is not None:
+        module.forward = original
 
 
 @dataclass(frozen=True, eq=False)

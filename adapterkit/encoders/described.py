@@ -114,6 +114,10 @@ class Description:
         return _Seen(self, encoder, image_size).view()
 
 
+def any_size(encoder: Any, changes: Changes, to: Geometry) -> None:
+    """As `Description.resizer`: nothing in the encoder is made for a size of images."""
+
+
 class _Seen:
     """An encoder while its view is taken."""
 

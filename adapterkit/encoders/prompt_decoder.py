@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,3 +38,9 @@ class PromptDecoder:
     mask_weights: tuple[nn.Module, ...]
     token_head: nn.Module
     try_out: Callable[[], object]
+
+
+def for_each_prompt(values: Float[Tensor, "b ..."], count: int) -> Float[Tensor, "p ..."]:
+    """What belongs to B images, for each of the `count` prompts of an image."""
+    # Not `repeat_interleave`, which exporters to ONNX get wrong for a number that is free.
+    return values[:, None].expand(-1, count, *values.shape[1:]).flatten(0, 1)

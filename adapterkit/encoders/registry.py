@@ -6,11 +6,13 @@ def mine(model):
         return Description("mine", "stem", (BlockNames(r"blocks\.\d+"),)).view(model, 224)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
+from adapterkit.encoders.described import Description
 from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import check_not_flattened, plain_names, unwrapped
 
@@ -39,6 +41,31 @@ def register_family(view_of: Family) -> Family:
 def register_class(cls: type[nn.Module], view_of: Callable[[nn.Module], ViT]) -> None:
     """Let this function give the view of every model of exactly this class, in this process."""
     _CLASSES[cls] = view_of
+
+
+def view_by_class(
+    model: nn.Module,
+    families: Mapping[str, Description],
+    library: str,
+    image_size: Callable[[Any], int],
+) -> ViT | None:
+    """The view of a model of a class, or of a subclass of one, that is described.
+
+    Args:
+        model: any.
+        families: by the module in the library and the class in it, "hiera.Hiera" say.
+        library: the package that those modules are in.
+        image_size: of such a model, the side of its images in pixels.
+
+    Returns:
+        None for a model of another class.
+    """
+    for cls in type(model).__mro__:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        found = families.get(name.removeprefix(f"{library}."))
+        if found is not None and name.startswith(f"{library}."):
+            return found.view(model, image_size(model))
+    return None
 
 
 def view(model: nn.Module) -> ViT:

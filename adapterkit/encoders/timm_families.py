@@ -6,16 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from adapterkit.encoders.described import BlockNames, Description
-from adapterkit.encoders.registry import register_family
-from adapterkit.encoders.views import Changes, Geometry, ViT
+from adapterkit.encoders.described import BlockNames, Description, any_size
+from adapterkit.encoders.registry import register_family, view_by_class
+from adapterkit.encoders.views import Changes, Geometry, ViT, square_side
 
 IN_STAGES = r"stages\.\d+\.blocks\.\d+"
 Q_KV = {"q": "attn.q", "kv": "attn.kv"}
-
-
-def _any_size(encoder: Any, changes: Changes, to: Geometry) -> None:
-    """Nothing in the encoder is made for a size of images."""
 
 
 def _timm_embedding(encoder: Any, changes: Changes, to: Geometry) -> None:
@@ -53,7 +49,7 @@ CONVOLUTIONS = partial(
 )
 MIXERS = partial(BlockNames, attn_in="norm", attn_out="token_mixer", maps="channels_first")
 EFFICIENTVIT = Description(
-    "timm_efficientvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=_any_size
+    "timm_efficientvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=any_size
 )
 
 FAMILIES: dict[str, Description] = {
@@ -117,20 +113,20 @@ FAMILIES: dict[str, Description] = {
         resizer=_timm_embedding,
     ),
     "xcit.Xcit": Description(
-        "timm_xcit", "patch_embed", (BlockNames(r"blocks\.\d+"),), resizer=_any_size
+        "timm_xcit", "patch_embed", (BlockNames(r"blocks\.\d+"),), resizer=any_size
     ),
     "davit.DaVit": Description(
         "timm_davit",
         "stem",
         (BlockNames(IN_STAGES + r"\.(\d+|\w+_block)", maps="channels_first"),),
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "pvt_v2.PyramidVisionTransformerV2": Description(
         "timm_pvt_v2",
         "patch_embed",
         (BlockNames(IN_STAGES, layers=Q_KV),),
         maps="grid",
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "twins.Twins": Description(
         "timm_twins",
@@ -242,10 +238,10 @@ FAMILIES: dict[str, Description] = {
         reads_patches=_reads_patches,
     ),
     "convnext.ConvNeXt": Description(
-        "timm_convnext", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=_any_size
+        "timm_convnext", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=any_size
     ),
     "repvit.RepVit": Description(
-        "timm_repvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=_any_size
+        "timm_repvit", "stem", (CONVOLUTIONS(IN_STAGES),), resizer=any_size
     ),
     "fastvit.FastVit": Description(
         "timm_fastvit",
@@ -254,7 +250,7 @@ FAMILIES: dict[str, Description] = {
             MIXERS(IN_STAGES, attn_in=None, layers={}, windowed=True, of="RepMixerBlock"),
             MIXERS(IN_STAGES, layers={"qkv": "token_mixer.qkv"}, of="AttentionBlock"),
         ),
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "efficientvit_mit.EfficientVit": EFFICIENTVIT,
     "efficientvit_mit.EfficientVitLarge": EFFICIENTVIT,
@@ -268,32 +264,19 @@ FAMILIES: dict[str, Description] = {
 @register_family
 def timm_described(model: nn.Module) -> ViT | None:
     """Those of `FAMILIES`."""
-    for cls in type(model).__mro__:
-        found = FAMILIES.get(f"{cls.__module__.removeprefix('timm.models.')}.{cls.__qualname__}")
-        if found is not None and cls.__module__.startswith("timm.models."):
-            return found.view(model, _image_size(model))
-    return None
+    return view_by_class(model, FAMILIES, "timm.models", _image_size)
 
 
 def _image_size(model: Any) -> int:
     """Side of the images that a model was built for, in pixels."""
-    for name in ("patch_embed", "pixel_embed", "embeds"):
-        size = getattr(getattr(model, name, None), "img_size", None)
+    name = type(model).__name__
+    for embedding in ("patch_embed", "pixel_embed", "embeds"):
+        size = getattr(getattr(model, embedding, None), "img_size", None)
         if size is not None:
-            return _side(size, model)
-    if type(model).__name__.startswith("Levit"):
+            return square_side(size, name)
+    if name.startswith("Levit"):
         resolution = next(m.resolution for m in model.stages.modules() if hasattr(m, "resolution"))
         stride = 8 if type(model.stem).__name__ == "Stem8" else 16
-        return stride * _side(resolution, model)
+        return stride * square_side(resolution, name)
     config = getattr(model, "pretrained_cfg", None) or {}
-    return _side(tuple(config.get("input_size", (3, 224, 224)))[1:], model)
-
-
-def _side(size: Any, model: nn.Module) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ValueError(
-            f"this {type(model).__name__} takes images of {height}x{width} pixels; adapterkit "
-            "takes square ones"
-        )
-    return height
+    return square_side(config.get("input_size", (3, 224, 224))[1:], name)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapterkit.encoders.described import BlockNames, Description
-from adapterkit.encoders.registry import register_family
-from adapterkit.encoders.views import Changes, Geometry, ViT
+from adapterkit.encoders.described import BlockNames, Description, any_size
+from adapterkit.encoders.registry import register_family, view_by_class
+from adapterkit.encoders.views import Changes, Geometry, ViT, square_side
 
 
 def _split(attention: str) -> dict[str, str]:
@@ -22,10 +22,6 @@ DinoLayer = partial(BlockNames, attn_out="attention", layers=_split("attention")
 ClipLayer = partial(
     BlockNames, attn_in="layer_norm1", attn_out="self_attn", layers=_split("self_attn")
 )
-
-
-def _any_size(encoder: Any, changes: Changes, to: Geometry) -> None:
-    """Its positions are made for the image at every forward."""
 
 
 def _checks_of_size(encoder: Any, changes: Changes, to: Geometry) -> None:
@@ -58,14 +54,14 @@ FAMILIES: dict[str, Description] = {
         (DinoLayer(r"encoder\.layer\.\d+"),),
         pos_embed="embeddings.position_embeddings",
         prefix_tokens=1,
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "dinov3_vit.modeling_dinov3_vit.DINOv3ViTModel": Description(
         "transformers_dinov3",
         "embeddings.patch_embeddings",
         (DinoLayer(r"model\.layer\.\d+"),),
         prefix_tokens=lambda encoder: 1 + encoder.config.num_register_tokens,
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "siglip.modeling_siglip.SiglipVisionModel": Description(
         "transformers_siglip",
@@ -91,7 +87,7 @@ FAMILIES: dict[str, Description] = {
         "transformers_segformer",
         "stages.0.patch_embeddings",
         (Layer(r"stages\.\d+\.blocks\.\d+"),),
-        resizer=_any_size,
+        resizer=any_size,
     ),
     "beit.modeling_beit.BeitModel": Description(
         "transformers_beit",
@@ -107,21 +103,9 @@ FAMILIES: dict[str, Description] = {
 @register_family
 def transformers_described(model: nn.Module) -> ViT | None:
     """Those of `FAMILIES`."""
-    for cls in type(model).__mro__:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        found = FAMILIES.get(name.removeprefix("transformers.models."))
-        if found is not None and name.startswith("transformers.models."):
-            return found.view(model, _image_size(model))
-    return None
+    return view_by_class(model, FAMILIES, "transformers.models", _image_size)
 
 
 def _image_size(model: Any) -> int:
     """Side of the images that a model was configured for, in pixels."""
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ValueError(
-            f"this {type(model).__name__} takes images of {height}x{width} pixels; adapterkit "
-            "takes square ones"
-        )
-    return height
+    return square_side(model.config.image_size, type(model).__name__)

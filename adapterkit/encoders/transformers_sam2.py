@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.registry import register_family
-from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.encoders.sam_blocks import GRID
 from adapterkit.encoders.transformers_sam import Zeros, normalisation, prompt_decoder, prompted
 from adapterkit.encoders.views import (
     Block,
@@ -22,10 +22,9 @@ from adapterkit.encoders.views import (
     Stage,
     ViT,
     projections,
+    square_side,
 )
 from adapterkit.encoders.wrappers import unwrapped
-
-GRID = TokenLayout()
 
 
 @register_family
@@ -46,7 +45,8 @@ def transformers_sam2(model: nn.Module) -> ViT | None:
     has_neck = isinstance(encoder, sam2.Sam2VisionModel)
     hiera: Any = unwrapped(encoder.backbone) if has_neck else encoder
     neck: dict[str, nn.Module] = {"neck": encoder.neck} if has_neck else {}
-    image_size, stride = _side(hiera.config.image_size), hiera.patch_embed.projection.stride[0]
+    image_size = square_side(hiera.config.image_size, "transformers_sam2 encoder")
+    stride = hiera.patch_embed.projection.stride[0]
     first = hiera.patch_embed.projection.out_channels
     stages = _stages(hiera, first, (image_size // stride,) * 2)
     output = stages[-1]
@@ -69,16 +69,6 @@ def transformers_sam2(model: nn.Module) -> ViT | None:
         not_trained=() if whole is None else (_object_score(whole),),
         normalisation=None if whole is None else normalisation(whole),
     )
-
-
-def _side(size: int | list[int]) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ValueError(
-            f"this transformers_sam2 encoder takes images of {height}x{width} pixels; adapterkit "
-            "takes square ones"
-        )
-    return height
 
 
 def _stages(hiera: Any, width: int, grid: tuple[int, int]) -> tuple[Stage, ...]:

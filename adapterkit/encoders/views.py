@@ -331,6 +331,20 @@ class ViT:
         return sites[at]
 
 
+def square_side(size: int | Sequence[int], encoder: str) -> int:
+    """The side of an encoder's images, given as one number or as (height, width), in pixels.
+
+    Raises:
+        ValueError: they are not square; the message calls the encoder so.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(
+            f"this {encoder} takes images of {height}x{width} pixels; adapterkit takes square ones"
+        )
+    return height
+
+
 def position_embedding(
     encoder: nn.Module, width: int, grid: tuple[int, int], layout: TokenLayout
 ) -> PositionEmbedding | None:

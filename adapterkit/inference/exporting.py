@@ -36,7 +36,6 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,9 +51,10 @@ from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
 from adapterkit.kernels.fast_forward import stock
 from adapterkit.promptable.families import family_of, titles
+from adapterkit.promptable.sam_family import DecoderInput
 from adapterkit.promptable.segmenter import Segmenter
 from adapterkit.system.extras import require
-from adapterkit.system.files import is_new_folder
+from adapterkit.system.files import atomic_folder, is_new_folder
 
 OPSET = 20
 """ONNX's operator set: the first with GELU, which onnxruntime fuses."""
@@ -113,8 +113,11 @@ def export(
         f"{'' if family.box_tokens else 'without a box '}a further point (0, 0) of label -1, and "
         "one asked for by its class alone two.",
     }
-    with _new_folder(Path(folder)) as draft:
-        for graph in _graphs(_settled(sam)):
+    folder = Path(folder)
+    if not is_new_folder(folder):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
+    with atomic_folder(folder) as draft:
+        for graph in _graphs(_settled(family.model)):
             program = graph.trace()
             if format == "torch":
                 file = draft / f"{graph.name}.pt2"
@@ -194,7 +197,7 @@ class Decoder(nn.Module):
                 changed = hook(family.prompt_encoder, (), (sparse, dense))
                 sparse, dense = (sparse, dense) if changed is None else changed
             logits, iou = family.predict(
-                image_embeddings, maps, self.positions, sparse, dense, prompts
+                DecoderInput(image_embeddings, maps, self.positions, sparse, dense, prompts)
             )
             presence = presence_of()
         found = (logits, iou) if presence is None else (logits, iou, presence)
@@ -362,17 +365,3 @@ def _write_onnx(program: ExportedProgram, graph: Graph, file: Path, int8: bool) 
             per_channel=True,
             reduce_range=True,
         )
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A draft beside `folder`, which becomes it when the block succeeds."""
-    if not is_new_folder(folder):
-        raise FileExistsError(f"{folder} exists and is not an empty folder; name another")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"the folder {folder.parent} does not exist; make it first")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.part-") as beside:
-        draft = Path(beside) / folder.name
-        draft.mkdir()
-        yield draft
-        draft.rename(folder)

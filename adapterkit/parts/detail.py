@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
 from adapterkit.attach.context import Context, Read
+from adapterkit.encoders.prompt_decoder import for_each_prompt
 from adapterkit.parts.class_prompts import CLASSES
 from adapterkit.parts.registry import register_part
 
@@ -115,9 +116,7 @@ class JoinMaps:
         if output.shape[1] != self.channels:
             return output
         maps = self.read().to(output.dtype)
-        # Not `repeat_interleave`, which exporters to ONNX get wrong for a number that is free.
-        prompts = output.shape[0] // maps.shape[0]
-        maps = maps[:, None].expand(-1, prompts, -1, -1, -1).flatten(0, 1)
+        maps = for_each_prompt(maps, output.shape[0] // maps.shape[0])
         one = torch.ones_like(maps[:, :1])
         return torch.cat([_resized(output, maps), maps, one], dim=1)
 

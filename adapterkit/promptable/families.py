@@ -3,6 +3,7 @@ adapterkit, without importing their libraries."""
 
 from torch import nn
 
+from adapterkit.encoders.wrappers import unwrapped
 from adapterkit.promptable import segment_anything, transformers_sam, transformers_sam2
 from adapterkit.promptable.sam_family import SamFamily, all_families
 
@@ -17,10 +18,11 @@ __all__ = [
 
 
 def family_of(model: object) -> SamFamily | None:
-    """`model` as its family has it; None where it is of none."""
+    """`model`, or what it wraps, as its family has it; None where it is of none."""
     if not isinstance(model, nn.Module):
         return None
-    return next((each(model) for each in all_families() if each.takes(model)), None)
+    within = unwrapped(model)
+    return next((each(within) for each in all_families() if each.takes(within)), None)
 
 
 def titles() -> str:

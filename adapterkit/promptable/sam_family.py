@@ -6,12 +6,34 @@ file of its own, which `families.py` imports.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """What a mask decoder is given.
+
+    Attributes:
+        image: the embeddings of B images.
+        maps: what else of the images the decoder reads, by name.
+        positions: of the image embedding's cells.
+        sparse: embeddings of the P prompts, those of an image one after the other.
+        dense: the same.
+        count: how many prompts are of each image.
+    """
+
+    image: Float[Tensor, "b c h w"]
+    maps: Mapping[str, Float[Tensor, "b ..."]]
+    positions: Float[Tensor, "1 c h w"]
+    sparse: Float[Tensor, "..."]
+    dense: Float[Tensor, "p c h w"]
+    count: int
 
 
 class SamFamily(ABC):
@@ -84,19 +106,8 @@ class SamFamily(ABC):
         """The positions of the image embedding's cells."""
 
     @abstractmethod
-    def predict(
-        self,
-        image: Float[Tensor, "b c h w"],
-        maps: Mapping[str, Float[Tensor, "b ..."]],
-        positions: Float[Tensor, "1 c h w"],
-        sparse: Float[Tensor, "..."],
-        dense: Float[Tensor, "p c h w"],
-        count: int,
-    ) -> tuple[Float[Tensor, "p m H W"], Float[Tensor, "p m"]]:
-        """The logits of all masks of each prompt, as in `Masks`, and their estimated IoU.
-
-        `count` prompts are of each image.
-        """
+    def predict(self, given: DecoderInput) -> tuple[Float[Tensor, "p m H W"], Float[Tensor, "p m"]]:
+        """The logits of all masks of each prompt, as in `Masks`, and their estimated IoU."""
 
     # For an export, in which an absent prompt is a value.
 
@@ -125,12 +136,6 @@ class SamFamily(ABC):
     def prompt_encoder(self) -> nn.Module:
         """It, whose hooks run after `embed`."""
         return self.model.prompt_encoder
-
-
-def for_each_prompt(values: Float[Tensor, "b ..."], count: int) -> Float[Tensor, "p ..."]:
-    """What belongs to B images, for each of the `count` prompts of an image."""
-    # Not `repeat_interleave`, which exporters to ONNX get wrong for a number that is free.
-    return values[:, None].expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
 
 _FAMILIES: list[type[SamFamily]] = []

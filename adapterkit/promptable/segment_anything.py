@@ -10,8 +10,9 @@ from jaxtyping import Float
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor, nn
 
+from adapterkit.encoders.prompt_decoder import for_each_prompt
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.promptable.sam_family import SamFamily, for_each_prompt, sam_family
+from adapterkit.promptable.sam_family import DecoderInput, SamFamily, sam_family
 from adapterkit.promptable.stock_sam import save_sam
 
 
@@ -54,19 +55,12 @@ class SegmentAnything(SamFamily):
         with _positions_in_float32(self.model.prompt_encoder):
             return self.model.prompt_encoder.get_dense_pe().to(self.dtype)
 
-    def predict(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Float[Tensor, "p n c"],
-        dense: Float[Tensor, "p c h w"],
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, given: DecoderInput) -> tuple[Tensor, Tensor]:
         """By the decoder's own forward, whose hooks run."""
         decoder: MaskDecoder = self.model.mask_decoder
-        with _every_mask_of_several_images(cast(MaskDecoder, unwrapped(decoder)), count):
-            return decoder(image, positions, sparse, dense, True)
+        own = cast(MaskDecoder, unwrapped(decoder))
+        with _every_mask_of_several_images(own, given.count):
+            return decoder(given.image, given.positions, given.sparse, given.dense, True)
 
     def kinds(self) -> Float[Tensor, "5 c"]:
         prompts: Any = self.model.prompt_encoder

@@ -19,6 +19,7 @@ from adapterkit.parts.normalise import normalisation_of
 from adapterkit.promptable.families import family_of, titles
 from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
+from adapterkit.promptable.sam_family import DecoderInput
 
 
 class Segmenter(Promptable):
@@ -33,7 +34,7 @@ class Segmenter(Promptable):
         TypeError: it is another model.
 
     Attributes:
-        sam: it.
+        sam: it, without what wraps it.
         family: the same, as its family has it.
     """
 
@@ -42,7 +43,7 @@ class Segmenter(Promptable):
         family = family_of(sam)
         if family is None:
             raise TypeError(f"Segmenter: expected {titles()}, not a {type(sam).__qualname__}")
-        self.sam = sam
+        self.sam: nn.Module = family.model
         self.family = family
 
     @property
@@ -110,9 +111,9 @@ class Segmenter(Promptable):
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
         with self.given(embedding.maps, flat.get("classes")) as presence_of:
             sparse, dense = self.family.embed(flat)
-            positions = self.family.positions()
+            positions, count = self.family.positions(), prompts.shape[1]
             logits, iou = self.family.predict(
-                embedding.image, embedding.maps, positions, sparse, dense, prompts.shape[1]
+                DecoderInput(embedding.image, embedding.maps, positions, sparse, dense, count)
             )
             presence = presence_of()
         return Masks(

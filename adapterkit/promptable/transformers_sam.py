@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adapterkit.encoders.prompt_decoder import for_each_prompt
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.promptable.sam_family import SamFamily, for_each_prompt, sam_family
+from adapterkit.promptable.sam_family import DecoderInput, SamFamily, sam_family
+from adapterkit.system.files import atomic_folder
 
 
 class TransformersPrompts(SamFamily):
@@ -50,13 +52,13 @@ class TransformersPrompts(SamFamily):
         return model, sorted(about["missing_keys"])
 
     def save(self, path: Path) -> None:
-        with _quiet():
-            self.model.save_pretrained(path)
         mean, std = (getattr(self.model, f"pixel_{name}", None) for name in ("mean", "std"))
-        if mean is not None and std is not None:
-            numbers = {"image_mean": mean, "image_std": std}
-            found = {name: (each.flatten() / 255).tolist() for name, each in numbers.items()}
-            (path / "preprocessor_config.json").write_text(json.dumps(found))
+        with _quiet(), atomic_folder(path) as draft:
+            self.model.save_pretrained(draft)
+            if mean is not None and std is not None:
+                numbers = {"image_mean": mean, "image_std": std}
+                found = {name: (each.flatten() / 255).tolist() for name, each in numbers.items()}
+                (draft / "preprocessor_config.json").write_text(json.dumps(found))
 
     @property
     def image_size(self) -> int:
@@ -95,15 +97,7 @@ class TransformersPrompts(SamFamily):
     def positions(self) -> Float[Tensor, "1 c h w"]:
         return self.model.get_image_wide_positional_embeddings()
 
-    def predict(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Float[Tensor, "p 1 n c"],
-        dense: Float[Tensor, "p c h w"],
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, given: DecoderInput) -> tuple[Tensor, Tensor]:
         """By the decoder's own forward, which gives all masks but the first.
 
         The first is what the decoder makes it of: the features that its last activation gives, and
@@ -113,27 +107,16 @@ class TransformersPrompts(SamFamily):
         features, iou = decoder.activation, decoder.iou_prediction_head
         weights = decoder.output_hypernetworks_mlps[0]
         with last_outputs(features, weights, iou) as last:
-            others, *_ = self._decode(
-                image, maps, positions, sparse, dense, count, multimask_output=True
-            )
+            others, *_ = self._decode(given, multimask_output=True)
         first = (last[weights] @ last[features].flatten(2)).unflatten(-1, others.shape[-2:])
         return torch.cat([first, others[:, 0]], dim=1), last[iou][:, 0]
 
-    def _decode(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Tensor,
-        dense: Tensor,
-        count: int,
-        **options: Any,
-    ) -> Any:
+    def _decode(self, given: DecoderInput, **options: Any) -> Any:
         return self.model.mask_decoder(
-            image_embeddings=for_each_prompt(image, count),
-            image_positional_embeddings=positions,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
+            image_embeddings=for_each_prompt(given.image, given.count),
+            image_positional_embeddings=given.positions,
+            sparse_prompt_embeddings=given.sparse,
+            dense_prompt_embeddings=given.dense,
             **options,
         )
 
@@ -215,15 +198,7 @@ class TransformersSamHQ(TransformersPrompts):
         early = found.intermediate_embeddings
         return found.last_hidden_state, {_EARLY: early[0]} if early else {}
 
-    def predict(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Float[Tensor, "p 1 n c"],
-        dense: Float[Tensor, "p c h w"],
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, given: DecoderInput) -> tuple[Tensor, Tensor]:
         """By the decoder's own forward, which gives the refined mask alone if it is asked to.
 
         SAM's are what the decoder makes them of; those for an ambiguous prompt are in the order of
@@ -231,18 +206,11 @@ class TransformersSamHQ(TransformersPrompts):
         """
         decoder: Any = unwrapped(self.model.mask_decoder)
         weights, iou = decoder.output_hypernetworks_mlps, decoder.iou_prediction_head
-        early = [for_each_prompt(maps[_EARLY], count)] if _EARLY in maps else None
+        maps = given.maps
+        early = [for_each_prompt(maps[_EARLY], given.count)] if _EARLY in maps else None
         with last_outputs(*weights, iou) as last, last_input(decoder.mask_conv1) as features:
             refined, *_ = self._decode(
-                image,
-                maps,
-                positions,
-                sparse,
-                dense,
-                count,
-                multimask_output=False,
-                hq_token_only=True,
-                intermediate_embeddings=early,
+                given, multimask_output=False, hq_token_only=True, intermediate_embeddings=early
             )
         of_sam = torch.cat([last[each] for each in weights], dim=1) @ features[0].flatten(2)
         logits = of_sam.unflatten(-1, refined.shape[-2:]) + refined[:, 0]

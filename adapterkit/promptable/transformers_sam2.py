@@ -1,14 +1,16 @@
 """transformers' `Sam2Model`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adapterkit.encoders.prompt_decoder import for_each_prompt
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.promptable.sam_family import for_each_prompt, sam_family
+from adapterkit.promptable.sam_family import DecoderInput, sam_family
 from adapterkit.promptable.transformers_sam import TransformersPrompts
 
 _FINE, _MEDIUM = "encoder.stride_4", "encoder.stride_8"
@@ -37,20 +39,12 @@ class TransformersSam2(TransformersPrompts):
     def embed(self, prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return super().embed(self._with_a_point(prompts))
 
-    def predict(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Float[Tensor, "p 1 n c"],
-        dense: Float[Tensor, "p c h w"],
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, given: DecoderInput) -> tuple[Tensor, Tensor]:
         """Where the first mask is not stable, the best of the others stands for it, in evaluation
         mode and where the model's configuration says so."""
         decoder: Any = unwrapped(self.model.mask_decoder)
-        image = image + self.model.no_memory_embedding.view(1, -1, 1, 1)
-        logits, iou = super().predict(image, maps, positions, sparse, dense, count)
+        image = given.image + self.model.no_memory_embedding.view(1, -1, 1, 1)
+        logits, iou = super().predict(replace(given, image=image))
         if decoder.dynamic_multimask_via_stability and not decoder.training:
             found = decoder._dynamic_multimask_via_stability(logits[:, None], iou[:, None])
             first, score = (each[:, 0] for each in found)
@@ -58,22 +52,11 @@ class TransformersSam2(TransformersPrompts):
             iou = torch.cat([score, iou[:, 1:]], dim=1)
         return logits, iou
 
-    def _decode(
-        self,
-        image: Tensor,
-        maps: Mapping[str, Tensor],
-        positions: Tensor,
-        sparse: Tensor,
-        dense: Tensor,
-        count: int,
-        **options: Any,
-    ) -> Any:
+    def _decode(self, given: DecoderInput, **options: Any) -> Any:
         decoder: Any = unwrapped(self.model.mask_decoder)
-        finer = [decoder.conv_s0(maps[_FINE]), decoder.conv_s1(maps[_MEDIUM])]
-        finer = [for_each_prompt(each, count) for each in finer]
-        return super()._decode(
-            image, maps, positions, sparse, dense, count, high_resolution_features=finer, **options
-        )
+        finer = decoder.conv_s0(given.maps[_FINE]), decoder.conv_s1(given.maps[_MEDIUM])
+        maps = [for_each_prompt(each, given.count) for each in finer]
+        return super()._decode(given, high_resolution_features=maps, **options)
 
     def kinds(self) -> Float[Tensor, "5 c"]:
         prompts = self.model.prompt_encoder

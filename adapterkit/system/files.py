@@ -39,6 +39,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A draft beside `folder`, which takes its place when the block succeeds.
+
+    Raises:
+        FileNotFoundError: there is no folder to make it in.
+    """
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"the folder {folder.parent} does not exist; make it first")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.part-") as beside:
+        draft = Path(beside) / folder.name
+        draft.mkdir()
+        yield draft
+        if folder.exists():
+            folder.rename(Path(beside) / "before")
+        draft.rename(folder)
+
+
 def is_new_folder(path: Path) -> bool:
     """Whether nothing is at a path, or an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))

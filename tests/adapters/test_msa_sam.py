@@ -17,6 +17,7 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.promptable.families import family_of
+from adapterkit.promptable.sam_family import DecoderInput
 from tests.models import snapshot
 
 FILE = Path(__file__).parent / "references" / "msa_sam_tiny.safetensors"
@@ -73,7 +74,8 @@ def assert_computes_the_published(sam: Sam) -> None:
         )
         family = family_of(sam)
         assert family is not None
-        logits, scores = family.predict(embedding, {}, family.positions(), sparse, dense, 1)
+        given = DecoderInput(embedding, {}, family.positions(), sparse, dense, count=1)
+        logits, scores = family.predict(given)
     close = {"rtol": 0, "atol": 1e-4}
     torch.testing.assert_close(embedding, expected["image_embedding"], **close)
     torch.testing.assert_close(logits[:, :1], expected["logits"], **close)

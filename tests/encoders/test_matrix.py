@@ -183,6 +183,7 @@ def test_what_functions_remember_of_a_dry_run_is_forgotten():
     model = fresh("transformers BeitModel")
     expected = computed(copy.deepcopy(model), 64)
     cached = type(model.get_submodule("layers.0.relative_position_bias"))
+    # By its name, since types know of no cache around it.
     index = getattr(cached, "generate_relative_position_index")  # noqa: B009
     ak.inject(model, [FeatureAdapter()])
     assert not index((4, 4)).is_meta

@@ -237,8 +237,10 @@ def test_what_cannot_be_prompted_is_refused_at_once(model: Any):
 
 
 def test_a_wrapped_sam_is_promptable(sam: Sam):
-    found = as_promptable(cast(nn.Module, torch.compile(sam, backend="eager")))
+    compiled = cast(nn.Module, torch.compile(sam, backend="eager"))
+    found = as_promptable(compiled)
     assert found.model is sam
+    assert ak.Segmenter(compiled).sam is sam
     assert as_promptable(found) is found
 
 
