@@ -43,7 +43,7 @@ class Segmenter(Promptable):
         family = family_of(sam)
         if family is None:
             raise TypeError(f"Segmenter: expected {titles()}, not a {type(sam).__qualname__}")
-        self.sam: nn.Module = family.model
+        self.sam: Any = family.model
         self.family = family
 
     @property
