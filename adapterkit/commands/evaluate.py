@@ -1,6 +1,5 @@
 """The command `adapterkit evaluate`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from adapterkit.system.command_line import check_free, console
 def evaluate(
     predicted: Positional[Path],
     reference: Positional[Path],
-    structures: Annotated[tuple[str, ...], arg(metavar="NAME=LABEL ...")] = (),
+    structures: Annotated[tuple[str, ...], arg(metavar="LABEL=NAME ...")] = (),
     binary: bool = False,
     csv: Path | None = None,
     force: bool = False,
@@ -23,16 +22,18 @@ def evaluate(
     that only one side has counts with Dice 0 and the image's diagonal as distance. HD95 is the
     greater of the two directions' 95th percentiles, as MONAI has it; MedPy pools both directions.
 
-    Example: adapterkit evaluate masks experts --structures endocardium=1 wall=2 --csv metrics.csv
+    Example: adapterkit evaluate masks experts --structures 1=endocardium 2=wall --csv metrics.csv
 
     Args:
         predicted: a folder of label maps, or one: NIfTI, MetaImage, PNG, TIFF, DICOM-SEG.
         reference: the expert's, of the same names in the same subfolders.
-        structures: what the labels stand for. By default those in the references are numbered.
+        structures: what labels stand for; the same name merges. By default those in the references
+            are numbered.
         binary: all labels but 0 are one structure.
         csv: a file for every metric of every image and structure.
         force: replace the CSV file if it exists.
     """
+    from adapterkit.data.collections.labels import named_labels
     from adapterkit.evaluation.mask_pairs import evaluate_masks, find_mask_pairs
     from adapterkit.evaluation.tables import markdown_table
 
@@ -41,7 +42,7 @@ def evaluate(
     if binary and structures:
         raise ValueError("--binary is of one structure: give it or --structures")
     pairs = find_mask_pairs(predicted, reference)
-    evaluation = evaluate_masks(pairs, _by_name(structures) or None, binary, progress="masks")
+    evaluation = evaluate_masks(pairs, named_labels(structures) or None, binary, progress="masks")
     name = predicted.resolve().name
     table = markdown_table({name: evaluation.summary()})
     console.print(table, markup=False, highlight=False, soft_wrap=True)
@@ -51,15 +52,3 @@ def evaluate(
         evaluation.write_csv(csv)
         console.print(f"the metrics of each of {len(evaluation.names)} images are in {csv}",
                       soft_wrap=True)  # fmt: skip
-
-
-def _by_name(structures: Sequence[str]) -> dict[str, int]:
-    labels: dict[str, int] = {}
-    for each in structures:
-        name, _, label = each.rpartition("=")
-        if not name or not label.isdecimal() or int(label) == 0:
-            raise ValueError(f"--structures {each}: expected NAME=LABEL, a whole number above 0")
-        if name in labels or int(label) in labels.values():
-            raise ValueError(f"--structures {each}: its name or label is there twice")
-        labels[name] = int(label)
-    return labels

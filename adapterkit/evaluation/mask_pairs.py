@@ -72,7 +72,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def evaluate_masks(
     pairs: Sequence[MaskPair],
-    structures: Mapping[str, int] | None = None,
+    structures: Mapping[int, str] | None = None,
     binary: bool = False,
     progress: str = "",
 ) -> Evaluation:
@@ -84,7 +84,8 @@ def evaluate_masks(
 
     Args:
         pairs: at least one.
-        structures: their labels by their names. None: those that the references hold.
+        structures: what labels stand for; labels of one name are merged. None: those that the
+            references hold.
         binary: all labels but 0 are of one structure.
         progress: what to call this in a progress bar; "" shows none.
 
@@ -93,7 +94,7 @@ def evaluate_masks(
             another size or spacing than its counterpart, or holds a label of no structure.
     """
     if binary:
-        structures = {"foreground": 1}
+        structures = {1: "foreground"}
     elif structures is None:
         structures = _structures([pair.reference for pair in pairs])
     names: list[str] = []
@@ -121,7 +122,8 @@ def evaluate_masks(
         values |= {
             f"{metric}_mm": torch.cat([each[metric] for each in known]) for metric in DISTANCES
         }
-    return Evaluation(list(structures), names, attributes, values, _without_mm(unknown))
+    merged = list(dict.fromkeys(structures.values()))
+    return Evaluation(merged, names, attributes, values, _without_mm(unknown))
 
 
 def _without_mm(unknown: Sequence[ImageFile]) -> str:
@@ -153,33 +155,37 @@ def _of_equal_length(*masks: ImageFile) -> list[ImageFile]:
     return longer
 
 
-def _structures(references: Sequence[Path]) -> dict[str, int]:
+def _structures(references: Sequence[Path]) -> dict[int, str]:
     found: set[int] = set()
     for path in references:
         found.update(np.unique(read_label_map(path).frames).tolist())
     if found <= {0}:
         raise DataError(f"{references[0]} and all other references hold no label but 0")
-    return {f"structure {label}": label for label in sorted(found - {0})}
+    return {label: f"structure {label}" for label in sorted(found - {0})}
 
 
 def _channels(
-    mask: ImageFile, structures: Mapping[str, int], binary: bool
+    mask: ImageFile, structures: Mapping[int, str], binary: bool
 ) -> Bool[Tensor, "T K H W"]:
     labels = mask.frames
     if binary:
         return torch.from_numpy(labels != 0)[:, None]
-    unknown = np.setdiff1d(labels, [0, *structures.values()])
+    unknown = np.setdiff1d(labels, [0, *structures])
     if len(unknown):
-        known = ", ".join(f"{label} ({name})" for name, label in structures.items())
+        known = ", ".join(f"{label} ({name})" for label, name in structures.items())
         raise DataError(
             f"{mask.path} holds the label {unknown[0]}, which is no structure's: known are {known}"
             f"{_binary_instead(labels, structures)}"
         )
-    channels = [labels == label for label in structures.values()]
+    of_each = [
+        [label for label, other in structures.items() if other == name]
+        for name in dict.fromkeys(structures.values())
+    ]
+    channels = [np.isin(labels, merged) for merged in of_each]
     return torch.from_numpy(np.stack(channels, axis=1))
 
 
-def _binary_instead(labels: np.ndarray, structures: Mapping[str, int]) -> str:
+def _binary_instead(labels: np.ndarray, structures: Mapping[int, str]) -> str:
     """What to do where masks of one structure have other labels: 0 and 255, say, or 0 and 1."""
     if len(structures) > 1 or len(np.setdiff1d(labels, [0])) > 1:
         return ""

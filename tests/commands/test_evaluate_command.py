@@ -58,11 +58,21 @@ def channels(*shifts: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([[labelled(s) == k for k in (1, 2)] for s in shifts]))
 
 
+def test_labels_of_one_name_are_merged(run: Run, folders: tuple[Path, Path], tmp_path: Path):
+    table = tmp_path / "metrics.csv"
+    done = run("evaluate", *folders, "--structures", "1=heart", "2=heart", "--csv", table)
+    assert done.status == 0
+    found = Evaluation.read_csv(table)
+    assert found.structures == ["heart"]
+    ours, theirs = (channels(*each).any(1, keepdim=True) for each in ((6, 1, 0), (0, 0, 2)))
+    torch.testing.assert_close(found.values["dice"], segmentation_metrics(ours, theirs)["dice"])
+
+
 def test_every_frame_and_structure_is_measured(
     run: Run, folders: tuple[Path, Path], tmp_path: Path
 ):
     table = tmp_path / "metrics.csv"
-    done = run("evaluate", *folders, "--structures", "cavity=1", "wall=2", "--csv", table)
+    done = run("evaluate", *folders, "--structures", "1=cavity", "2=wall", "--csv", table)
     assert done.status == 0
     found = Evaluation.read_csv(table)
     assert found.structures == ["cavity", "wall"]
@@ -181,7 +191,7 @@ def test_binary_masks_may_have_any_foreground(run: Run, tmp_path: Path):
     status = str(run("evaluate", *folders).status)
     assert "holds the label 1, which is no structure's: known are 255" in status
     assert "give --binary" in status
-    assert "give --binary" in str(run("evaluate", *folders, "--structures", "lv=1").status)
+    assert "give --binary" in str(run("evaluate", *folders, "--structures", "1=lv").status)
 
 
 def damage_nothing(folder: Path) -> None:
@@ -259,10 +269,10 @@ def cut(folder: Path) -> None:
         (colour, "", "model/b.png is in colour"),
         (dicom, "", "model/b.dcm cannot be read as DICOM-SEG"),
         (cut, "", "model/b.dcm cannot be read as a DICOM image"),
-        (damage_nothing, "--structures wall=2", "model/b.nii holds the label 1, which is no struc"),
-        (damage_nothing, "--structures wall", "--structures wall: expected NAME=LABEL"),
-        (damage_nothing, "--structures a=1 b=1", "--structures b=1: its name or label is there tw"),
-        (damage_nothing, "--structures a=1 --binary", "--binary is of one structure"),
+        (damage_nothing, "--structures 2=wall", "model/b.nii holds the label 1, which is no struc"),
+        (damage_nothing, "--structures wall", "--structures wall: expected LABEL=NAME"),
+        (damage_nothing, "--structures 1=a 1=b", "--structures 1=b: 1 is there twice"),
+        (damage_nothing, "--structures 1=a --binary", "--binary is of one structure"),
         (damage_nothing, "--csv expert/b.nii", "expert/b.nii exists; give --force"),
         (shutil.rmtree, "", "there is no file or folder at model"),
     ],

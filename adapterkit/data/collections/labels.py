@@ -16,13 +16,15 @@ def named_labels(options: Sequence[str]) -> dict[int, str]:
     """{1: "nodule"} of "1=nodule".
 
     Raises:
-        DataError: one is not written so, or a label is there twice.
+        DataError: one is not written so, names the background, or a label is there twice.
     """
     named: dict[int, str] = {}
     for each in options:
         label, _, name = each.partition("=")
-        if not label.isdecimal() or not name:
-            raise DataError(f"--structures {each}: expected LABEL=NAME, 1=nodule say.")
+        if not label.isdecimal() or int(label) == 0 or not name:
+            raise DataError(
+                f"--structures {each}: expected LABEL=NAME, 1=nodule say; 0 is background."
+            )
         if int(label) in named:
             raise DataError(f"--structures {each}: {label} is there twice.")
         named[int(label)] = name
