@@ -1,6 +1,7 @@
 """Tests of the CAMUS reader, on phantoms, on planted faults and, where at hand, on real frames."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -293,6 +294,7 @@ EF: 54
 FrameRate: 48.4
 """
 READ = Info(1, 18, 18, "F", 56, "Good", 54.0, 48.4)
+WITH_VOLUMES = replace(READ, edv=94.0, esv=43.3)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,7 @@ READ = Info(1, 18, 18, "F", 56, "Good", 54.0, 48.4)
         (INFO, READ),
         (INFO.replace(": ", ":").replace("\n", "\r\n"), READ),
         (INFO.replace(": ", " : ") + "\n", READ),
-        (INFO.replace("EF", "LVedv: 94.0\nLVesv: 43.3\nLVef"), READ),
+        (INFO.replace("EF", "LVedv: 94.0\nLVesv: 43.3\nLVef"), WITH_VOLUMES),
         ("ED: 1\nES: \n", Info(1, None, None, None, None, None, None, None)),
     ],
 )

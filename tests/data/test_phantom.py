@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,6 +15,7 @@ from adapterkit.data.collections.camus import (
     find_sequences,
     read_info,
 )
+from adapterkit.data.synthetic.beat import Beat, record
 from adapterkit.data.synthetic.phantom import write_phantom
 
 SIZE = 96
@@ -194,6 +196,98 @@ def test_the_frames_are_the_same_without_half_sequences(phantom: Path, beating: 
     for one, other in zip(find_frames(beating), find_frames(phantom)[:4], strict=True):
         np.testing.assert_array_equal(one.read().image, other.read().image)
         assert read_info(one) == read_info(other)
+
+
+# Hearts of which everything is known
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["half", "whole"])
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "recorded"
+    beat = Beat(irregular=0.5, whole=request.param)
+    return write_phantom(folder, 2, seed=2, image_size=SIZE, beat=beat)
+
+
+def test_volumes_and_ejection_fraction_are_those_of_the_masks(recorded: Path) -> None:
+    sequences = find_sequences(recorded)
+    for two, four in zip(sequences[::2], sequences[1::2], strict=True):
+        (_, labels_2, spacing), (_, labels_4, _) = two.read(), four.read()
+        assert labels_2 is not None
+        assert labels_4 is not None
+        assert spacing is not None
+        measured = [simpson(*pair, spacing) for pair in zip(labels_2, labels_4, strict=True)]
+        table = np.loadtxt(
+            two.image.parent / f"{two.patient}_volumes.csv", delimiter=",", skiprows=1
+        )
+        true, info = table[:, 1], read_info(two)
+        assert info is not None
+        assert table[:, 0].tolist() == [*range(1, (info.frame_count or 0) + 1)]
+        assert np.abs(np.array(measured) / true - 1).mean() < 0.06
+        assert (info.ed, info.es) == (true.argmax() + 1, true.argmin() + 1)
+        assert (info.edv, info.esv) == pytest.approx((true.max(), true.min()), abs=0.1)
+        stated = info.ejection_fraction
+        assert stated == pytest.approx(100 * (1 - true.min() / true.max()), abs=0.1)
+        for phase, number in (("ED", info.ed), ("ES", info.es)):
+            end = next(
+                frame for frame in find_frames(recorded)
+                if (frame.patient, frame.view, frame.phase) == (two.patient, "2CH", phase)
+            )  # fmt: skip
+            np.testing.assert_array_equal(end.read().labels, labels_2[(number or 0) - 1])
+
+
+def test_a_whole_beat_fills_again(tmp_path: Path) -> None:
+    folder = write_phantom(tmp_path / "echo", 1, image_size=32, beat=Beat(whole=True))
+    table = np.loadtxt(next(folder.rglob("*_volumes.csv")), delimiter=",", skiprows=1)
+    volumes = table[:, 1]
+    assert 0.3 * len(volumes) < volumes.argmin() < 0.6 * len(volumes)
+    assert volumes[-1] > 0.9 * volumes[0]
+
+
+def test_ejection_fractions_are_what_was_asked_for() -> None:
+    def drawn(low: float, high: float) -> list[float]:
+        beat = Beat((low, high), irregular=0)
+        return [
+            record(np.random.default_rng(seed), beat, ("2CH", "4CH"), 32).ejection_fraction
+            for seed in range(4)
+        ]
+
+    assert drawn(40, 40) == pytest.approx([40] * 4, abs=0.1)
+    varied = drawn(20, 75)
+    assert 20 <= min(varied) < max(varied) - 10 <= 65
+
+
+def test_flicker_and_dropouts_change_from_frame_to_frame() -> None:
+    def unrest(beat: Beat) -> float:
+        images = record(np.random.default_rng(1), beat, ("2CH", "4CH"), 48).images["4CH"]
+        return float(np.abs(np.diff(images.astype(float), axis=0)).mean())
+
+    steady = unrest(Beat((40, 40), 0, flicker=0, dropouts=0))
+    assert unrest(Beat((40, 40), 0, flicker=1, dropouts=0)) > 1.5 * steady
+    assert unrest(Beat((40, 40), 0, flicker=0, dropouts=1)) > 1.2 * steady
+
+
+def test_a_wall_that_moves_less_is_seen(tmp_path: Path) -> None:
+    """An even contraction multiplies all half-widths alike."""
+
+    def unevenness(irregular: float) -> float:
+        labels = record(
+            np.random.default_rng(3), Beat((50, 50), irregular), ("2CH", "4CH"), SIZE
+        ).labels["2CH"]
+        widths = [(frame == 1).sum(axis=1) for frame in (labels[0], labels[-1])]
+        rows = np.flatnonzero((widths[0] > 8) & (widths[1] > 8))[3:-3]
+        return float((widths[1][rows] / widths[0][rows]).std())
+
+    assert unevenness(1) > 1.5 * unevenness(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"ejection_fraction": (50, 90)}, "ejection_fraction is"), ({"dropouts": 2}, "dropouts is 2"),
+     ({"flicker": -1}, "flicker is -1")],
+)  # fmt: skip
+def test_a_beat_that_cannot_be_is_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Beat(**options)
 
 
 # The folder

@@ -228,13 +228,14 @@ def _size(frames: Real[np.ndarray, "T H W"]) -> str:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The frames of one view of one patient, from ED to ES, or from ES to ED."""
+    """The frames of one view of one patient, from ED to ES or from ES to ED, or of a whole beat."""
 
     patient: str
     view: str
     image: Path
     mask: Path | None
-    """None in the older release, whose sequences go on to the next ED and are not annotated."""
+    """None in the older release, whose sequences go on to the next ED and are not annotated; made
+    ones are."""
 
     @property
     def name(self) -> str:
@@ -267,7 +268,8 @@ def find_sequences(root: Path) -> list[Sequence]:
             if half:
                 found.append(Sequence(folder.name, view, *half))
             elif whole:
-                found.append(Sequence(folder.name, view, whole, None))
+                mask = _find_file(folder, f"{folder.name}_{view}_sequence_gt")
+                found.append(Sequence(folder.name, view, whole, mask))
     return found
 
 
@@ -293,6 +295,10 @@ class Info:
     """Of the left ventricle, in %."""
     frame_rate: float | None
     """In frames per second."""
+    edv: float | None = None
+    """Volume of the left ventricle at end-diastole, in ml; the older release says it."""
+    esv: float | None = None
+    """At end-systole."""
 
 
 def read_info(recording: Frame | Sequence) -> Info | None:
@@ -335,6 +341,8 @@ def read_info(recording: Frame | Sequence) -> Info | None:
         image_quality=values.get("ImageQuality") or None,
         ejection_fraction=number("EF" if "EF" in values else "LVef"),
         frame_rate=number("FrameRate"),
+        edv=number("LVedv"),
+        esv=number("LVesv"),
     )
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.random import Generator
 
+STEPS = 256
+"""Equal steps from apex to base at which half-widths are tabulated."""
+
 
 @dataclass(frozen=True)
 class Heart:
@@ -44,6 +47,9 @@ class Heart:
     """0 for leaflets that meet at the annulus, 1 for leaflets that point to the apex."""
     right_heart: bool
     right_width: float
+    uneven: Float[np.ndarray, "2 n"] | None = None
+    """What the half-widths to the left and to the right are multiplied by, at equal steps from apex
+    to base, where walls do not move alike; None where they do."""
 
 
 def random_heart(rng: Generator) -> Heart:
@@ -146,13 +152,15 @@ def _endocardium(
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Half-widths of the cavity to the left and to the right at t."""
     # Tabulated along the axis: the harmonics are too dear to sum at every pixel.
-    u = np.linspace(0, 1, 256)
+    u = np.linspace(0, 1, STEPS)
     harmonics = np.arange(1, heart.ripple.shape[-1] + 1)[:, None]
     half_width = heart.radius * _bullet(heart, u)
     left, right = (
         half_width * (1 + amplitudes @ np.sin(math.pi * harmonics * u + phases[:, None]))
         for amplitudes, phases in heart.ripple
     )
+    if heart.uneven is not None:
+        left, right = heart.uneven * (left, right)
     return np.interp(t / heart.length, u, left), np.interp(t / heart.length, u, right)
 
 

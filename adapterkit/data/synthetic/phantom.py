@@ -5,21 +5,25 @@ hearts, images them with a simple model of ultrasound and writes a folder that
 `adapterkit.data.collections.camus` reads like the real release. No patient data are involved, and
 scores on the phantom say nothing about scores on patients.
 
-`heart` draws the hearts, and `ultrasound` images them.
+`heart` draws the hearts, `beat` moves them, and `ultrasound` images them.
 """
 
 import json
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from jaxtyping import UInt8
+from numpy.random import Generator
 
 from adapterkit.data.collections.camus import PHASES, VIEWS
 from adapterkit.data.image_file import Spacing
+from adapterkit.data.synthetic.beat import Beat, record
 from adapterkit.data.synthetic.heart import (
     biplane_volume,
     contract,
@@ -61,6 +65,7 @@ def write_phantom(
     seed: int = 0,
     image_size: int = 256,
     half_sequences: bool = False,
+    beat: Beat | None = None,
 ) -> Path:
     """Writes synthetic patients below `folder/database_nifti` and returns `folder`.
 
@@ -69,6 +74,11 @@ def write_phantom(
     model, by the biplane method of discs. With `half_sequences` also the frames from ED to ES with
     theirs, of which the first and the last are the two; they take several times as long to write.
     Patient k depends on `seed`, k and `image_size` only, not on how many patients there are.
+
+    With `beat` the hearts are others: of any ejection fraction, some with walls that do not move
+    alike, and seen unsteadily. Each has both views as sequences with label maps in every frame, at
+    the same times, the frames of ED and ES as images too, and what is true of it: `Info_*.cfg` also
+    says LVedv and LVesv in ml, and `patient0001_volumes.csv` the volume in each frame.
 
     The folder appears complete or not at all. One that already holds a phantom with the same
     parameters is reused as it is. Raises `FileExistsError` where the folder holds anything else,
@@ -88,6 +98,7 @@ def write_phantom(
         "seed": seed,
         "image_size": image_size,
         "half_sequences": half_sequences,
+        **({} if beat is None else {"beat": _as_json(beat)}),
     }
     if _is_written(folder, parameters):
         return folder
@@ -95,7 +106,11 @@ def write_phantom(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
         draft = Path(beside) / folder.name
         for number in range(1, patients + 1):
-            _write_patient(draft / "database_nifti", number, seed, image_size, half_sequences)
+            rng, folder_of_all = np.random.default_rng([seed, number]), draft / "database_nifti"
+            if beat is None:
+                _write_patient(folder_of_all, number, rng, image_size, half_sequences)
+            else:
+                _write_recording(folder_of_all, number, rng, image_size, beat)
         (draft / "README.txt").write_text(_README, encoding="utf-8")
         (draft / "phantom.json").write_text(json.dumps(parameters) + "\n", encoding="utf-8")
         try:
@@ -107,7 +122,7 @@ def write_phantom(
     return folder
 
 
-def _is_written(folder: Path, parameters: Mapping[str, int]) -> bool:
+def _is_written(folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether the phantom is there already; an error if something else is."""
     if not folder.exists():
         return False
@@ -128,9 +143,8 @@ def _is_written(folder: Path, parameters: Mapping[str, int]) -> bool:
 
 
 def _write_patient(
-    database: Path, number: int, seed: int, image_size: int, half_sequences: bool
+    database: Path, number: int, rng: Generator, image_size: int, half_sequences: bool
 ) -> None:
-    rng = np.random.default_rng([seed, number])
     quality = list(QUALITIES)[rng.choice(3, p=(0.4, 0.4, 0.2))]
     diastole = random_heart(rng)
     contraction = random_contraction(rng)
@@ -170,6 +184,38 @@ def _write_patient(
             f"ImageQuality: {quality}\nEF: {100 * (1 - empty / full):.1f}\nFrameRate: {rate:.1f}\n",
             encoding="utf-8",
         )
+
+
+def _write_recording(
+    database: Path, number: int, rng: Generator, image_size: int, beat: Beat
+) -> None:
+    found = record(rng, beat, VIEWS, image_size)
+    age, sex, rate = rng.integers(20, 91), "FM"[rng.integers(2)], rng.uniform(40, 80)
+    patient = f"patient{number:04d}"
+    folder = database / patient
+    folder.mkdir(parents=True)
+    kind = "sequence" if beat.whole else "half_sequence"
+    for view in VIEWS:
+        images, labels, spacing = found.images[view], found.labels[view], found.sector.spacing
+        stem = f"{patient}_{view}"
+        for phase, index in zip(PHASES, (found.ed, found.es), strict=True):
+            _write_pair(folder, f"{stem}_{phase}", images[index], labels[index], spacing)
+        _write_pair(folder, f"{stem}_{kind}", images, labels, spacing)
+        (folder / f"Info_{view}.cfg").write_text(
+            f"ED: {found.ed + 1}\nES: {found.es + 1}\nNbFrame: {len(images)}\nSex: {sex}\n"
+            f"Age: {age}\nImageQuality: {found.quality}\nEF: {found.ejection_fraction:.1f}\n"
+            f"LVedv: {found.volumes.max():.1f}\nLVesv: {found.volumes.min():.1f}\n"
+            f"FrameRate: {rate:.1f}\n",
+            encoding="utf-8",
+        )
+    lines = [f"{frame},{volume:.2f}" for frame, volume in enumerate(found.volumes, start=1)]
+    text = "\n".join(["frame,volume_ml", *lines]) + "\n"
+    (folder / f"{patient}_volumes.csv").write_text(text, encoding="utf-8")
+
+
+def _as_json(beat: Beat) -> dict[str, Any]:
+    """As it is read again, tuples as lists."""
+    return json.loads(json.dumps(asdict(beat)))
 
 
 def _write_pair(

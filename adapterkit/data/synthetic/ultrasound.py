@@ -102,7 +102,7 @@ QUALITIES = {
 
 @dataclass(frozen=True)
 class Acoustics:
-    """What ED and ES of one view share; coarse fields are stretched over the polar grid."""
+    """What frames of one view share; coarse fields are stretched over the polar grid."""
 
     quality: Quality
     gain: float
@@ -119,6 +119,8 @@ class Acoustics:
     haze: Float[np.ndarray, "R4 B4"]
     near_field: float
     """Reach of the near-field clutter in mm."""
+    lost: Float[np.ndarray, "B"] | None = None
+    """Echo that each beam loses behind a rib or the lung, in dB; None where nothing is."""
 
 
 def random_acoustics(rng: Generator, quality: Quality) -> Acoustics:
@@ -208,7 +210,8 @@ def _echo(
     level = np.where(blood, cavity, level)
     valve = np.exp(-((distance_to_leaflets(heart, across, deep) / 1.3) ** 2))
     level = level * (1 - valve) + valve * (9 + 3 * clumps)
-    return level - 4 * np.clip(_stretch(acoustics.shadow, shape) - 0.5, 0, 2)
+    level = level - 4 * np.clip(_stretch(acoustics.shadow, shape) - 0.5, 0, 2)
+    return level if acoustics.lost is None else level - acoustics.lost
 
 
 def _clutter(range_: Float[np.ndarray, "R B"], acoustics: Acoustics) -> Float[np.ndarray, "R B"]:
