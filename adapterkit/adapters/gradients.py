@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from adapterkit.adapters.injection import Adapters
+from adapterkit.adapters.named import Adapters
 from adapterkit.attach.attachment import CONTAINER
 
 

@@ -25,6 +25,18 @@ where `adapters` is `ak.adapters_of(model)`. Each value is a tensor with one ent
 axis first; a part that reads it for several prompts of each image repeats it
 (`value.repeat_interleave(prompts // len(value), dim=0)`). Without `given`, as where `SamPredictor`
 calls encoder and decoder, `read()` gives the values of the last encoded image.
+
+A batch of N sequences of T frames each travels as N * T images, those of a sequence one after the
+other. What looks from a frame to others declares so, and is told T in the pass:
+
+    frames = to.context.reads_frames(reach=2)
+
+`Promptable.encode(images, frames=T)` says how long the sequences are; of a bare encoder,
+
+    with adapters.sequences(frames=T):
+        encoder(images)
+
+Else each image is a sequence of one frame.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +58,11 @@ class Context:
     """The values of the present pass, by name, and how they are computed.
 
     A copy starts without values: they belong to one pass, and may be part of its graph.
+
+    Attributes:
+        values: of the present pass, by name.
+        frames: of each sequence in the present pass.
+        reach: how many frames before and after it an image's embedding depends on.
     """
 
     def __init__(self) -> None:
@@ -55,9 +72,12 @@ class Context:
         self._computes_last: list[tuple[dict[str, int], ComputeLast]] = []
         self._read: set[str] = set()
         self._read_in_decoder: set[str] = set()
+        self.frames = 1
+        self.reach = 0
+        self._next_frames = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "values": {}, "_image": None}
+        return {**vars(self), "values": {}, "_image": None, "frames": 1, "_next_frames": 1}
 
     @property
     def computes_at_the_end(self) -> bool:
@@ -66,7 +86,7 @@ class Context:
 
     @property
     def is_used(self) -> bool:
-        return bool(self._computes or self._computes_last)
+        return bool(self._computes or self._computes_last or self.reach)
 
     def computes(self, widths: Mapping[str, int], compute: Compute) -> None:
         """Let `compute(image)` yield the values of these names, in order, at each pass.
@@ -108,8 +128,34 @@ class Context:
         (self._read_in_decoder if in_decoder else self._read).add(name)
         return Read(self, name, computed[name])
 
+    def reads_frames(self, reach: int) -> "Frames":
+        """What tells a part that looks from a frame to others how long the sequences are.
+
+        Args:
+            reach: to how many frames before and after; those of several parts add up.
+        """
+        self.reach += reach
+        return Frames(self)
+
+    @contextmanager
+    def sequences(self, frames: int) -> Iterator[None]:
+        """Passes that begin within it are of sequences of so many frames."""
+        before, self._next_frames = self._next_frames, frames
+        try:
+            yield
+        finally:
+            self._next_frames = before
+
     def begin(self, image: Tensor) -> None:
-        """Start a pass: compute what is read in it."""
+        """Start a pass: compute what is read in it.
+
+        Raises:
+            ValueError: the images are no whole number of sequences, where that matters.
+        """
+        if self.reach:
+            check_frames(len(image), self._next_frames)
+        # It stays beyond `sequences`, for blocks that are run again in the backward pass.
+        self.frames = self._next_frames
         read = self._read | self._read_in_decoder
         values: dict[str, Tensor] = {}
         for widths, compute in self._computes:
@@ -147,6 +193,39 @@ class Context:
             yield
         finally:
             self.values = before
+
+
+def check_frames(images: int, frames: int) -> None:
+    """See that images are a whole number of sequences.
+
+    Args:
+        images: how many.
+        frames: of each sequence.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if frames < 1 or images % frames:
+        raise ValueError(
+            f"frames={frames}, and there are {images} images: expected a whole number of sequences "
+            "of so many frames each, those of a sequence one after the other, in one batch "
+            "(N * frames, 3, H, W)"
+        )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What tells how many frames the sequences of the present pass have.
+
+    Attributes:
+        context: of the adapter.
+    """
+
+    context: Context
+
+    def __call__(self) -> int:
+        """Their number; 1 where images are no sequences."""
+        return self.context.frames
 
 
 @dataclass(frozen=True)

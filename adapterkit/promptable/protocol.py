@@ -7,6 +7,7 @@ file and no family of models. A family implements `_encode` and `_decode`.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from wadler_lindig import pformat
 
+from adapterkit.attach.context import check_frames
 from adapterkit.promptable.prompts import Prompts
 
 ABSENT = -20.0
@@ -134,6 +136,16 @@ class Promptable(nn.Module):
         """What adapters in use add to the model, in words; "" for none."""
         return ""
 
+    @property
+    def reach(self) -> int:
+        """How many frames before and after it in a sequence an image's embedding depends on; 0 for
+        a model to which each image is on its own."""
+        return 0
+
+    def sequences(self, frames: int) -> AbstractContextManager[None]:
+        """Within it, images that are encoded are sequences of so many frames."""
+        return nullcontext()
+
     @abstractmethod
     def encoder_tensors(self) -> dict[str, Tensor]:
         """All that an embedding depends on beside the images, by name."""
@@ -144,27 +156,37 @@ class Promptable(nn.Module):
     @abstractmethod
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks: ...
 
-    def forward(self, images: Float[Tensor, "b 3 H W"], prompts: Prompts | None = None) -> Masks:
+    def forward(
+        self, images: Float[Tensor, "b 3 H W"], prompts: Prompts | None = None, frames: int = 1
+    ) -> Masks:
         """Segment the prompted structures.
 
         Args:
             images: RGB in [0, 255], square, of side `image_size`.
             prompts: in pixels of the images; None: none.
+            frames: as in `encode`.
 
         Raises:
             ValueError: as `encode` and `decode`.
         """
-        return self.decode(self.encode(images), prompts)
+        return self.decode(self.encode(images, frames), prompts)
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
+    def encode(self, images: Float[Tensor, "b 3 H W"], frames: int = 1) -> Embedding:
         """The embedding of RGB images in [0, 255].
+
+        Args:
+            images: square, of side `image_size`; of N sequences of T frames the N * T frames, those
+                of a sequence one after the other.
+            frames: T. 1: each image is on its own.
 
         Raises:
             ValueError: the images have another shape or size than the model takes, or values that
-                are not in this range.
+                are not in this range, or are no whole number of sequences.
         """
         _check_images(images)
-        return self._encode(images)
+        check_frames(len(images), frames)
+        with self.sequences(frames):
+            return self._encode(images)
 
     def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Masks:
         """Decode K prompts of each embedded image.

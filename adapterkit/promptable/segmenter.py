@@ -1,7 +1,7 @@
 """A (patched) Segment Anything model as a batched, differentiable, promptable model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,17 @@ class Segmenter(Promptable):
         """What the active adapters add."""
         found = adapters_of(self.sam)
         return str([found[name].parts for name in found.active]) if found else ""
+
+    @property
+    def reach(self) -> int:
+        """By the parts of the active adapters."""
+        found = adapters_of(self.sam)
+        return found.reach if found else 0
+
+    def sequences(self, frames: int) -> AbstractContextManager[None]:
+        """Within it, images that are encoded are sequences of so many frames."""
+        found = adapters_of(self.sam)
+        return found.sequences(frames) if found else nullcontext()
 
     @property
     def structures(self) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ class EmbeddingCache:
 
     A file is named by what its embedding depends on: the image's pixels, the encoder's tensors and
     parts, the normalisation and the precision. Embeddings of several models and data sets can
-    share a folder.
+    share a folder. An image's is its own, whatever sequence it is a frame of: see
+    `cached_embeddings`.
 
     Args:
         segmenter: whose encoder is frozen, as it is now.
@@ -36,7 +37,7 @@ class EmbeddingCache:
             segmenter.encoder_tensors(), f"{segmenter.image_size} {segmenter.parts}", size=64
         )
 
-    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Embedding:
+    def __call__(self, images: Float[Tensor, "b 3 H W"], frames: int = 1) -> Embedding:
         paths = [self._path(image) for image in images]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
         if missing:
@@ -61,11 +62,18 @@ def cached_embeddings(segmenter: Promptable, folder: Path) -> Iterator[None]:
     """Within it, `segmenter` takes the embeddings of images that it has seen before from `folder`.
 
     Raises:
-        ValueError: the image encoder, or an adapter on it, is trained.
+        ValueError: the image encoder, or an adapter on it, is trained, or looks from an image to
+            others of its sequence.
     """
     if not has_frozen_encoder(segmenter):
         raise ValueError(
             "embeddings cannot be kept while the image encoder, or an adapter on it, is trained"
+        )
+    if segmenter.reach:
+        raise ValueError(
+            "embeddings cannot be kept of a model with temporal parts: that of a frame depends on "
+            f"{segmenter.reach} frames before and after it, which differ from clip to clip; train "
+            "without keeping embeddings"
         )
     segmenter.encode = EmbeddingCache(segmenter, folder)
     try:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.attach.attachment import Attachment
-from adapterkit.attach.context import Read
+from adapterkit.attach.context import Frames, Read
 from adapterkit.parts import CNNBranch, FeatureAdapter, Resize
+from adapterkit.training.checkpointing import checkpointed_blocks
+from adapterkit.training.embeddings import cached_embeddings
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -136,3 +139,90 @@ def test_a_part_that_computes_less_than_it_says_is_an_error(sam: Sam):
     ak.inject(sam, [Resize(64), Halve(), FeatureAdapter()])
     with pytest.raises(ValueError, match="argument 2 is"):
         sam.image_encoder(IMAGES)
+
+
+@dataclass
+class Average:
+    """What each frame's tokens are short of the mean over its sequence."""
+
+    frames: Frames
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        clips = tokens.unflatten(0, (-1, self.frames()))
+        return (clips.mean(dim=1, keepdim=True) - clips).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class OverFrames:
+    """A part that replaces tokens by their mean over the sequence."""
+
+    at: str = "block_out"
+
+    def attach(self, to: Attachment) -> None:
+        block = to.select((0,))[0]
+        to.add_residual(self.at, Average(to.context.reads_frames(reach=3)), block=block)
+
+
+@pytest.fixture
+def averaging(sam: Sam) -> Sam:
+    return ak.inject(sam, [Resize(64), FeatureAdapter(at="tokens"), OverFrames()])
+
+
+@torch.no_grad()
+def test_a_pass_knows_how_long_its_sequences_are(averaging: Sam):
+    segmenter = ak.Segmenter(averaging)
+    images = 255 * torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    alone = segmenter.encode(images).image
+    pairs = segmenter.encode(images, frames=2).image
+    assert segmenter.reach == 3
+    torch.testing.assert_close(pairs[0], pairs[1])
+    assert not torch.allclose(pairs[1], pairs[2])
+    torch.testing.assert_close(segmenter.encode(images[2:4], frames=2).image, pairs[2:4])
+    torch.testing.assert_close(segmenter.encode(images).image, alone)
+    with pytest.raises(ValueError, match=r"frames=4, and there are 6 images: expected a whole num"):
+        segmenter.encode(images, frames=4)
+    with pytest.raises(ValueError, match="frames=0, and"):
+        segmenter.encode(images, frames=0)
+
+
+@torch.no_grad()
+def test_a_bare_encoder_is_told_by_its_adapters(averaging: Sam):
+    adapters = ak.adapters_of(averaging)
+    assert adapters is not None
+    images = torch.cat((IMAGES, IMAGES.flip(0)))
+    alone = averaging.image_encoder(images)
+    with adapters.sequences(frames=2):
+        pairs = averaging.image_encoder(images)
+        with pytest.raises(ValueError, match="frames=2, and there are 3 images"):
+            averaging.image_encoder(images[:3])
+    torch.testing.assert_close(pairs[0], pairs[1])
+    assert torch.equal(averaging.image_encoder(images), alone)
+    ak.activate(averaging)
+    assert adapters.reach == 0
+
+
+def test_the_length_of_sequences_outlives_the_pass_for_blocks_that_are_run_again(sam: Sam):
+    # Within the block, so that it is run again with it.
+    ak.inject(sam, [Resize(64), FeatureAdapter(at="tokens"), OverFrames(at="attn_in")])
+    segmenter = ak.Segmenter(sam).train()
+    images = 255 * torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = ak.adapters_of(sam)
+    assert found is not None
+    tensor = found["default"].added.get_parameter("feature_adapter.tokens.up.weight")
+    target = torch.rand(4, 32, 4, 4, generator=torch.Generator().manual_seed(2))
+    (1e4 * target * segmenter.encode(images, frames=2).image).sum().backward()
+    expected, tensor.grad = tensor.grad, None
+    assert expected is not None
+    assert expected.any()
+    with checkpointed_blocks(segmenter):
+        (1e4 * target * segmenter.encode(images, frames=2).image).sum().backward()
+    torch.testing.assert_close(tensor.grad, expected)
+
+
+def test_what_depends_on_other_frames_is_not_kept(averaging: Sam, tmp_path: Path):
+    averaging.requires_grad_(False)
+    with (
+        pytest.raises(ValueError, match="that of a frame depends on 3 frames before and after it"),
+        cached_embeddings(ak.Segmenter(averaging), tmp_path),
+    ):
+        pass

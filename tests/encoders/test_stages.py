@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 import adapterkit as ak
-from adapterkit.adapters.injection import Adapters
+from adapterkit.adapters.named import Adapters
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders import registry
 from adapterkit.encoders.tokens import TokenLayout

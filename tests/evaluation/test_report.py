@@ -64,7 +64,7 @@ class Shifted(Promptable):
         self.unused = nn.Parameter(torch.zeros(1))
         self.masks, self.seen = masks, 0
 
-    def encode(self, images: Tensor) -> Any:
+    def encode(self, images: Tensor, frames: int = 1) -> Any:
         return images
 
     def decode(self, embedding: Any, prompts: Prompts | None = None) -> Masks:

@@ -228,7 +228,12 @@ def test_an_image_is_encoded_once_for_its_loss_and_once_for_all_points_that_corr
 ):
     segmenter, one, in_training = adapted(), Subset(echo, [0]), []
     encode = segmenter.encode
-    segmenter.encode = lambda images: in_training.append(segmenter.training) or encode(images)
+
+    def noted(images: Tensor, frames: int = 1) -> Embedding:
+        in_training.append(segmenter.training)
+        return encode(images, frames)
+
+    segmenter.encode = noted
     run(segmenter, one, one, epochs=1, points=points)
     assert in_training.count(True) == times
 
