@@ -1,5 +1,6 @@
 """Tests of reading DICOM files: grey values, colours, places, and what is wrong with them."""
 
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -15,9 +17,11 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
+from adapterkit.data.collections import open_collection
 from adapterkit.data.files.dicom_seg import read_labels
 from adapterkit.data.files.images import find_images, read_image
 from adapterkit.data.files.masks import write_masks
+from adapterkit.data.files.series import find_series
 from adapterkit.data.image_file import DataError
 from tests.data.dicom_files import BUNDLED, item, write_dicom
 from tests.data.test_images import GREY, RGB, STACK
@@ -275,3 +279,24 @@ def test_dicom_that_states_nonsense(tmp_path: Path):
 def test_a_missing_decoder_is_named():
     with pytest.raises(DataError, match=r"\(JPEG Lossless.* pip install python-gdcm"):
         read_image(BUNDLED / "SC_rgb_jpeg_gdcm.dcm")
+
+
+def test_without_the_extra_pictures_are_found_and_dicom_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        write_dicom(tmp_path / folder / "a.dcm", GREY)
+    picture = tmp_path / "b.png"
+    Image.fromarray(GREY).save(picture)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.delitem(sys.modules, "adapterkit.data.files.dicom_data_set")
+
+    files = [picture, tmp_path / "images" / "a.dcm"]
+    assert find_series(files) == []
+    np.testing.assert_array_equal(read_image(picture).frames[0], GREY)
+    needed = r'a\.dcm .*this needs pydicom, .*: pip install "adapterkit\[dicom\]"'
+    with pytest.raises(DataError, match=needed):
+        read_image(files[1])
+    with pytest.raises(DataError, match=needed):
+        open_collection(tmp_path)

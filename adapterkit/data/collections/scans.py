@@ -18,6 +18,7 @@ from adapterkit.data.collections.volumes import Volume, labels_of, slices
 from adapterkit.data.files.images import find_images, is_dicom, stem
 from adapterkit.data.files.series import is_series
 from adapterkit.data.image_file import DataError
+from adapterkit.system.extras import require
 
 
 def _recognises(path: Path) -> bool:
@@ -118,9 +119,10 @@ def _named_in(masks: Mapping[Path, Path]) -> dict[int, str] | None:
     for mask in masks.values():
         if not is_dicom(mask):
             return None
-        from adapterkit.data.files.dicom_data_set import read_data_set
-
         try:
+            require("dicom", "highdicom", "pydicom")
+            from adapterkit.data.files.dicom_data_set import read_data_set
+
             segments = read_data_set(mask, with_pixels=False).SegmentSequence
             of_mask = {int(each.SegmentNumber): str(each.SegmentLabel) for each in segments}
         # pydicom raises what shares no narrower base for what is damaged or is no DICOM-SEG.

@@ -83,12 +83,11 @@ def _read(path: Path) -> ImageFile:
     if kind == "a picture":
         return ImageFile(path, pictures.read_pages(path), None, np.eye(4))
     try:
-        from adapterkit.data.files.dicom import read_dicom
-    except ImportError as error:
-        raise DataError(
-            f"{path} is a DICOM file, and reading those needs pydicom ({error}): "
-            'pip install "adapterkit[dicom]"'
-        ) from error
+        require("dicom", "highdicom", "pydicom")
+    except MissingExtraError as error:
+        raise DataError(f"{path} is a DICOM file: {error}") from error
+    from adapterkit.data.files.dicom import read_dicom
+
     return read_dicom(path)
 
 

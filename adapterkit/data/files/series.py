@@ -45,11 +45,11 @@ def find_series(files: Sequence[Path]) -> list[list[Path]]:
 
 def _volume_of(path: Path) -> tuple[Any, ...] | None:
     """What the slices of a volume share; None for what is no slice, or cannot be read."""
-    from adapterkit.data.files.dicom_data_set import read_data_set
-
     try:
         if not is_dicom(path):
             return None
+        from adapterkit.data.files.dicom_data_set import read_data_set
+
         slice = read_data_set(path, with_pixels=False)
         series, direction = slice.get("SeriesInstanceUID"), slice.get("ImageOrientationPatient")
         kind = slice.get("Modality")
@@ -58,7 +58,8 @@ def _volume_of(path: Path) -> tuple[Any, ...] | None:
             return None
         rounded = None if not direction else tuple(round(float(each), 3) for each in direction)
         return str(series), slice.Rows, slice.Columns, slice.get("SamplesPerPixel"), rounded
-    # Reading it as an image will say what is wrong with it; pydicom's errors share no base.
+    # Reading it as an image will say what is wrong with it, a missing pydicom too, whose own errors
+    # share no base.
     except Exception:
         return None
 
