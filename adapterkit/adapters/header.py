@@ -16,6 +16,7 @@ from adapterkit.adapters.patterns import ways_to_match
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.views import Block
 from adapterkit.parts import PARTS, Peft, Resize
+from adapterkit.system.pages import see
 
 FORMAT_VERSION = 2
 """2: a base's tensor has two checksums, of its values in bfloat16 and in float16."""
@@ -134,7 +135,21 @@ class AdapterHeader:
 
 
 def _part_to_json(part: Any) -> dict[str, Any]:
-    return {"part": type(part).__name__, **asdict(part)}
+    name, how = type(part).__name__, see("tutorials/extending.md", "a-part")
+    registered = PARTS.get(name)
+    if registered is None or registered.__module__ != type(part).__module__:
+        raise ValueError(
+            f"the part {name} is not registered, so no process could load a file with it; expected "
+            f"@register_part at its class; {how}"
+        )
+    try:
+        json.dumps(options := asdict(part))
+    except TypeError as error:
+        raise ValueError(
+            f"{part} cannot be written to a file: {error}; expected a part whose fields are plain "
+            f"values; {how}"
+        ) from error
+    return {"part": name, **options}
 
 
 def _part_from_json(values: Any) -> Part:
@@ -143,7 +158,8 @@ def _part_from_json(values: Any) -> Part:
     if not isinstance(name, str) or name not in PARTS:
         raise ValueError(
             f"it has a part {_short(name)}, and known are {', '.join(sorted(PARTS))}; import the "
-            "module that registers it (adapterkit --plugin FILE.py), or upgrade adapterkit"
+            "module that registers it (adapterkit --plugin FILE.py), or upgrade adapterkit; "
+            + see("tutorials/extending.md", "in-another-process")
         )
     options = {key: value for key, value in values.items() if key != "part"}
     kind: Any = PARTS[name]

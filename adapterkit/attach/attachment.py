@@ -27,9 +27,11 @@ from adapterkit.attach.actions import (
     Overlay,
     clash,
 )
+from adapterkit.attach.connected import check_connected
 from adapterkit.attach.context import BeginPass, Context, EndPass, TakeImage
 from adapterkit.attach.overlay import Transform
 from adapterkit.encoders.prompt_decoder import PromptDecoder
+from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Blocks, Site, ViT
 from adapterkit.encoders.wrappers import CONTAINER
 
@@ -101,13 +103,16 @@ class Attachment:
         self.grid = self.view.grid
 
     def site(self, at: str, block: Block | None = None) -> Site:
-        """A site as the parts so far make it: on the grid that a `Resize` asks for.
+        """A site as a part sees it: on the grid that a `Resize` asks for, its channels last.
 
         Raises:
             ValueError: there is no such site here.
         """
         site = self.view.site(at, block)
-        return replace(site, grid=self._resized(site.grid))
+        layout = site.layout
+        if layout.form == "channels_first":
+            layout = TokenLayout("grid")
+        return replace(site, grid=self._resized(site.grid), layout=layout)
 
     def decoder(self, part: str) -> PromptDecoder:
         """The sites of the prompt encoder and the mask decoder, for a part of this name.
@@ -254,6 +259,9 @@ class Adapter(nn.Module):
         for part in parts:
             part = _with_block_indices(part, view)
             part.attach(to)
+            held = {*view.model.modules(), *view.encoder.modules(), *to.modules.modules()}
+            calls = [] if to.context.is_used else to.paths
+            check_connected(type(part).__name__, calls, [*to.actions, *to.last_actions], held)
             blocks = tuple(sorted(to.blocks))
             self.attached.append(AttachedPart(part, to.paths, to.actions, to.last_actions, blocks))
             to.paths, to.actions, to.last_actions, to.blocks = [], [], [], set()

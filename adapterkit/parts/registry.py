@@ -1,7 +1,8 @@
 """The registry of parts: an adapter file names them, and only those in it can be loaded."""
 
-from dataclasses import is_dataclass
 from typing import Any, TypeVar
+
+from adapterkit.system.pages import see
 
 PARTS: dict[str, Any] = {}
 """The dataclasses by name, as an adapter file names them."""
@@ -19,12 +20,16 @@ def register_part(part: PartClass) -> PartClass:
         The same class.
 
     Raises:
-        TypeError: it is no dataclass, or has no method `attach`.
+        TypeError: it is no frozen dataclass, or has no method `attach`.
         ValueError: a part of another module has its name.
     """
-    name, is_a_dataclass = part.__name__, is_dataclass(part)
-    if not is_a_dataclass or not hasattr(part, "attach"):
-        raise TypeError(f"{name}: expected a dataclass with a method attach(self, to: Attachment)")
+    name: str = part.__name__
+    made_by = getattr(part, "__dataclass_params__", None)
+    if made_by is None or not made_by.frozen or not hasattr(part, "attach"):
+        raise TypeError(
+            f"{name}: expected a class with @dataclass(frozen=True), below @register_part, and a "
+            f"method attach(self, to: Attachment); {see('tutorials/extending.md', 'a-part')}"
+        )
     there = PARTS.get(name)
     if there is not None and there.__module__ != part.__module__:
         raise ValueError(f"a part named {name} is defined in {there.__module__}; rename yours")
