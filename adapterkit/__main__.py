@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "Say what a data set holds, and what is wrong with it.",
     "predict": "Segment images: files, and folders with their subfolders.",
     "evaluate": "Compare masks with masks: Dice, IoU and distances of each structure.",
+    "measure": "Measure echocardiograms: volumes and ejection fraction from masks of apical views.",
     "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",
     "convert": "Make an adapter file of a published implementation's checkpoint.",
     "export": "Write a model with its adapter as files that run without adapterkit.",

@@ -1,5 +1,6 @@
 """How far measurements agree with a reference, over patients: bias, limits, error, correlation."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -20,7 +21,10 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        if math.isnan(self.value):
+            return "unknown"
+        interval = f" ({self.low:.2f} to {self.high:.2f})" if math.isfinite(self.low) else ""
+        return f"{self.value:.2f}{interval}"
 
 
 @dataclass(frozen=True)

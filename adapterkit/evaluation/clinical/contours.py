@@ -16,8 +16,10 @@ _POINTS = 160
 """Of a contour: some 1.5 mm apart on a ventricle."""
 _CLOSENESS = 0.12
 """How far the atrium may lie from the ventricle at most, relative to the root of its area."""
-_WIDTH = 0.3
+_WIDTH = 0.1
 """Of the mitral plane at least, relative to the same."""
+_LINE = 0.03
+"""How far from its line the plane is followed, relative to the same."""
 _STRAIGHTNESS = 8.0
 """What a contour's deviation from a chord costs, in units of the chord's length."""
 
@@ -49,8 +51,8 @@ def plane_at_neighbour(
 ) -> Float[np.ndarray, "2 2"] | None:
     """The two ends of the plane in which a chamber meets its neighbour.
 
-    The neighbour tells where the plane is, and the contour where it ends: the neighbour may be
-    narrower than the plane, or touch the chamber's side too.
+    The neighbour tells where the plane is, and the contour, as long as it is straight, where it
+    ends: the neighbour may be narrower than the plane, or touch the chamber's side too.
 
     Args:
         contour: of the chamber.
@@ -68,7 +70,11 @@ def plane_at_neighbour(
     distances = ndimage.map_coordinates(away, at.T, order=1, mode="nearest")
     if distances.min() > _CLOSENESS * size:
         return None
-    first, count = _longest_run(distances <= distances.min() + 1.5 * max(spacing))
+    pixel = max(spacing)
+    first, count = _longest_run(distances <= distances.min() + 1.5 * pixel)
+    if count < 3:
+        return None
+    first, count = _prolonged(contour, first, count, max(pixel, _LINE * size))
     ends = _flattest(contour, first - count // 3, min(count + 2 * (count // 3), len(contour)))
     if ends is None or np.linalg.norm(ends[1] - ends[0]) < _WIDTH * size:
         return None
@@ -98,6 +104,19 @@ def _longest_run(chosen: Bool[np.ndarray, "n"]) -> tuple[int, int]:
     counts[0] = 0
     longest = int(counts.argmax())
     return gap + int(np.argmax(labels == longest)), int(counts[longest])
+
+
+def _prolonged(contour: Contour, first: int, count: int, tolerance: float) -> tuple[int, int]:
+    """A run of the contour with the points before and after that lie on its line."""
+    inside = contour[np.arange(first, first + count) % len(contour)]
+    centre = inside.mean(axis=0)
+    along = np.linalg.svd(inside - centre, full_matrices=False)[2][0]
+    straight = np.abs((contour - centre) @ np.array([-along[1], along[0]])) <= tolerance
+    while count < len(contour) // 2 and straight[(first - 1) % len(contour)]:
+        first, count = first - 1, count + 1
+    while count < len(contour) // 2 and straight[(first + count) % len(contour)]:
+        count += 1
+    return first, count
 
 
 def _flattest(

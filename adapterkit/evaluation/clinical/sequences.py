@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -18,8 +19,8 @@ class Recording:
 
     Attributes:
         name: of the sequence.
-        areas: of the left ventricle in each frame, in mm², or square pixels where the spacing is
-            not known; NaN where the mask is empty.
+        unit: of lengths: "mm", or "px" where the spacing is not known.
+        areas: of the left ventricle in each frame, in square units; NaN where the mask is empty.
         ed: the frame of end-diastole, from 0; None where the ventricle is nowhere.
         es: of end-systole.
         at_ed: the view there; None where `ed` is.
@@ -29,6 +30,7 @@ class Recording:
     """
 
     name: str
+    unit: Literal["mm", "px"]
     areas: tuple[float, ...]
     ed: int | None
     es: int | None
@@ -78,6 +80,7 @@ def measure_sequence(
     )
     return Recording(
         name,
+        "px" if spacing is None else "mm",
         tuple(areas.tolist()),
         ed,
         es,

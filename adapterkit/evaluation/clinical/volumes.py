@@ -114,17 +114,15 @@ def measure_patient(patient: str, ed: Mapping[str, View], es: Mapping[str, View]
 
     Args:
         patient: by name, for the notes.
-        ed: what `measure_view` gives, by "2CH" and "4CH"; at least one of them in all.
+        ed: what `measure_view` gives, by "2CH" and "4CH".
         es: the same at end-systole.
 
     Raises:
-        ValueError: there is no frame, or a view of another name.
+        ValueError: there is a view of another name.
     """
     unknown = sorted({*ed, *es} - {*VIEWS})
-    if unknown or not (ed or es):
-        raise ValueError(
-            f"{patient} has the views {sorted({*ed, *es})}: expected one or both of 2CH and 4CH"
-        )
+    if unknown:
+        raise ValueError(f"{patient} has the view {unknown[0]}: expected 2CH, 4CH or both")
     both = tuple(view for view in VIEWS if _is_measured(ed, view) and _is_measured(es, view))
     in_mm = tuple(v for v in both if {each[v].ventricle.unit for each in (ed, es)} == {"mm"})
     used, known = in_mm or both, bool(in_mm)
