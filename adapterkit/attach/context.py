@@ -153,7 +153,7 @@ class Context:
             ValueError: the images are no whole number of sequences, where that matters.
         """
         if self.reach:
-            check_frames(len(image), self._next_frames)
+            check_frames(image.shape[0], self._next_frames)
         # It stays beyond `sequences`, for blocks that are run again in the backward pass.
         self.frames = self._next_frames
         read = self._read | self._read_in_decoder

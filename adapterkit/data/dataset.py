@@ -55,6 +55,11 @@ class Record(Protocol):
         ...
 
 
+def is_labelled(record: Record) -> bool:
+    """Whether a record has reference masks: all have, but some frames of sequences."""
+    return getattr(record, "labelled", True)
+
+
 R = TypeVar("R", bound=Record)
 
 Augmentation = Callable[
@@ -74,6 +79,8 @@ class Sample(TypedDict):
     """float32 in [0, 255]; a grey image is the same in the three channels."""
     masks: UInt8[Tensor, "K S S"]
     """1 inside the structure, 0 outside, in the order of `SegmentationDataset.structures`."""
+    labelled: bool
+    """Whether the masks are known; else they are 0."""
     name: str
     index: int
     """The position in the data set, which `native_reference` takes. It stays the same in a
@@ -94,7 +101,8 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
 
     With an augmentation, what a sample looks like depends on `seed`, the epoch given to
     `set_epoch` and the sample's name only: not on the order, on other samples or on how often it
-    was asked for. So a resumed run sees what an uninterrupted one would have seen.
+    was asked for. So a resumed run sees what an uninterrupted one would have seen. Frames of a
+    sequence, which have the attribute "sequence", are changed alike.
 
     Args:
         records: what to serve, for example the frames that `camus.find_frames` found.
@@ -143,6 +151,19 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         """The names of the masks, in their order."""
         return tuple(self.records[0].structures.values())
 
+    @property
+    def labelled(self) -> list[bool]:
+        """Whether each image has reference masks."""
+        return [is_labelled(record) for record in self.records]
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The images of each sequence, in the order of time; other images are each on their own."""
+        found: dict[str, list[int]] = {}
+        for index, record in enumerate(self.records):
+            found.setdefault(_sequence_of(record), []).append(index)
+        return list(found.values())
+
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the augmentation draws for, as torch's `DistributedSampler.set_epoch`."""
         self.epoch = epoch
@@ -161,11 +182,12 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         stored, labels = decoded
         image = stored.float()
         if self.augmentation is not None:
-            generator = seeded_generator(self.seed, f"epoch {self.epoch}, {record.name}")
+            generator = seeded_generator(self.seed, f"epoch {self.epoch}, {_sequence_of(record)}")
             image, labels = self.augmentation(image, labels, generator)
         sample = {
             "image": image.expand(3, -1, -1).clone(),
             "masks": torch.cat([labels == label for label in record.structures]).to(torch.uint8),
+            "labelled": is_labelled(record),
             "name": record.name,
             "index": index,
             **record.attributes,
@@ -191,6 +213,10 @@ class SegmentationDataset(Dataset[Sample], Generic[R]):
         labels = torch.from_numpy(np.ascontiguousarray(native.labels))[None, None]
         labels = F.interpolate(labels, size, mode="nearest-exact")
         return to_square(native.image, self.image_size), labels[0]
+
+
+def _sequence_of(record: Record) -> str:
+    return record.attributes.get("sequence", record.name)
 
 
 def to_square(image: Real[np.ndarray, "H W *rgb"], size: int) -> UInt8[Tensor, "c S S"]:

@@ -4,7 +4,7 @@ With several processes, as `accelerate launch` starts them, each predicts its sh
 and all get the whole result.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float
 from monai.metrics.meandice import compute_dice
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
-from adapterkit.data.dataset import SegmentationDataset, to_native
+from adapterkit.data.clips import sequences_in, stretches
+from adapterkit.data.dataset import Sample, SegmentationDataset, to_native
 from adapterkit.evaluation.metrics import (
     DISTANCES,
     Statistics,
@@ -29,7 +30,7 @@ from adapterkit.evaluation.metrics import (
 )
 from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.protocol import Embedding, Promptable
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import atomic_write
 from adapterkit.system.random import seeded_generator
@@ -71,10 +72,12 @@ def predict(
     points: PromptStrategy = "1",
     batch_size: int = 8,
     progress: str = "",
+    only: Collection[int] | None = None,
 ) -> Iterator[Predictions]:
-    """Segment every structure of every image of this process's share of a data set.
+    """Segment every structure of every labelled image of this process's share of a data set.
 
-    An image's points depend on `seed` and its name, not on the other images.
+    An image's points depend on `seed` and its name, not on the other images. Frames of a sequence
+    are encoded with those around them that the model looks at, whether these are labelled or not.
 
     Args:
         segmenter: any promptable model; put in evaluation mode.
@@ -83,18 +86,23 @@ def predict(
         points: how the prompts are chosen.
         batch_size: images at a time.
         progress: what to call this in a progress bar; "" shows none.
+        only: which images, labelled or not; None: all that are labelled.
     """
     segmenter.eval()
     state = PartialState()
     device = next(segmenter.parameters()).device
-    share = Subset(dataset, range(state.process_index, len(dataset), state.num_processes))  # pyright: ignore[reportArgumentType]
-    batches = DataLoader(share, batch_size=batch_size)
+    batches = _batches(dataset, segmenter.reach, batch_size, only)
+    batches = batches[state.process_index :: state.num_processes]
+    loaded = DataLoader(dataset, batch_sampler=[images for images, _, _ in batches])
     shown = bool(progress) and state.is_main_process
-    for batch in track(batches, progress, disable=not shown, transient=True):
-        names = batch["name"]
+    shown_batches = track(loaded, progress, len(batches), disable=not shown, transient=True)
+    for batch, (_, places, frames) in zip(shown_batches, batches, strict=True):
         with torch.no_grad():
-            prompts, logits = _segment(segmenter, batch, points, seed, device)
-        others = [key for key in batch if key not in ("image", "masks", "name", "index")]
+            embedding = segmenter.encode(batch["image"].to(device), frames)
+            batch = select(batch, places)
+            prompts, logits = _segment(segmenter, embedding.select(places), batch, points, seed)
+        names = batch["name"]
+        others = [key for key in batch if key not in Sample.__annotations__]
         yield Predictions(
             indices=batch["index"].tolist(),
             names=names,
@@ -106,16 +114,40 @@ def predict(
         )
 
 
+def select(batch: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """Some of the images of a batch."""
+    return {
+        key: value[places] if isinstance(value, Tensor) else [value[place] for place in places]
+        for key, value in batch.items()
+    }
+
+
+def _batches(
+    dataset: Any, reach: int, size: int, only: Collection[int] | None
+) -> list[tuple[list[int], list[int], int]]:
+    """The images of each batch, which of them are asked for, and how many frames are a sequence."""
+    labelled = getattr(dataset, "labelled", None) or [True] * len(dataset)
+    chosen = None if only is None else {*only}
+    wanted = [each if chosen is None else i in chosen for i, each in enumerate(labelled)]
+    if not reach:
+        asked = [i for i, each in enumerate(wanted) if each]
+        pieces = [asked[i : i + size] for i in range(0, len(asked), size)]
+        return [(piece, list(range(len(piece))), 1) for piece in pieces]
+    return [
+        (piece, places, len(piece))
+        for images in sequences_in(dataset)
+        for piece, places in stretches(images, [wanted[i] for i in images], max(size, reach), reach)
+    ]
+
+
 def _segment(
     segmenter: Promptable,
+    embedding: Embedding,
     batch: Mapping[str, Any],
     strategy: PromptStrategy,
     seed: int,
-    device: torch.device,
 ) -> tuple[Float[Tensor, "b k n 2"], Float[Tensor, "b k S S"]]:
-    images = batch["image"].to(device)
-
-    embedding = segmenter.encode(images)
+    device = embedding.image.device
 
     def segment(prompts: Prompts) -> Tensor:
         return segmenter.decode(embedding, prompts.to(device)).logits()
@@ -135,7 +167,7 @@ def dice_of_images(
     points: PromptStrategy = "1",
     batch_size: int = 8,
 ) -> Float[Tensor, "n k"]:
-    """Dice, in [0, 1], of each image and structure of a data set, in order."""
+    """Dice, in [0, 1], of each labelled image and structure of a data set, in order."""
     found: list[tuple[int, Tensor]] = []
     for each in predict(segmenter, dataset, seed=seed, points=points, batch_size=batch_size):
         dice = compute_dice(

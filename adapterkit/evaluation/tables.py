@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch.utils.data import Subset
 
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.evaluation import Evaluation, Predictions, predict
@@ -139,7 +138,7 @@ def predict_extremes(
     get the whole result.
     """
     indices = sorted({index for each in extremes(evaluation) for index in each.values()})
-    found = predict(segmenter, Subset(dataset, indices), seed=seed, points=points, batch_size=1)
+    found = predict(segmenter, dataset, seed=seed, points=points, batch_size=1, only=indices)
     return dict(gather_object([(each.indices[0], each) for each in found]))
 
 

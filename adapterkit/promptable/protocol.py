@@ -6,7 +6,7 @@ file and no family of models. A family implements `_encode` and `_decode`.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -48,7 +48,7 @@ class Embedding:
         """The embedding of each image, as a batch of one."""
         return (self.select(slice(i, i + 1)) for i in range(len(self)))
 
-    def select(self, images: slice) -> "Embedding":
+    def select(self, images: slice | Sequence[int]) -> "Embedding":
         """Of some of the images."""
         return self.map(lambda each: each[images])
 
@@ -184,7 +184,8 @@ class Promptable(nn.Module):
                 are not in this range, or are no whole number of sequences.
         """
         _check_images(images)
-        check_frames(len(images), frames)
+        # `len` would fix the batch of what is exported.
+        check_frames(images.shape[0], frames)
         with self.sequences(frames):
             return self._encode(images)
 

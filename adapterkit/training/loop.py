@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from adapterkit.adapters.gradients import warn_of_missing_gradients
-from adapterkit.evaluation.evaluation import dice_of_images
+from adapterkit.data.clips import ClipPlan
+from adapterkit.evaluation.evaluation import dice_of_images, select
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.system.digests import tensors_digest
@@ -56,7 +57,9 @@ def train(
 ) -> list[Epoch]:
     """Train what requires gradients, showing progress.
 
-    After each epoch the mean Dice over the validation set's images and structures is measured. If
+    Of sequences, with `settings.frames` above 1, each step sees clips, as `data.clips.ClipPlan`
+    draws them. After each epoch the mean Dice over the validation set's labelled images and
+    structures is measured, whole sequences at a time where the model looks at several frames. If
     `state_file` exists, the run goes on from there, to the same result as if it had not been
     interrupted. The file is written at the end of every epoch's steps, and whenever the last time
     is `state_minutes` ago. Ctrl-C or the termination signal lets the present step end, writes it,
@@ -134,13 +137,13 @@ class _Run:
     saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.count = len(self.training)  # pyright: ignore[reportArgumentType]
+        self.clips = ClipPlan(self.training, self.settings.frames)
         self.epoch_steps = len(self._plan(epoch=1))
         self.all_steps = self.settings.epochs * self.epoch_steps
         self.learning_rates = self.settings.learning_rates(self.all_steps)
         self.identity = {
             **asdict(self.settings),
-            "training images": self.count,
+            "training images": len(self.training),  # pyright: ignore[reportArgumentType]
             "base": _digest_of_frozen(self.segmenter),
             "processes": self.accelerator.num_processes,
             "mixed precision": self.accelerator.mixed_precision,
@@ -213,7 +216,7 @@ class _Run:
                 self.validation,
                 seed=self.settings.seed,
                 points=validation_strategy(self.settings.points),
-                batch_size=self.settings.batch_size,
+                batch_size=self.settings.batch_size * self.settings.frames,
             )
         losses, dice = self.now.losses, float(dices.mean())
         names: tuple[str, ...] = getattr(self.validation, "structures", ())
@@ -225,15 +228,18 @@ class _Run:
         return epoch, dice >= max(each.validation_dice for each in self.now.history)
 
     def _plan(self, epoch: int) -> list[list[list[int]]]:
-        """The images of each batch of each step of this process, in an epoch.
+        """The images of each batch of each step of this process, in an epoch, clip after clip.
 
         Processes get different batches, and equally many: a few of the first ones come twice where
         they do not divide evenly.
         """
         settings, processes = self.settings, self.accelerator.num_processes
         generator = seeded_generator(settings.seed, f"order in epoch {epoch}")
-        order = torch.randperm(self.count, generator=generator)
-        batches = [each.tolist() for each in order.split(settings.batch_size)]
+        order = torch.randperm(len(self.clips), generator=generator)
+        batches = [
+            [image for clip in each for image in self.clips.draw(clip, settings.seed, epoch)]
+            for each in (part.tolist() for part in order.split(settings.batch_size))
+        ]
         own_count = math.ceil(len(batches) / processes)
         first = self.accelerator.process_index
         own = [batches[(first + i * processes) % len(batches)] for i in range(own_count)]
@@ -270,8 +276,13 @@ class _Run:
         return sum(losses) / len(losses)
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
-        device = self.accelerator.device
-        images, masks = batch["image"].to(device), batch["masks"].to(device).bool()
+        device, frames = self.accelerator.device, self.settings.frames
+        images = batch["image"].to(device)
+        # Frames without a mask are encoded beside the others, and not asked about.
+        labelled = torch.as_tensor(batch.get("labelled", [True] * len(images)))
+        labelled = labelled.nonzero().flatten().tolist()
+        batch = select(batch, labelled)
+        masks = batch["masks"].to(device).bool()
         generators = [
             seeded_generator(self.settings.seed, f"points in epoch {self.now.epoch}, {name}")
             for name in batch["name"]
@@ -279,7 +290,7 @@ class _Run:
 
         @cache
         def embedding() -> Embedding:
-            return self.segmenter.encode(images)
+            return self.segmenter.encode(images, frames).select(labelled)
 
         def segment(prompts: Prompts) -> Tensor:
             with torch.no_grad(), self.accelerator.autocast():
@@ -289,7 +300,7 @@ class _Run:
         if self.on_first_batch is not None and self.done == 0:
             self.on_first_batch(batch, [each.to("cpu") for each in prompts])
             self.on_first_batch = None
-        return self.objective(images, masks, prompts, generators)
+        return self.objective(images, frames, labelled, masks, prompts, generators)
 
     def _save(self) -> None:
         if self.state_file is not None and self.accelerator.is_main_process:
@@ -316,11 +327,15 @@ class _Objective(nn.Module):
     def forward(
         self,
         images: Tensor,
+        frames: int,
+        labelled: Sequence[int],
         masks: Tensor,
         prompts: Sequence[Prompts],
         generators: Sequence[torch.Generator],
     ) -> Tensor:
-        embedding = self.segmenter.encode(images)
+        embedding = self.segmenter.encode(images, frames)
+        if len(labelled) < len(images):
+            embedding = embedding.select(labelled)
         found = answers(self.segmenter, embedding, prompts, masks, generators)
         return torch.stack([self._loss(each, masks) for each in found]).mean()
 

@@ -25,7 +25,9 @@ class Settings:
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images, not structures, per batch and process.
+        batch_size: images, not structures, per batch and process; or clips.
+        frames: of a clip: so many consecutive frames of a sequence, of which some are labelled,
+            are seen together, and the loss is of the labelled ones. 1: each image on its own.
         accumulate: batches per step of the optimiser.
         optimizer: "sgd" has a momentum of 0.9.
         learning_rate: the highest, with a schedule.
@@ -50,6 +52,7 @@ class Settings:
 
     epochs: int = 50
     batch_size: int = 8
+    frames: int = 1
     accumulate: int = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-4
@@ -65,7 +68,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = "epochs", "batch_size", "accumulate", "learning_rate", "clip_norm", "patience"
+        positive = (
+            "epochs", "batch_size", "frames", "accumulate", "learning_rate", "clip_norm",
+            "patience",
+        )  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from adapterkit.evaluation.tables import (
 )
 from adapterkit.promptable.points import farthest_point
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Masks, Promptable
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from tests.models import ECHO
 
 
@@ -43,10 +42,10 @@ class Planted(Promptable):
         self.masks = masks
         self.seen = 0
 
-    def encode(self, images: Tensor) -> Any:
-        return images
+    def encode(self, images: Tensor, frames: int = 1) -> Embedding:
+        return Embedding(images, images.shape[-1])
 
-    def decode(self, embedding: Any, prompts: Prompts | None = None) -> Masks:
+    def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Masks:
         masks = self.masks[self.seen : self.seen + len(embedding)]
         self.seen += len(embedding)
         logits = 20.0 * masks[:, :, None].float() - 10

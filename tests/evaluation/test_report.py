@@ -18,7 +18,7 @@ from adapterkit.evaluation.evaluation import evaluate, predict
 from adapterkit.evaluation.report import Contents, write_report
 from adapterkit.evaluation.tables import extremes
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Masks, Promptable
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 
 HOSTILE = "<script>alert('it & \"that\"')</script>"
 
@@ -64,10 +64,10 @@ class Shifted(Promptable):
         self.unused = nn.Parameter(torch.zeros(1))
         self.masks, self.seen = masks, 0
 
-    def encode(self, images: Tensor, frames: int = 1) -> Any:
-        return images
+    def encode(self, images: Tensor, frames: int = 1) -> Embedding:
+        return Embedding(images, images.shape[-1])
 
-    def decode(self, embedding: Any, prompts: Prompts | None = None) -> Masks:
+    def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Masks:
         chosen = [(self.seen + i) % len(self.masks) for i in range(len(embedding))]
         self.seen += len(embedding)
         masks = torch.stack([self.masks[i].roll(i % 5, dims=-1) for i in chosen])

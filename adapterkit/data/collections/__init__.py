@@ -1,6 +1,16 @@
 """Data sets as they lie on disk. Importing this package registers the formats that come with it."""
 
-from adapterkit.data.collections import camus, coco, folders, nnunet, scans, tables, us30k
+from adapterkit.data.collections import (
+    camus,
+    camus_sequences,
+    coco,
+    folders,
+    nnunet,
+    scans,
+    sequences,
+    tables,
+    us30k,
+)
 from adapterkit.data.collections.collection import (
     Collection,
     collection_format,
@@ -11,6 +21,7 @@ from adapterkit.data.collections.collection import (
 __all__ = [
     "Collection",
     "camus",
+    "camus_sequences",
     "coco",
     "collection_format",
     "folders",
@@ -18,6 +29,7 @@ __all__ = [
     "nnunet",
     "open_collection",
     "scans",
+    "sequences",
     "tables",
     "us30k",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from adapterkit.adapters.header import is_name
 from adapterkit.data.collections.collection import Collection
-from adapterkit.data.dataset import LabelledImage, Record, doubt_of_levels
+from adapterkit.data.dataset import LabelledImage, Record, doubt_of_levels, is_labelled
 from adapterkit.data.image_file import DataError, Spacing
 from adapterkit.data.splits import Split
 
@@ -76,7 +76,7 @@ def check_collection(collection: Collection, split: Split | None = None) -> Repo
             unreadable.append(str(error))
             continue
         _count(report, record, native)
-        if not np.isin(native.labels, list(record.structures)).any():
+        if is_labelled(record) and not np.isin(native.labels, list(record.structures)).any():
             blank.append(record.name)
         if native.image.min() == native.image.max():
             flat.append(record.name)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adapterkit.data.collections.labels import counted_as, merged, relabelled
-from adapterkit.data.dataset import LabelledImage, Record
+from adapterkit.data.dataset import LabelledImage, Record, is_labelled
 from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split, split_patients
 
@@ -195,6 +195,10 @@ class _Chosen:
     @property
     def attributes(self) -> Mapping[str, str]:
         return self.record.attributes
+
+    @property
+    def labelled(self) -> bool:
+        return is_labelled(self.record)
 
     def read(self) -> LabelledImage:
         native = self.record.read()

@@ -79,7 +79,7 @@ class Slice:
         the mask holds an unknown label.
         """
         volume = self.volume
-        frames, labels, sides = _read_pair(volume.image, volume.mask)
+        frames, labels, sides = read_pair(volume.image, volume.mask)
         plane = np.take(labels, self.index, axis=self.axis)
         if volume.counts_as is None:
             plane = np.where(plane != 0, next(iter(volume.structures)), 0).astype(np.uint8)
@@ -103,7 +103,7 @@ def slices(volumes: Sequence[Volume], axis: int = 0) -> list[Slice]:
     found = [
         Slice(volume, axis, index)
         for volume in volumes
-        for index in range(_read_pair(volume.image, volume.mask)[0].shape[axis])
+        for index in range(read_pair(volume.image, volume.mask)[0].shape[axis])
     ]
     if len(found) == len(volumes):
         found = [replace(each, is_whole=True) for each in found]
@@ -116,16 +116,20 @@ def labels_of(volume: Volume) -> list[int]:
     Raises:
         DataError: a file cannot be read or does not fit.
     """
-    labels = np.unique(_read_pair(volume.image, volume.mask)[1])
+    labels = np.unique(read_pair(volume.image, volume.mask)[1])
     return [int(label) for label in labels if label]
 
 
 # The slices of a volume are mostly read one after another; two volumes bound the memory.
 @lru_cache(maxsize=2)
-def _read_pair(
+def read_pair(
     image: Path, mask: Path
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]:
-    """Frames, label maps, and the sides of a voxel in mm by axis, where they are known."""
+    """Frames, label maps, and the sides of a voxel in mm by axis, where they are known.
+
+    Raises:
+        DataError: one cannot be read, or they differ in size.
+    """
     shown = read_series(files_of(image), image) if image.is_dir() else read_image(image)
     instances = [str(each.SOPInstanceUID) for each in shown.series]
     if instances and is_dicom(mask):

@@ -1,0 +1,167 @@
+"""What a segmenter makes of sequences of the heart: masks over time, and what is measured of them.
+
+Beside the Dice of each frame: how steady the area of the left ventricle is, and the ejection
+fraction of a patient, by `evaluation.clinical`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from adapterkit.data.clips import sequences_in
+from adapterkit.data.dataset import SegmentationDataset, to_native
+from adapterkit.evaluation.clinical import (
+    LeftHeart,
+    Recording,
+    dice_of_frames,
+    measure_patient,
+    measure_sequence,
+)
+from adapterkit.evaluation.evaluation import predict
+from adapterkit.promptable.protocol import Promptable
+from adapterkit.promptable.strategies import PromptStrategy
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedSequence:
+    """A sequence with what a segmenter made of it, at its own size.
+
+    Attributes:
+        name: of the sequence.
+        attributes: what else is known of it, "patient" and "view" say.
+        images: its frames as the segmenter saw them, grey, in [0, 255].
+        predicted: label maps, 1 for the first structure.
+        reference: the same by an expert, where `labelled`; else 0.
+        labelled: which frames have a reference.
+        measured: of the predicted masks.
+        by_expert: of the reference; None where not all frames are labelled.
+    """
+
+    name: str
+    attributes: Mapping[str, str]
+    images: Float[np.ndarray, "T S S"] = field(repr=False)
+    predicted: UInt8[np.ndarray, "T H W"] = field(repr=False)
+    reference: UInt8[np.ndarray, "T H W"] = field(repr=False)
+    labelled: Bool[np.ndarray, "T"] = field(repr=False)
+    measured: Recording = field(repr=False)
+    by_expert: Recording | None = field(repr=False)
+
+    @property
+    def dice(self) -> Float[np.ndarray, "n K"]:
+        """Dice, in [0, 1], of each labelled frame and structure that some frame shows."""
+        predicted, reference = self.predicted[self.labelled], self.reference[self.labelled]
+        there = [label for label in np.unique(reference) if label]
+        each = [dice_of_frames(predicted == label, reference == label) for label in there]
+        return np.stack(each, axis=1)
+
+    @property
+    def jitter(self) -> float:
+        """Of the area curve of the left ventricle; NaN where it has no range."""
+        return self.measured.jitter
+
+
+def segment_sequences(
+    segmenter: Promptable,
+    dataset: SegmentationDataset,
+    *,
+    seed: int,
+    points: PromptStrategy = "class",
+    batch_size: int = 16,
+    progress: str = "",
+) -> list[SegmentedSequence]:
+    """Segment and measure every sequence of a data set, frames without a reference too.
+
+    The first structure is the left ventricle, and the third, if there is one, the left atrium.
+
+    Args:
+        segmenter: any promptable model; one with temporal parts sees the frames together.
+        dataset: frames of sequences; what is no sequence counts as one of a single frame.
+        seed: of points, where these are asked with.
+        points: how the prompts are chosen.
+        batch_size: frames at a time.
+        progress: as in `predict`.
+    """
+    masks: dict[int, tuple[Tensor, Tensor]] = {}
+    everything = range(len(dataset))
+    for each in predict(
+        segmenter,
+        dataset,
+        seed=seed,
+        points=points,
+        batch_size=batch_size,
+        progress=progress,
+        only=everything,
+    ):
+        for i, index in enumerate(each.indices):
+            masks[index] = each.logits[i], each.images[i]
+    return [_segmented(dataset, images, masks) for images in sequences_in(dataset)]
+
+
+def _segmented(
+    dataset: SegmentationDataset,
+    images: Sequence[int],
+    masks: Mapping[int, tuple[Tensor, Tensor]],
+) -> SegmentedSequence:
+    record = dataset.records[images[0]]
+    attributes = dict(record.attributes)
+    name = attributes.pop("sequence", record.name)
+    predicted, reference, spacing = [], [], None
+    for image in images:
+        true, spacing = dataset.native_reference(image)
+        logits = to_native(masks[image][0], true.shape[-2:])
+        predicted.append(_label_map(logits))
+        reference.append(_label_map(true.float() - 0.5))
+    found, true = np.stack(predicted), np.stack(reference)
+    labelled = np.array([dataset.labelled[image] for image in images])
+    atrium = 3 if len(dataset.structures) > 2 else None
+    return SegmentedSequence(
+        name,
+        {key: value for key, value in attributes.items() if key != "frame"},
+        np.stack([masks[image][1][0].numpy() for image in images]),
+        found,
+        true,
+        labelled,
+        measure_sequence(found, spacing, name, atrium=atrium),
+        measure_sequence(true, spacing, name, atrium=atrium) if labelled.all() else None,
+    )
+
+
+def _label_map(logits: Float[Tensor, "K H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Of structures that overlap, the one that is surest."""
+    surest, which = logits.max(dim=0)
+    return torch.where(surest > 0, which + 1, 0).to(torch.uint8).numpy()
+
+
+def measure_patients(sequences: Sequence[SegmentedSequence]) -> dict[str, LeftHeart]:
+    """Volumes and ejection fraction of each patient, of the frames that the area curves tell.
+
+    Args:
+        sequences: with the attributes "patient" and "view", "2CH" or "4CH".
+
+    Returns:
+        By patient, in sorted order.
+    """
+    found = {}
+    for patient in sorted({each.attributes["patient"] for each in sequences}):
+        views = {
+            each.attributes["view"]: each.measured
+            for each in sequences
+            if each.attributes["patient"] == patient
+        }
+        found[patient] = measure_patient(
+            patient,
+            ed={view: each.at_ed for view, each in views.items() if each.at_ed},
+            es={view: each.at_es for view, each in views.items() if each.at_es},
+        )
+    return found
+
+
+def mean_jitter(sequences: Sequence[SegmentedSequence]) -> float:
+    """Over the sequences in which it is known; NaN where it is in none."""
+    known = [each.jitter for each in sequences if math.isfinite(each.jitter)]
+    return sum(known) / len(known) if known else math.nan
