@@ -16,6 +16,8 @@ from adapterkit.parts import (
     Peft,
     PositionAdapter,
     Resize,
+    TemporalAttention,
+    TemporalConv,
     Train,
 )
 
@@ -60,6 +62,8 @@ TRIED: dict[str, Callable[[ViT], list[Part]]] = {
     **{f"FeatureAdapter at {at}": _feature_adapter(at) for at in SITES},
     "peft": _peft,
     "CNNBranch": _branch,
+    "TemporalAttention": lambda base: [TemporalAttention(blocks="all")],
+    "TemporalConv": lambda base: [TemporalConv(blocks="all")],
     "PositionAdapter": lambda base: [PositionAdapter()],
     "Resize": _resize,
     "Train rel_pos": lambda base: [Train("rel_pos")],

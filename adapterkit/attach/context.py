@@ -205,7 +205,7 @@ def check_frames(images: int, frames: int) -> None:
     Raises:
         ValueError: they are not.
     """
-    if frames < 1 or images % frames:
+    if frames != 1 and (frames < 1 or images % frames):
         raise ValueError(
             f"frames={frames}, and there are {images} images: expected a whole number of sequences "
             "of so many frames each, those of a sequence one after the other, in one batch "

@@ -17,6 +17,8 @@ HEADINGS = {
     "LoRA": "LoRA",
     "feature adapters at": "FeatureAdapter",
     "CNN branch": "CNNBranch",
+    "attention over time": "TemporalAttention",
+    "convolution over time": "TemporalConv",
     "positions": "PositionAdapter",
     "relative positions": "Train rel_pos",
     "another size": "Resize",

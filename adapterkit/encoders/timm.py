@@ -41,7 +41,8 @@ def timm_samvit(model: nn.Module) -> ViT | None:
     if not isinstance(model, VisionTransformerSAM):
         return None
     encoder: Any = model
-    stage = sam_stage(encoder.blocks, encoder.embed_dim, encoder.patch_embed.grid_size)
+    width, grid = encoder.embed_dim, encoder.patch_embed.grid_size
+    stage = sam_stage(encoder.blocks, width, grid, in_mlp=TokenLayout("row"))
     return _timm("timm_samvit", encoder, stage, GRID, GRID, rope="rope_global")
 
 

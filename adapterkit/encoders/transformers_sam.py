@@ -99,8 +99,8 @@ def _view(family: str, model: Any, encoder: Any, hq: bool) -> ViT:
     width, side = projection.out_channels, encoder.image_size // projection.stride[0]
     grid = (side, side)
     # The attention returns a tuple; the output of its last layer is the tensor in it.
-    names = {"norm": "layer_norm1", "attn_out": "attn.proj", "heads": "num_attention_heads"}
-    stage = sam_stage(encoder.layers, width, grid, **names)
+    out, heads = "attn.proj", "num_attention_heads"
+    stage = sam_stage(encoder.layers, width, grid, "layer_norm1", out, heads)
     decoder = None
     if whole and hq:
         # What refines masks reads the features that the others are made of.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.registry import register_family
 from adapterkit.encoders.sam_blocks import GRID
+from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.transformers_sam import Zeros, normalisation, prompt_decoder, prompted
 from adapterkit.encoders.views import (
     Block,
@@ -90,6 +91,7 @@ def _block(index: int, block: Any, width: int, grid: tuple[int, int]) -> Block:
     There its norm is read by the shortcut too, and the queries are pooled.
     """
     pooled = block.query_stride or (1, 1)
+    attended = GRID if block.window_size == 0 else TokenLayout("windows")
     before = partial(Site, width=width, grid=grid, layout=GRID)
     after = partial(
         Site,
@@ -102,7 +104,7 @@ def _block(index: int, block: Any, width: int, grid: tuple[int, int]) -> Block:
         module=block,
         sites={
             "attn_in": before((block.layer_norm1,)),
-            "attn_out": after((block.attn,)),
+            "attn_out": after((block.attn,), layout=attended),
             "mlp": after((block.mlp,), kind="parallel"),
             "block_out": after((block,)),
         },

@@ -4,7 +4,7 @@ Importing this package registers those that come with adapterkit. A new one is a
 yours is a function with `register_method` wherever you define it.
 """
 
-from adapterkit.methods import medsam, msa, samed, samus, samus_plus
+from adapterkit.methods import medsam, msa, samed, samus, samus_plus, samus_plus_video, samus_video
 from adapterkit.methods.plugins import from_file, load_plugin
 from adapterkit.methods.registry import (
     Method,
@@ -29,4 +29,6 @@ __all__ = [
     "samed",
     "samus",
     "samus_plus",
+    "samus_plus_video",
+    "samus_video",
 ]

@@ -10,6 +10,8 @@ from adapterkit.parts.peft import Adapted, BaseLayer, Peft, as_part
 from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
 from adapterkit.parts.registry import PARTS, register_part
 from adapterkit.parts.resize import Resize
+from adapterkit.parts.temporal_attention import AttentionOverTime, TemporalAttention
+from adapterkit.parts.temporal_conv import ConvOverTime, TemporalConv
 from adapterkit.parts.train import Train
 from adapterkit.parts.two_way import ResidualSelfAttention
 from adapterkit.parts.window_padding import PadBeforeNorm
@@ -17,11 +19,13 @@ from adapterkit.parts.window_padding import PadBeforeNorm
 __all__ = [
     "PARTS",
     "Adapted",
+    "AttentionOverTime",
     "BaseLayer",
     "Bottleneck",
     "CNNBranch",
     "ClassPrompts",
     "ConvBranch",
+    "ConvOverTime",
     "CrossBranchAttention",
     "Detail",
     "DetailNet",
@@ -35,6 +39,8 @@ __all__ = [
     "PositionAdapter",
     "ResidualSelfAttention",
     "Resize",
+    "TemporalAttention",
+    "TemporalConv",
     "Train",
     "as_part",
     "register_part",

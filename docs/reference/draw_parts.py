@@ -34,6 +34,8 @@ class Drawing:
 
 PARTS = {
     "FeatureAdapter": Drawing("feature adapter", ("after MLP",), ("after attention",)),
+    "TemporalAttention": Drawing("attention over time", ("block output",), ("after MLP",)),
+    "TemporalConv": Drawing("convolution over time", ("block output",), ("after MLP",)),
     "PositionAdapter": Drawing("position adapter", ("position embedding",)),
     "CNNBranch": Drawing("CNN branch", ("block input", "block output"), ("image",)),
     "LoRA": Drawing("LoRA on q, k, v", ("attention",)),

@@ -1,0 +1,29 @@
+"""SAMUS for sequences: SAMUS, and attention over time.
+
+Not published; adapterkit's own. SAMUS (Lin et al. 2023, arXiv 2309.06824) segments each frame on
+its own. The attention is that of TimeSformer (arXiv 2102.05095), as MediViSTA (arXiv 2309.13539)
+has it for SAM on echocardiography.
+"""
+
+from adapterkit.attach.attachment import Part
+from adapterkit.encoders.views import ViT
+from adapterkit.methods import samus
+from adapterkit.methods.registry import Schedule, register_method
+from adapterkit.parts import TemporalAttention
+
+
+@register_method(
+    "samus_video", title="SAMUS video", schedule=Schedule(learning_rate=1e-4, batch_size=8)
+)
+def parts(
+    view: ViT | None = None, image_size: int = 256, patch_stride: int = 8, reach: int = 2
+) -> list[Part]:
+    """What SAMUS has, and attention over time at the end of the blocks that attend globally.
+
+    Args:
+        view: of the encoder; None for a `Sam`.
+        image_size: side of the square input, in pixels.
+        patch_stride: pixels between patches, which keep SAM's 16x16 kernel and so overlap.
+        reach: frames before and after its own that a token attends to in each of these blocks.
+    """
+    return [*samus.parts(view, image_size, patch_stride), TemporalAttention(reach=reach)]
