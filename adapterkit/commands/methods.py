@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ HEADINGS = {
 }
 """The columns of the table of families, and what was tried for each."""
 
+SHORT = ("LoRA", "feature adapters at", "CNN branch", "another size")
+"""Those of the short one."""
+
 
 def methods(
-    checkpoint: Path | None = None, image_size: int | None = None, families: bool = False
+    checkpoint: Path | None = None,
+    image_size: int | None = None,
+    families: bool = False,
+    short: bool = False,
 ) -> None:
     """List the methods, and what each trains and stores on a given base.
 
@@ -40,7 +47,11 @@ def methods(
             Hub. By default the sizes of its ViT-B.
         image_size: side of the square input, in pixels. By default each method's own.
         families: list the families of encoders instead, and which parts each takes.
+        short: those that take the same in one line.
     """
+    if short:
+        print_supported()
+        return
     if families:
         print_families()
         return
@@ -51,8 +62,14 @@ def methods(
     for heading in ("trained parameters", "of the base's", "adapter file"):
         table.add_column(heading, justify="right", overflow="fold")
     options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    refused: dict[str, str] = {}
     for name in ak.methods.method_names():
-        trained = ak.summary(ak.inject(sam, name, **options)).trained_parameters
+        try:
+            trained = ak.summary(ak.inject(sam, name, **options)).trained_parameters
+        except ValueError as error:
+            refused[name] = str(error)
+            table.add_row(name, "refused", "", "")
+            continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.safetensors"
             ak.save_adapter(sam, file)
@@ -60,16 +77,18 @@ def methods(
         ak.eject(sam)
         table.add_row(name, f"{trained:,}", f"{trained / total:.1%}", f"{size / 1e6:.1f} MB")
     console.print(table, highlight=False)
+    for name, reason in refused.items():
+        console.print(f"{name}: {reason}", highlight=False, markup=False)
 
 
-def print_families() -> None:
-    """Attach each part to a small encoder of each family, and print a table of what came of it."""
+@cache
+def _tried() -> Mapping[str, Mapping[str, str | None] | None]:
+    """For each encoder, why each part is refused, or None where it is not; None for an encoder of a
+    library that is not installed."""
     from adapterkit.adapters.trial import TRIED, refusal
     from adapterkit.encoders.examples import EXAMPLES
-    from adapterkit.evaluation.tables import markdown
 
-    notes: list[str] = []
-    rows: list[list[str]] = []
+    found: dict[str, Mapping[str, str | None] | None] = {}
     quiet = not console.is_terminal
     for encoder, build in track(
         EXAMPLES.items(), "encoders", console=console, transient=True, disable=quiet
@@ -77,12 +96,50 @@ def print_families() -> None:
         try:
             model = build().eval()
         except ImportError:
-            rows.append([encoder, "not installed", *[""] * (len(HEADINGS) - 1)])
+            found[encoder] = None
             continue
-        reasons = {name: refusal(model, parts) for name, parts in TRIED.items()}
-        rows.append([encoder, *(_cell(reasons, tried, notes) for tried in HEADINGS.values())])
+        found[encoder] = {name: refusal(model, parts) for name, parts in TRIED.items()}
+    return found
+
+
+def print_families() -> None:
+    """Attach each part to a small encoder of each family, and print a table of what came of it."""
+    from adapterkit.evaluation.tables import markdown
+
+    notes: list[str] = []
+    rows: list[list[str]] = []
+    for encoder, reasons in _tried().items():
+        if reasons is None:
+            rows.append([encoder, "not installed", *[""] * (len(HEADINGS) - 1)])
+        else:
+            rows.append([encoder, *(_cell(reasons, each, notes) for each in HEADINGS.values())])
     print(markdown(["encoder", *HEADINGS], rows) + "\n")
     print("\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1)))
+
+
+def print_supported() -> None:
+    """Print the same in short: classes of a library that take the same are in one line."""
+    from adapterkit.encoders.examples import PROMPTED
+    from adapterkit.evaluation.tables import markdown
+
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for encoder, reasons in _tried().items():
+        if reasons is not None:
+            cells = [_cell(reasons, HEADINGS[each], []).partition(" (")[0] for each in SHORT]
+            kind = (encoder.split()[0], *cells, "asked" * (encoder in PROMPTED))
+            alike.setdefault(kind, []).append(encoder)
+    rows = []
+    for (library, *cells, _), encoders in alike.items():
+        classes = [_class(encoder.partition(" ")[2]) for encoder in encoders]
+        around = [_class(PROMPTED[each]) for each in encoders if each in PROMPTED]
+        rows.append([library, ", ".join(classes), ", ".join(around), *cells])
+    print(markdown(["library", "encoder", "of the promptable model", *SHORT], rows))
+
+
+def _class(name: str) -> str:
+    """`name` as code, without what is in brackets behind it."""
+    cls, bracket, which = name.partition(" (")
+    return f"`{cls}`{bracket}{which}"
 
 
 def _cell(reasons: Mapping[str, str | None], tried: str, notes: list[str]) -> str:

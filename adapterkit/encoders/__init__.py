@@ -7,16 +7,20 @@ from adapterkit.encoders import (
     segment_anything,
     timm,
     timm_families,
+    transformers_edgetam,
     transformers_families,
     transformers_sam,
     transformers_sam2,
+    transformers_sam3,
 )
 
 __all__ = [
     "segment_anything",
     "timm",
     "timm_families",
+    "transformers_edgetam",
     "transformers_families",
     "transformers_sam",
     "transformers_sam2",
+    "transformers_sam3",
 ]

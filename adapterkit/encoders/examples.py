@@ -78,6 +78,37 @@ def _sam2() -> nn.Module:
     return transformers.Sam2VisionModel(config)
 
 
+def _sam3() -> nn.Module:
+    import transformers
+
+    vit = {
+        "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
+        "window_size": 3, "global_attn_indexes": [1], "pretrain_image_size": 48,
+    }  # fmt: skip
+    config = transformers.Sam3VisionConfig(
+        backbone_config=vit, fpn_hidden_size=16, backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]]
+    )
+    return transformers.Sam3VisionModel(config)
+
+
+def _edgetam() -> nn.Module:
+    import transformers
+
+    repvit = {
+        "model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2,
+        "model_args": {
+            "features_only": True, "out_indices": [0, 1, 2, 3], "embed_dim": [8, 8, 16, 16],
+            "depth": [1, 1, 1, 1],
+        },
+    }  # fmt: skip
+    config = transformers.EdgeTamVisionConfig(
+        backbone_config=repvit, backbone_channel_list=[16, 16, 8, 8], fpn_hidden_size=16,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )  # fmt: skip
+    return transformers.EdgeTamVisionModel(config)
+
+
 _PLAIN = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 _TWO_STAGES = {"depths": (1, 1), "num_heads": (1, 2)}
 _CONVOLUTIONS = {"image_size": None, "input_size": 64}
@@ -87,7 +118,7 @@ _HIDDEN = {
 }  # fmt: skip
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
-    "segment_anything's image encoder": _segment_anything,
+    "segment_anything ImageEncoderViT": _segment_anything,
     "timm VisionTransformer": partial(_timm, "vit_small_patch16_224", **_PLAIN),
     "timm VisionTransformerSAM": partial(
         _timm, "samvit_base_patch16", global_attn_indexes=(1,), window_size=2, neck_chans=16,
@@ -192,6 +223,8 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
         output_channels=16, global_attn_indexes=[1], num_pos_feats=8,
     ),
     "transformers Sam2VisionModel": _sam2,
+    "transformers Sam3VisionModel": _sam3,
+    "transformers EdgeTamVisionModel": _edgetam,
     "transformers ViTModel": partial(_transformers, "ViTModel", "ViTConfig", **_HIDDEN),
     "transformers Dinov2Model": partial(
         _transformers, "Dinov2Model", "Dinov2Config", **{**_HIDDEN, "mlp_ratio": 2}
@@ -219,3 +252,13 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     ),
 }  # fmt: skip
 """By the names of library and class."""
+
+PROMPTED = {
+    "segment_anything ImageEncoderViT": "Sam",
+    "transformers SamVisionModel": "SamModel",
+    "transformers SamHQVisionModel": "SamHQModel",
+    "transformers Sam2VisionModel": "Sam2Model",
+    "transformers Sam3VisionModel": "Sam3TrackerModel",
+    "transformers EdgeTamVisionModel": "EdgeTamModel",
+}
+"""The classes of models that are asked by points, around the encoder of one."""

@@ -26,7 +26,7 @@ IMAGENET = (
     torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1),
     torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1),
 )
-"""Mean and standard deviation by which all Segment Anything models of transformers normalise."""
+"""Mean and standard deviation by which published Segment Anything models normalise, up to SAM 2."""
 
 _FAMILIES = {"transformers_sam": ("sam", "Sam"), "transformers_sam_hq": ("sam_hq", "SamHQ")}
 
@@ -139,10 +139,12 @@ def _early_tokens(zeros: Zeros, grid: tuple[int, int], width: int) -> Mapping[st
     return {"hq_token_only": False, "intermediate_embeddings": [zeros(1, *grid, width)]}
 
 
-def normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
+def normalisation(
+    model: nn.Module, published: tuple[Tensor, Tensor] = IMAGENET
+) -> tuple[Tensor, Tensor]:
     """That which came with the model's weights, or that of all published ones."""
     mean, std = (getattr(model, f"pixel_{name}", None) for name in ("mean", "std"))
-    return IMAGENET if mean is None or std is None else (mean, std)
+    return published if mean is None or std is None else (mean, std)
 
 
 def prompted(model: nn.Module) -> dict[str, nn.Module]:

@@ -3,18 +3,17 @@
 import copy
 import math
 import sys
-from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.registry import register_family
+from adapterkit.encoders.sam2_decoder import object_score, resize_decoder, sam2_decoder
 from adapterkit.encoders.sam_blocks import GRID
 from adapterkit.encoders.tokens import TokenLayout
-from adapterkit.encoders.transformers_sam import Zeros, normalisation, prompt_decoder, prompted
+from adapterkit.encoders.transformers_sam import normalisation, prompted
 from adapterkit.encoders.views import (
     Block,
     Changes,
@@ -65,9 +64,9 @@ def transformers_sam2(model: nn.Module) -> ViT | None:
         image_size=image_size,
         patch_size=stride,
         resizer=partial(_resize, whole, hiera),
-        decoder=None if whole is None else _decoder(whole),
+        decoder=None if whole is None else sam2_decoder(whole),
         embedding_of=_coarsest if has_neck else _last_tokens,
-        not_trained=() if whole is None else (_object_score(whole),),
+        not_trained=() if whole is None else (object_score(whole),),
         normalisation=None if whole is None else normalisation(whole),
     )
 
@@ -129,25 +128,8 @@ def _resize(model: Any, hiera: Any, changes: Changes, to: Geometry) -> None:
         )
     config.image_size = [to.image_size, to.image_size]
     changes.set(hiera, "config", config)
-    if model is None:
-        return
-    prompts: Any = unwrapped(model.prompt_encoder)
-    levels = len(model.backbone_feature_sizes)
-    sizes = [[side // 2**level for side in to.grid] for level in range(levels)]
-    changes.set(model, "backbone_feature_sizes", sizes)
-    changes.set(prompts, "input_image_size", to.image_size)
-    changes.set(prompts, "image_embedding_size", tuple(sizes[-1]))
-    changes.set(prompts, "mask_input_size", tuple(4 * side for side in sizes[-1]))
-
-
-def _decoder(model: Any) -> PromptDecoder:
-    features: nn.Module = unwrapped(model.mask_decoder).get_submodule("activation")
-    return prompt_decoder(model, features, partial(_finer_maps, model))
-
-
-def _object_score(model: Any) -> nn.Module:
-    """What tells whether an object is seen at all, which counts in videos alone."""
-    return unwrapped(model.mask_decoder).get_submodule("pred_obj_score_head")
+    if model is not None:
+        resize_decoder(model, changes, to.image_size, to.grid[0])
 
 
 def _coarsest(output: Any) -> Tensor:
@@ -156,11 +138,3 @@ def _coarsest(output: Any) -> Tensor:
 
 def _last_tokens(output: Any) -> Tensor:
     return output.last_hidden_state.permute(0, 3, 1, 2)
-
-
-def _finer_maps(model: Any, zeros: Zeros) -> Mapping[str, Any]:
-    decoder: Any = unwrapped(model.mask_decoder)
-    (rows, columns), width = model.prompt_encoder.image_embedding_size, decoder.hidden_size
-    fine = decoder.conv_s0(zeros(1, width, 4 * rows, 4 * columns))
-    medium = decoder.conv_s1(zeros(1, width, 2 * rows, 2 * columns))
-    return {"high_resolution_features": [fine, medium]}

@@ -13,7 +13,8 @@ few images need:
 - What is left then is detail, which the patches lose: a U-Net on the image that meets the image
   embedding, read by the mask decoder. SAMUS's branch, which attends from tokens to convolutions,
   brings it back only in part, at several times the cost; an encoder without a mask decoder, or with
-  one that refines its own masks, has it nevertheless.
+  one that refines its own masks, has it nevertheless. An encoder of convolutions has its adapters
+  behind its blocks.
 - The mask decoder is trained, since a frozen one limits what any encoder can make it say.
 """
 
@@ -41,10 +42,11 @@ def parts(
         structures: names of those that can be asked for without a click; none: clicks alone.
     """
     has_relative_positions = view is None or any(block.rel_pos for block in view.blocks)
+    has_mlps = view is None or any("mlp" in block.sites for block in view.blocks)
     in_encoder: list[Part] = [
         Resize(image_size, patch_stride),
         FeatureAdapter(at="tokens", reduction=16),
-        FeatureAdapter(at="mlp", scale=0.5, reduction=16),
+        FeatureAdapter(at="mlp" if has_mlps else "block_out", scale=0.5, reduction=16),
         *([Train("rel_pos", blocks="global")] if has_relative_positions else []),
     ]
     decoder = None if view is None else view.decoder

@@ -52,7 +52,8 @@ class PositionAdapter:
         positions = to.view.pos_embed
         if positions is None:
             raise ValueError(
-                "PositionAdapter: this encoder has no absolute position embedding; leave it out"
+                "PositionAdapter: this encoder has no position embedding for its grid alone; leave "
+                "it out"
             )
         halvings = max(0, int(math.log2(positions.grid[0] / to.grid[0])))
         adapter = PooledPosition(positions.width, halvings)

@@ -4,7 +4,13 @@ adapterkit, without importing their libraries."""
 from torch import nn
 
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.promptable import segment_anything, transformers_sam, transformers_sam2
+from adapterkit.promptable import (
+    segment_anything,
+    transformers_edgetam,
+    transformers_sam,
+    transformers_sam2,
+    transformers_sam3,
+)
 from adapterkit.promptable.sam_family import SamFamily, all_families
 
 __all__ = [
@@ -12,8 +18,10 @@ __all__ = [
     "family_of",
     "segment_anything",
     "titles",
+    "transformers_edgetam",
     "transformers_sam",
     "transformers_sam2",
+    "transformers_sam3",
 ]
 
 

@@ -30,8 +30,8 @@ def load(checkpoint: str | Path) -> nn.Module:
             wrote; or, where there is neither, "owner/name" on the Hub, which is downloaded once.
 
     Returns:
-        A `Sam`; or, of transformers, a `SamModel`, a `SamHQModel` or a `Sam2Model`, also out of a
-        SAM 2 for videos, in float32. It is in evaluation mode.
+        A `Sam`; or, of transformers, a `SamModel`, `SamHQModel`, `Sam2Model`, `Sam3TrackerModel` or
+        `EdgeTamModel`, also out of one for videos, in float32. It is in evaluation mode.
 
     Raises:
         FileNotFoundError: there is no such file or folder, and nothing of this name on the Hub.
@@ -81,7 +81,8 @@ def _from_folder(folder: Path, name: str) -> nn.Module:
         what = (config.get("architectures") or ["model"])[0]
         raise ValueError(
             f"{name} holds a {what} (model_type {config.get('model_type')!r}): expected a Segment "
-            f"Anything model, of model_type {', '.join(kinds)}"
+            f"Anything model that is asked by points, of model_type {', '.join(kinds)}; the "
+            "encoder of another model can be adapted in Python, by adapterkit.inject"
         )
     if not any(folder.glob("*.safetensors")):
         raise ValueError(

@@ -26,9 +26,9 @@ class Segmenter(Promptable):
     """A `Sam`, with or without adapters, that segments K prompted structures in each of B images.
 
     Args:
-        sam: a `segment_anything` `Sam`, or a `SamModel`, `SamHQModel` or `Sam2Model` of
-            transformers; its parameters stay its own. Images are normalised as its family does, or
-            as the adapter in use says.
+        sam: a `segment_anything` `Sam`, or a `SamModel`, `SamHQModel`, `Sam2Model`,
+            `Sam3TrackerModel` or `EdgeTamModel` of transformers; its parameters stay its own.
+            Images are normalised as its family does, or as the adapter in use says.
 
     Raises:
         TypeError: it is another model.

@@ -33,7 +33,7 @@ class TransformersSam2(TransformersPrompts):
     box_tokens = 1
 
     def encode(self, pixels: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, dict[str, Tensor]]:
-        fine, medium, coarse = self.model.vision_encoder(pixels).fpn_hidden_states
+        fine, medium, coarse, *_ = self.model.vision_encoder(pixels).fpn_hidden_states
         return coarse, {_FINE: fine, _MEDIUM: medium}
 
     def embed(self, prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -43,14 +43,17 @@ class TransformersSam2(TransformersPrompts):
         """Where the first mask is not stable, the best of the others stands for it, in evaluation
         mode and where the model's configuration says so."""
         decoder: Any = unwrapped(self.model.mask_decoder)
-        image = given.image + self.model.no_memory_embedding.view(1, -1, 1, 1)
-        logits, iou = super().predict(replace(given, image=image))
+        logits, iou = super().predict(replace(given, image=given.image + self.no_memory()))
         if decoder.dynamic_multimask_via_stability and not decoder.training:
             found = decoder._dynamic_multimask_via_stability(logits[:, None], iou[:, None])
             first, score = (each[:, 0] for each in found)
             logits = torch.cat([first, logits[:, 1:]], dim=1)
             iou = torch.cat([score, iou[:, 1:]], dim=1)
         return logits, iou
+
+    def no_memory(self) -> Float[Tensor, "1 c 1 1"] | float:
+        """What the image embedding is added up with where there are no frames before."""
+        return self.model.no_memory_embedding.view(1, -1, 1, 1)
 
     def _decode(self, given: DecoderInput, **options: Any) -> Any:
         decoder: Any = unwrapped(self.model.mask_decoder)

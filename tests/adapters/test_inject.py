@@ -403,5 +403,5 @@ def test_an_unknown_name_changes_nothing(sam: Sam, image: Tensor):
 
 def test_position_adapter_needs_a_position_embedding(sam: Sam):
     sam.image_encoder.pos_embed = None
-    with pytest.raises(ValueError, match="no absolute position embedding"):
+    with pytest.raises(ValueError, match="no position embedding for its grid alone"):
         ak.inject(sam, [PositionAdapter()])

@@ -21,6 +21,9 @@ Command = Callable[..., Done]
 
 
 BASES = pytest.mark.parametrize("base", ["SamModel", "Sam2Model"], indirect=True)
+EACH = pytest.mark.parametrize(
+    "base", ["SamModel", "Sam2Model", "Sam3TrackerModel", "EdgeTamModel"], indirect=True
+)
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@BASES
+@EACH
 def test_training_and_predicting(tmp_path: Path, run: Command, base: Path):
     data = write_discs(tmp_path / "discs", images=6)
     out = tmp_path / "run"
@@ -55,6 +58,27 @@ def test_training_and_predicting(tmp_path: Path, run: Command, base: Path):
     found = predictor.predict(boxes=[(3, 3, 20, 20), (8, 8, 30, 40)], multimask=True)
     assert found.masks.shape == (2, 3, 48, 56)
     assert len(predictor.predict_automatic(2, min_score=-9, min_stability=-9, count=2).masks) <= 2
+
+
+@EACH
+def test_a_folder_alone_is_clicked_on(tmp_path: Path, run: Command, base: Path):
+    """As `serve` has it, and as `predict` does."""
+    picture = write_discs(tmp_path / "discs", images=2) / "images" / "scan1.png"
+    predictor = ak.Predictor(ak.load(base))
+    assert predictor.names == ()
+    predictor.set_image(picture)
+    clicked = predictor.predict(points=[[(20, 20)], [(9, 30)]], labels=[[1], [1]])
+    assert clicked.masks.shape == (2, 48, 56)
+    refined = predictor.predict(
+        points=[[(20, 20), (5, 5)]], labels=[[1, 0]], masks=clicked.low_res_logits[:1]
+    )
+    assert not np.array_equal(refined.logits[0], clicked.logits[0])
+    masks = tmp_path / "masks"
+    predict = ("predict", picture, "--checkpoint", base, "--format", "png", "--out", masks)
+    done = run(*predict, "--point", "20,20", "--point", "9,30")
+    assert done.status == 0, done.status
+    found = np.asarray(Image.open(masks / "scan1.png"))
+    np.testing.assert_array_equal(found, clicked.label_map())
 
 
 @BASES

@@ -300,7 +300,11 @@ def test_four_of_many_global_blocks_are_selected(depth: int, expected: list[int]
     ("name", "parts", "message"),
     [
         ("vit_small_patch16_224", [Train("rel_pos")], "no relative-position tables"),
-        ("vit_small_patch16_dinov3", [PositionAdapter()], "no absolute position embedding"),
+        (
+            "vit_small_patch16_dinov3",
+            [PositionAdapter()],
+            "no position embedding for its grid alone",
+        ),
         (
             "vit_base_patch16_xp_224",
             [FeatureAdapter()],

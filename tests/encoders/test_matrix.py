@@ -20,7 +20,7 @@ from adapterkit.encoders.examples import EXAMPLES
 from adapterkit.parts import FeatureAdapter, LoRA, Peft, Resize
 from tests.models import snapshot
 
-CONVOLUTIONAL = {"ConvNeXt", "RepVit", "EfficientVit", "EfficientVitMsra"}
+CONVOLUTIONAL = {"ConvNeXt", "RepVit", "EfficientVit", "EfficientVitMsra", "EdgeTamVisionModel"}
 PROJECTED_BY_CONVOLUTIONS = {"timm Levit (convolutions)", "timm MaxxVit (CoAtNet)"}
 NOT_AN_IDENTITY = {"PositionAdapter", "Resize"}
 

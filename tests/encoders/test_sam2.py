@@ -144,7 +144,7 @@ def test_parts_in_the_decoder_change_masks_alone():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([PositionAdapter()], "no absolute position embedding; leave it out"),
+        ([PositionAdapter()], "no position embedding for its grid alone; leave it out"),
         ([Train("rel_pos")], "no relative-position tables"),
         ([ResidualSelfAttention()], "no mask decoder of segment_anything's"),
         ([Resize(40)], "takes multiples of 32 pixels.*; the nearest is 32"),

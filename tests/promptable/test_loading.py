@@ -7,13 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.promptable import loading
 from adapterkit.promptable.stock_sam import save_sam
 from tests.models import ECHO, snapshot
-from tests.transformers_models import MODELS, sam2_config, sam2_model, sam_model, transformers
+from tests.transformers_models import (
+    MODELS,
+    edgetam_config,
+    sam2_config,
+    sam2_model,
+    sam3_config,
+    sam3_detector_model,
+    sam3_video_model,
+    sam_model,
+    transformers,
+)
 
 Make = Callable[[], Any]
 
@@ -44,14 +55,54 @@ def test_weights_of_16_bits_are_loaded_in_float32(tmp_path: Path):
     assert {each.dtype for each in ak.load(tmp_path).parameters()} == {torch.float32}
 
 
-def test_a_sam_2_for_videos_is_loaded_as_that_for_images(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("image", "video", "config"),
+    [
+        ("Sam2Model", "Sam2VideoModel", sam2_config("Sam2VideoConfig")),
+        ("Sam3TrackerModel", "Sam3TrackerVideoModel", sam3_config("Sam3TrackerVideoConfig")),
+        ("EdgeTamModel", "EdgeTamVideoModel", edgetam_config("EdgeTamVideoConfig")),
+    ],
+)
+def test_a_model_for_videos_is_loaded_as_that_for_images(
+    tmp_path: Path, image: str, video: str, config: Any
+):
     torch.manual_seed(0)
-    video = transformers.Sam2VideoModel(sam2_config("Sam2VideoConfig"))
-    video.save_pretrained(tmp_path)
+    model = getattr(transformers, video)(config)
+    model.save_pretrained(tmp_path)
     found = ak.load(tmp_path)
-    assert type(found) is transformers.Sam2Model
-    theirs: dict[str, Tensor] = video.state_dict()
+    assert type(found) is getattr(transformers, image)
+    theirs: dict[str, Tensor] = model.state_dict()
     assert all(torch.equal(each, theirs[name]) for name, each in found.state_dict().items())
+
+
+def in_sam3_video(name: str) -> str:
+    """What a `Sam3VideoModel` calls a tensor of the tracker in it."""
+    if name.startswith("vision_encoder.backbone."):
+        return f"detector_model.{name}"
+    if name.startswith("vision_encoder.neck."):
+        return name.replace("vision_encoder.neck", "tracker_neck")
+    return f"tracker_model.{name}"
+
+
+def test_of_sam_3_the_tracker_is_loaded(tmp_path: Path):
+    model = sam3_video_model()
+    model.config.save_pretrained(tmp_path)
+    theirs: dict[str, Tensor] = model.state_dict()
+    # As it is published; save_pretrained of transformers 5.24 has "tracker_model." twice.
+    save_file(theirs, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = ak.load(tmp_path)
+    assert type(found) is transformers.Sam3TrackerModel
+    own = found.state_dict()
+    assert all(torch.equal(each, theirs[in_sam3_video(name)]) for name, each in own.items())
+
+
+def test_a_model_that_is_asked_by_words_is_refused(tmp_path: Path):
+    sam3_detector_model().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=r"a Sam3Model \(model_type 'sam3'\): .*; the encoder of another model can be adapted",
+    ):
+        ak.load(tmp_path)
 
 
 def test_the_normalisation_of_its_image_processor_counts(tmp_path: Path):

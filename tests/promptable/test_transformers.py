@@ -9,7 +9,7 @@ from torch import Tensor
 import adapterkit as ak
 from adapterkit.promptable.segmenter import as_promptable
 from tests.models import random_prompts
-from tests.transformers_models import MODELS
+from tests.transformers_models import MODELS, sam3_tracker_model, transformers
 
 SIDE = 64
 
@@ -82,6 +82,16 @@ def test_several_prompts_are_those_of_the_library_at_once(model: Any, images: Te
     close(found.all_iou[:, :, :1], expected.iou_scores)
 
 
+@pytest.mark.parametrize("kinds", ["points", "masks"])
+def test_a_neck_may_have_a_map_that_no_mask_is_made_of(images: Tensor, kinds: str):
+    model = sam3_tracker_model(scale_factors=[4.0, 2.0, 1.0, 0.5])
+    prompts = asked(kinds, count=1)
+    with torch.no_grad():
+        found = ak.Segmenter(model)(images, prompts).all_logits
+        expected = own_forward(model, images, prompts, multimask=True)
+    close(found[:, :, 1:], expected.pred_masks)
+
+
 def test_gradients_are_those_of_the_library(model: Any, images: Tensor):
     prompts = asked("points, boxes", count=2)
     model.train()
@@ -114,14 +124,22 @@ def test_an_image_is_encoded_once_and_decoded_often(model: Any, images: Tensor):
     close(both[1:], alone.all_logits)
 
 
+def published(model: Any) -> tuple[Tensor, Tensor]:
+    """By what the library's processor of published checkpoints normalises, in [0, 255]."""
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    if isinstance(model, transformers.Sam3TrackerModel):
+        mean, std = [0.5] * 3, [0.5] * 3
+    return 255 * torch.tensor(mean).view(3, 1, 1), 255 * torch.tensor(std).view(3, 1, 1)
+
+
 def test_images_are_normalised_as_the_adapter_says(model: Any, images: Tensor):
     seen: list[Tensor] = []
     model.vision_encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
-    std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    mean, std = published(model)
     with torch.no_grad():
         ak.Segmenter(model).encode(images)
-        ak.inject(model, [ak.parts.Normalise(std=(255, 128, 64)), ak.parts.LoRA(1)])
+        adapter = ak.parts.FeatureAdapter(at="block_out")
+        ak.inject(model, [ak.parts.Normalise(std=(255, 128, 64)), adapter])
         seen.clear()
         ak.Segmenter(model).encode(images)
         close(seen[0], images / torch.tensor([255.0, 128, 64]).view(3, 1, 1))
@@ -130,11 +148,9 @@ def test_images_are_normalised_as_the_adapter_says(model: Any, images: Tensor):
     close(seen[1], (images - mean) / std)
 
 
-@pytest.mark.parametrize(
-    ("name", "padded"), [("SamModel", True), ("SamHQModel", True), ("Sam2Model", False)]
-)
-def test_a_base_pads_where_its_own_processor_does(name: str, padded: bool):
+@pytest.mark.parametrize("name", MODELS)
+def test_a_base_pads_where_its_own_processor_does(name: str):
     found = as_promptable(MODELS[name]())
-    assert (found.padding is not None) == padded
-    ak.inject(found.model, [ak.parts.LoRA(1)])
+    assert (found.padding is not None) == (name in {"SamModel", "SamHQModel"})
+    ak.inject(found.model, [ak.parts.FeatureAdapter(at="block_out")])
     assert found.padding is None
