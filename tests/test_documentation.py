@@ -1,5 +1,6 @@
 """The code in README and documentation: Python runs, command lines are understood."""
 
+import ast
 import os
 import re
 import runpy
@@ -20,10 +21,12 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from markdown.extensions.toc import slugify
 
 import adapterkit as ak
 from adapterkit import __main__ as cli
 from adapterkit.system import command_line
+from adapterkit.system.pages import see
 from adapterkit.training.options import TrainingOptions
 from tests.models import ECHO
 from tests.transformers_models import sam2_model
@@ -143,6 +146,33 @@ def test_the_extras_that_are_installed_exist(page: str):
 def test_pictures_and_pages_that_it_links_are_there(page: str):
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
         assert link.startswith("https://") or (PROJECT / page).parent.joinpath(link).exists(), link
+
+
+def named_in_errors() -> list[tuple[str, str]]:
+    """The page and the heading in each call of `see` in adapterkit."""
+    found: list[tuple[str, str]] = []
+    for file in sorted((PROJECT / "adapterkit").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == see.__name__:
+                page, heading = (*map(ast.literal_eval, node.args), "")[:2]
+                found.append((page, heading))
+    return found
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of its headings, as mkdocs makes them."""
+    code = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", code, re.MULTILINE)
+    return {slugify(title.replace("`", ""), "-") for title in titles}
+
+
+def test_pages_that_errors_name_are_there():
+    assert see("own_data.md", "folders") == "see docs/own_data.md#folders"
+    named = named_in_errors()
+    assert len({page for page, _ in named}) >= 9
+    for page, heading in named:
+        assert f"docs/{page}" in PAGES
+        assert not heading or heading in headings(f"docs/{page}"), f"{page}#{heading}"
 
 
 def test_the_job_for_slurm_is_a_script_with_a_command_that_is_understood(

@@ -33,6 +33,7 @@ from adapterkit.encoders.wrappers import whole
 from adapterkit.parts import ClassPrompts, Peft
 from adapterkit.parts.normalise import normalisation_of
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
+from adapterkit.system.pages import see
 
 _KEY = "adapterkit"
 _MAX_HEADER_BYTES = 2**24
@@ -128,7 +129,9 @@ def load_adapter(
     own = view(model).family
     if check_base and not share_weights(own, header.family):
         raise AdapterFileError(
-            f"{path} was trained on a {header.family} encoder, and this is a {own} one"
+            f"{path} was trained on a {header.family} encoder, and this is a {own} one; load it "
+            "onto the base it was trained on; "
+            + see("concepts/adapter_file.md", "it-fits-one-base")
         )
     check_name(adapters_of(model), name)
     with deactivated(model) as base:
@@ -178,7 +181,7 @@ def _read_header(path: str | Path) -> tuple[AdapterHeader, dict[str, tuple[int, 
     if _KEY not in metadata:
         raise AdapterFileError(
             f"{path} is a safetensors file without adapterkit's header, so not an adapter file; "
-            "load_published reads checkpoints of other projects"
+            "load_published reads checkpoints of other projects; " + see("checkpoints.md")
         )
     try:
         check_metadata(metadata)
@@ -204,7 +207,8 @@ def _read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, tuple[int,
             return opened.metadata() or {}, shapes
     except SafetensorError as error:
         raise AdapterFileError(
-            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+            f"{path} is not a whole safetensors file ({error}); copy or download it again; "
+            + see("concepts/adapter_file.md", "it-comes-from-someone-else")
         ) from error
 
 

@@ -15,6 +15,7 @@ from adapterkit.encoders.registry import view
 from adapterkit.encoders.sam_names import as_in_sam
 from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import plain_names
+from adapterkit.system.pages import see
 
 _PRECISIONS = (torch.bfloat16, torch.float16)
 
@@ -78,7 +79,7 @@ def compare_base(
                 f"{path} was trained on another base: {name} is {found} in this model and "
                 f"{wanted or 'absent'} in its base (shape:checksums). Load the adapter onto the "
                 "base it was trained on, or give load_adapter check_base=False if you mean to mix "
-                "them"
+                f"them; {see('concepts/adapter_file.md', 'it-fits-one-base')}"
             )
 
 

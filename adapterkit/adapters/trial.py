@@ -20,6 +20,7 @@ from adapterkit.parts import (
     TemporalConv,
     Train,
 )
+from adapterkit.system.pages import without_page
 
 SITES = (ENCODER_SITES[0], *BLOCK_SITES, ENCODER_SITES[1])
 
@@ -75,6 +76,8 @@ TRIED: dict[str, Callable[[ViT], list[Part]]] = {
 def refusal(model: nn.Module, parts: Callable[[ViT], list[Part]]) -> str | None:
     """Why an encoder refuses parts, which are attached and taken off again; None where it does not.
 
+    The page that a refusal names is left out: a table of the reasons is on it.
+
     Args:
         model: one that `view` knows, without adapters; it is left as it is.
         parts: makes them for its view.
@@ -82,6 +85,6 @@ def refusal(model: nn.Module, parts: Callable[[ViT], list[Part]]) -> str | None:
     try:
         inject(model, parts(view(model)))
     except ValueError as error:
-        return str(error)
+        return without_page(str(error))
     eject(model)
     return None

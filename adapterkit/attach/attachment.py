@@ -259,9 +259,9 @@ class Adapter(nn.Module):
         for part in parts:
             part = _with_block_indices(part, view)
             part.attach(to)
-            held = {*view.model.modules(), *view.encoder.modules(), *to.modules.modules()}
+            known = {*view.model.parameters(), *view.encoder.parameters(), *to.modules.parameters()}
             calls = [] if to.context.is_used else to.paths
-            check_connected(type(part).__name__, calls, [*to.actions, *to.last_actions], held)
+            check_connected(type(part).__name__, calls, [*to.actions, *to.last_actions], known)
             blocks = tuple(sorted(to.blocks))
             self.attached.append(AttachedPart(part, to.paths, to.actions, to.last_actions, blocks))
             to.paths, to.actions, to.last_actions, to.blocks = [], [], [], set()

@@ -10,7 +10,7 @@ from adapterkit.system.pages import see
 
 
 def check_connected(
-    name: str, paths: Sequence[str], actions: Sequence[Action], held: Collection[nn.Module]
+    name: str, paths: Sequence[str], actions: Sequence[Action], known: Collection[nn.Parameter]
 ) -> None:
     """Refuse a part whose modules would be neither trained nor saved, or would do nothing.
 
@@ -18,7 +18,7 @@ def check_connected(
         name: of the part, for the message.
         paths: of the modules that it added and that no value of a pass is computed by.
         actions: what connects it.
-        held: the modules of the base, and those that the parts added.
+        known: the parameters of the base, and of what the parts added.
 
     Raises:
         ValueError: a module with parameters to train takes part in the pass and is not added; or
@@ -26,7 +26,7 @@ def check_connected(
     """
     how = see("tutorials/extending.md", "a-part")
     for module in (found for action in actions for found in _modules_in(action, set())):
-        if module not in held and any(each.requires_grad for each in module.parameters()):
+        if any(each.requires_grad and each not in known for each in module.parameters()):
             raise ValueError(
                 f"{name}: a {type(module).__name__} takes part in the pass and was not added to "
                 "the adapter, so it would be neither trained nor saved; expected "

@@ -14,6 +14,7 @@ from adapterkit.attach.actions import Forward, ForwardHook, ForwardPreHook
 from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.dry_run import copied_without_data, undisturbed
 from adapterkit.encoders.views import ViT
+from adapterkit.system.pages import see
 
 
 def check_reached(base: ViT, adapter: Adapter) -> None:
@@ -43,7 +44,7 @@ def check_reached(base: ViT, adapter: Adapter) -> None:
             f"{', '.join(paths[module] for module in missed)}, so what is attached there would do "
             "nothing. adapterkit.parts.LoRA, which lies over the weight, reaches a "
             "query-key-value projection that is used without being called; else choose other "
-            "modules"
+            "modules; " + see("concepts/parts_sites_views.md", "parts")
         )
 
 

@@ -27,6 +27,7 @@ from adapterkit.encoders.views import (
     projections,
 )
 from adapterkit.encoders.wrappers import CONTAINER, plain_names, unwrapped
+from adapterkit.system.pages import see
 
 _HEADS = ("num_heads", "heads", "num_attention_heads")
 
@@ -329,7 +330,8 @@ class _Seen:
                 raise ValueError(
                     f"Resize: the windows or positions of this {description.family} encoder are "
                     f"made for images of {self.image_size} pixels; build the encoder at the size "
-                    "that you want, and leave Resize out"
+                    "that you want, and leave Resize out; "
+                    + see("encoders.md", "which-family-takes-which-part")
                 )
             description.resizer(encoder, changes, to)
 

@@ -15,6 +15,7 @@ from torch import nn
 from adapterkit.encoders.described import Description
 from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import check_not_flattened, plain_names, unwrapped
+from adapterkit.system.pages import see
 
 Family = Callable[[nn.Module], ViT | None]
 """The view of a model of its kind, or None of another."""
@@ -102,7 +103,8 @@ def view(model: nn.Module) -> ViT:
     raise TypeError(
         f"adapterkit does not know where the blocks of a {name} are; expected a Sam of "
         "segment_anything or transformers, an encoder of timm or transformers (adapterkit methods "
-        "--families lists them), or a module with one in it. Of one of your own, give inject a view"
+        "--families lists them), or a module with one in it. Of one of your own, give inject a "
+        f"view; {see('encoders.md', 'an-encoder-of-your-own')}"
     )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.tokens import TokenLayout
+from adapterkit.system.pages import see
 
 Words = Literal["all", "global", "windowed", "last_of_stage"]
 Blocks = Words | Collection[int] | Callable[["Block"], bool]
@@ -326,7 +327,8 @@ class ViT:
         if at not in sites:
             where = "" if block is None else f" in block {block.index}"
             raise ValueError(
-                f"this {self.family} encoder has no site {at!r}{where}; there is {', '.join(sites)}"
+                f"this {self.family} encoder has no site {at!r}{where}; there is "
+                f"{', '.join(sites)}; {see('encoders.md', 'which-family-takes-which-part')}"
             )
         return sites[at]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapterkit.system.pages import see
+
 
 @dataclass(frozen=True)
 class StructurePrompt:
@@ -89,7 +91,10 @@ def read_prompts(path: str | Path, structures: Sequence[str] = ()) -> dict[str, 
         raise FileNotFoundError(f"there is no file of prompts at {path}")
     readers = {".csv": _read_csv, ".json": _read_json}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: expected a file of prompts that ends in .csv or .json")
+        raise ValueError(
+            f"{path}: expected a file of prompts that ends in .csv or .json; "
+            + see("segmenting.md", "prompts")
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,7 +111,8 @@ def _read_csv(path: Path, text: str, structures: Sequence[str]) -> dict[str, dic
     if not {"image", "structure"} <= columns or not ({"x", "y"} <= columns or "x0" in columns):
         raise ValueError(
             f"{path} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}: expected "
-            "image, structure, and x, y, label for points or x0, y0, x1, y1 for boxes"
+            "image, structure, and x, y, label for points or x0, y0, x1, y1 for boxes; "
+            + see("segmenting.md", "prompts")
         )
     found: dict[str, dict[int, Any]] = {}
     for row in rows:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.views import ViT
+from adapterkit.system.pages import see
 
 MakeParts = Callable[..., list[Part]]
 """The parts for a view, which comes first, or None for a Sam that has a place for all of them; and
@@ -183,7 +184,10 @@ def find_method(name: str) -> Method:
         ValueError: there is none; the message lists those that there are.
     """
     if name not in _METHODS:
-        raise ValueError(f"method {name!r}: expected one of {', '.join(_METHODS)}")
+        raise ValueError(
+            f"method {name!r}: expected one of {', '.join(_METHODS)}, or one of your own that is "
+            f"registered; {see('tutorials/extending.md', 'a-method')}"
+        )
     return _METHODS[name]
 
 

@@ -18,6 +18,7 @@ from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Blocks
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 
 class ConvBranch(nn.Module):
@@ -283,7 +284,8 @@ class CNNBranch:
                 raise ValueError(
                     f"CNNBranch(blocks={self.blocks!r}): the tokens that attention reads in this "
                     f"{to.view.family} encoder lie within windows, where the branch's map does not "
-                    "fit them; choose other blocks, or leave it out"
+                    "fit them; choose other blocks, or leave it out; "
+                    + see("encoders.md", "which-family-takes-which-part")
                 )
             if stages and (stages[-1].width, stages[-1].grid) == (site.width, site.grid):
                 stages[-1] = replace(stages[-1], maps=stages[-1].maps + 1)

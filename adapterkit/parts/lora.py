@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.views import Block, Blocks
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 SLICES = ("q", "k", "v")
 """Of a fused projection's output, in order; each takes a third of its rows."""
@@ -99,7 +100,7 @@ class LoRA:
                         f"LoRA: block {block.index} of this {to.view.family} encoder has no "
                         f"nn.Linear that projects {target}, or queries, keys and values at once; "
                         "use FeatureAdapter, peft's LoraConfig on layers that there are, or "
-                        "another encoder"
+                        "another encoder; " + see("encoders.md", "which-family-takes-which-part")
                     )
                 columns, (first, end) = found.layer.in_features, found.rows
                 highest = min(found.groups * (end - first), columns)

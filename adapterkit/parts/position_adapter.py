@@ -12,6 +12,7 @@ from adapterkit.attach.last_result import LastResult
 from adapterkit.encoders.tokens import OnGrid
 from adapterkit.parts.conv import ConvBlock
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 
 class PooledPosition(nn.Module):
@@ -53,7 +54,7 @@ class PositionAdapter:
         if positions is None:
             raise ValueError(
                 "PositionAdapter: this encoder has no position embedding for its grid alone; leave "
-                "it out"
+                "it out; " + see("encoders.md", "which-family-takes-which-part")
             )
         halvings = max(0, int(math.log2(positions.grid[0] / to.grid[0])))
         adapter = PooledPosition(positions.width, halvings)

@@ -13,6 +13,7 @@ from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.tokens import OnGrid
 from adapterkit.encoders.views import Geometry
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -68,7 +69,8 @@ class Resize:
             raise ValueError(
                 f"Resize(patch_stride={stride}): this {view.family} encoder embeds patches of "
                 f"{patch_size} pixels with several convolutions, which cannot overlap, or has them "
-                "overlap already; leave it out"
+                "overlap already; leave it out; "
+                + see("encoders.md", "which-family-takes-which-part")
             )
         if self.image_size < stride or self.image_size % stride:
             raise ValueError(

@@ -13,6 +13,7 @@ from adapterkit.attach.overlay import Override, raw_parameter
 from adapterkit.encoders.views import Blocks
 from adapterkit.encoders.wrappers import plain_names
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 
 @register_part
@@ -52,7 +53,8 @@ class Train:
         if not tables:
             raise ValueError(
                 "Train('rel_pos'): this encoder has no relative-position tables as SAM's; leave it "
-                "out, or train whatever positions it has with Train('image_encoder')"
+                "out, or train whatever positions it has with Train('image_encoder'); "
+                + see("encoders.md", "which-family-takes-which-part")
             )
         for block, owner, name in tables:
             table = _initial(raw_parameter(owner, name))

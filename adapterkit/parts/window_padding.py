@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import Attachment
 from adapterkit.encoders.views import Blocks
 from adapterkit.parts.registry import register_part
+from adapterkit.system.pages import see
 
 
 @register_part
@@ -33,7 +34,7 @@ class PadBeforeNorm:
             if not isinstance(window, int):
                 raise ValueError(
                     f"PadBeforeNorm: the blocks of this {to.view.family} encoder have no windows; "
-                    "leave it out"
+                    "leave it out; " + see("encoders.md", "which-family-takes-which-part")
                 )
             before, after = (to.site(at, block).grid for at in ("attn_in", "block_out"))
             if window and any(side % window for side in before):

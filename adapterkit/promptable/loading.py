@@ -11,6 +11,7 @@ from torch import nn
 from adapterkit.adapters.hub import clear_errors
 from adapterkit.promptable.families import all_families
 from adapterkit.promptable.stock_sam import load_sam
+from adapterkit.system.pages import see
 
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")
@@ -73,7 +74,8 @@ def _from_folder(folder: Path, name: str) -> nn.Module:
     config = _read_json(folder / "config.json")
     if config is None:
         raise FileNotFoundError(
-            f"{name} has no config.json: expected a folder that transformers' save_pretrained wrote"
+            f"{name} has no config.json: expected a folder that transformers' save_pretrained "
+            f"wrote; {see('sam2.md')}"
         )
     kinds = {kind: each for each in all_families() for kind in each.model_types}
     family = kinds.get(config.get("model_type", ""))
@@ -82,7 +84,8 @@ def _from_folder(folder: Path, name: str) -> nn.Module:
         raise ValueError(
             f"{name} holds a {what} (model_type {config.get('model_type')!r}): expected a Segment "
             f"Anything model that is asked by points, of model_type {', '.join(kinds)}; the "
-            "encoder of another model can be adapted in Python, by adapterkit.inject"
+            "encoder of another model can be adapted in Python, by adapterkit.inject; "
+            + see("sam2.md")
         )
     if not any(folder.glob("*.safetensors")):
         raise ValueError(

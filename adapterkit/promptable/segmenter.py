@@ -20,6 +20,7 @@ from adapterkit.promptable.families import family_of, titles
 from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.promptable.sam_family import DecoderInput
+from adapterkit.system.pages import see
 
 
 class Segmenter(Promptable):
@@ -213,5 +214,6 @@ def as_promptable(model: nn.Module) -> Promptable:
         return Segmenter(model)
     raise TypeError(
         f"a {type(model).__module__}.{type(model).__qualname__} cannot be prompted; expected "
-        f"{titles()}, or an adapterkit.promptable.protocol.Promptable"
+        f"{titles()}, or an adapterkit.promptable.protocol.Promptable; "
+        + see("encoders.md", "segment-anything")
     )

@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from adapterkit.system.pages import see
+
 
 class MissingExtraError(ImportError):
     """A package that comes with one of adapterkit's extras is not installed."""
@@ -24,6 +26,6 @@ def require(extra: str, *packages: str) -> None:
     if missing:
         raise MissingExtraError(
             f"this needs {' and '.join(missing)}, which adapterkit installs on request: "
-            f'pip install "adapterkit[{extra}]"',
+            f'pip install "adapterkit[{extra}]"; {see("install.md")}',
             name=missing[0],
         )

@@ -15,3 +15,8 @@ def see(page: str, heading: str = "") -> str:
         "see docs/own_data.md#folders".
     """
     return f"see {DOCUMENTATION}/{page}{heading and '#'}{heading}"
+
+
+def without_page(message: str) -> str:
+    """A message up to where it names a page."""
+    return message.partition(f"; see {DOCUMENTATION}/")[0]

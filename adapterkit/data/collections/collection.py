@@ -21,6 +21,7 @@ from adapterkit.data.collections.labels import counted_as, merged, relabelled
 from adapterkit.data.dataset import LabelledImage, Record, is_labelled
 from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split, split_patients
+from adapterkit.system.pages import see
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ def open_collection(path: str | Path, format: str | None = None, **options: Any)
     if format is None and not recognised:
         raise DataError(
             f"{path} is no data set that adapterkit knows: expected folders images and masks in "
-            f"it, or another of the formats {', '.join(_FORMATS)}; --format says which."
+            f"it, or another of the formats {', '.join(_FORMATS)}; --format says which; "
+            f"{see('own_data.md', 'how-data-lie-on-disk')}."
         )
     found = _FORMATS[format] if format is not None else recognised[0]
     given = {name: value for name, value in options.items() if value not in (None, ())}
@@ -301,7 +303,10 @@ def group_of(name: str, pattern: str | None) -> str:
     except re.error as error:
         raise DataError(f"--group {pattern!r} is no regular expression ({error}).") from error
     if found is None:
-        raise DataError(f"--group {pattern!r} finds nothing in the name {name!r}.")
+        raise DataError(
+            f"--group {pattern!r} finds nothing in the name {name!r}: expected what images of one "
+            f"group have in common; {see('own_data.md', 'who-is-in-the-test')}."
+        )
     return found.group(1) if found.groups() else found.group()
 
 

@@ -31,6 +31,7 @@ from adapterkit.data.files.images import find_images, is_picture
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.files.pictures import read_picture
 from adapterkit.data.image_file import DataError
+from adapterkit.system.pages import see
 
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)
@@ -239,14 +240,14 @@ def find_pairs(
     if unmatched:
         raise DataError(
             f"{there[unmatched[0]]} has no mask ({len(unmatched)} such files): expected a picture "
-            f"of the same name, {unmatched[0]}, in {folders[1]}."
+            f"of the same name, {unmatched[0]}, in {folders[1]}; {see('own_data.md', 'folders')}."
         )
     used = {path for found in matched.values() for path in found.values()}
     unused = sorted(path for path in theirs.values() if path not in used)
     if unused:
         raise DataError(
             f"{unused[0]} has no image ({len(unused)} such files): expected a picture of the same "
-            f"name, {unused[0].stem}, in {folders[0]}."
+            f"name, {unused[0].stem}, in {folders[0]}; {see('own_data.md', 'folders')}."
         )
     names = sorted({what for found in matched.values() for what in found if what})
     if names and labels is not None:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from adapterkit.data.image_file import DataError
+from adapterkit.system.pages import see
 
 BINARY = {1: "foreground"}
 """The structure of masks whose labels have no names."""
@@ -109,7 +110,8 @@ def check_binary(values: Mapping[float, Path]) -> None:
         raise DataError(
             f"the masks hold the labels {listed(sorted(values))} ({next(iter(values.values()))}, "
             f"for one), and none has a name: expected --structures {named} ..., with one name for "
-            "labels that are to be merged, and --leave-out for others."
+            "labels that are to be merged, and --leave-out for others; "
+            f"{see('own_data.md', 'folders')}."
         )
 
 
