@@ -198,7 +198,7 @@ def test_a_package_that_is_not_there_is_named(
     status = run("export", "--checkpoint", base, "--out", tmp_path / "onnx").status
     assert status == (
         "error: this needs onnxscript, which adapterkit installs on request: "
-        'pip install "adapterkit[export]"'
+        'pip install "adapterkit[export]"; see docs/install.md'
     )
     assert not (tmp_path / "onnx").exists()
 
