@@ -43,7 +43,7 @@ class ToGridAndBack:
 @pytest.mark.parametrize(
     "name",
     [
-        "segment_anything's image encoder",
+        "segment_anything ImageEncoderViT",
         "timm VisionTransformer",
         "timm PyramidVisionTransformerV2",
         "timm ConvNeXt",
