@@ -10,7 +10,7 @@ import torch
 import adapterkit as ak
 from adapterkit.system.extras import MissingExtraError
 
-OF_EXTRAS = ("gradio", "matplotlib", "monai", "nibabel", "pandas", "PIL", "SimpleITK")
+OF_EXTRAS = ("fastapi", "matplotlib", "monai", "nibabel", "pandas", "PIL", "SimpleITK")
 
 here = [name for name in OF_EXTRAS if importlib.util.find_spec(name)]
 # timm and torchvision bring Pillow along.

@@ -14,9 +14,9 @@ from tests.processes import Process, run
 PROJECT = Path(__file__).parents[1]
 
 EXTRAS = {
-    "accelerate", "contourpy", "gradio", "highdicom", "matplotlib", "monai", "nibabel", "onnx",
+    "accelerate", "contourpy", "fastapi", "highdicom", "matplotlib", "monai", "nibabel", "onnx",
     "onnxruntime", "onnxscript", "pandas", "pyarrow", "pydicom", "ray", "scipy",
-    "SimpleITK", "sklearn", "statsmodels",
+    "SimpleITK", "sklearn", "statsmodels", "uvicorn",
 }  # fmt: skip
 """Packages that come with extras alone, as they are imported."""
 
@@ -134,6 +134,7 @@ def test_all_that_the_extras_are_asked_for_is_in_them():
         "PIL": "pillow",
         "sklearn": "scikit-learn",
         "pyarrow": "ray",
+        "python_multipart": "python-multipart",
     }  # Ray Data brings pyarrow.
     calls = in_a_new_process(
         "import ast, pathlib\n"

@@ -1,60 +1,102 @@
 """The command `adapterkit serve`."""
 
 import errno
+import getpass
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 import adapterkit as ak
 
 
 def serve(
+    folder: Positional[Path | None] = None,
     adapter: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
     checkpoint: Path | None = None,
+    annotator: str | None = None,
+    group: str | None = None,
+    device: str = "cpu",
     host: str = "127.0.0.1",
     port: int = 7860,
+    token: str | None = None,
     max_upload: int = 200,
     trust: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = (),
 ) -> None:
-    """Open a web page on which images are segmented by clicks.
+    """Annotate images in a browser, train on what was accepted, and annotate the rest faster.
 
-    Ctrl+C or SIGTERM ends it. Nothing that is opened there is kept. There is no password: with
-    another host than the default, whoever reaches this machine can use the page.
+    With a folder, its images are a work list: masks by the adapter in use are there at once,
+    clicks, boxes, brush and eraser correct them, and accepted ones lie in FOLDER/masks, so that
+    `adapterkit train FOLDER` takes the folder as it is. Every change is on disk at once. Without a
+    folder, images are uploaded, and nothing is kept.
 
-    Example: adapterkit serve --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
+    Other programs get masks from the same server; what they can ask is at /docs. Ctrl+C or SIGTERM
+    ends it, and stops a training, which can go on later.
+
+    Example: adapterkit serve scans --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
 
     Args:
+        folder: with the images in FOLDER/images or in FOLDER itself. Masks that are there count as
+            accepted.
         adapter: an adapter file; give the option again for each further one.
         checkpoint: the Segment Anything model that they fit: a file, a folder, or a name on the
             Hugging Face Hub; by default the small one that comes with adapterkit.
-        host: address to listen at.
+        annotator: who accepts masks, as written beside them; by default the name of the user.
+        group: what images of one patient share in their names, a regular expression, so that no
+            patient is both trained on and held out; by default the subfolder.
+        device: where the model computes, as PyTorch calls it.
+        host: address to listen at; one that other machines can reach needs --token.
         port: to listen at.
-        max_upload: the largest image file that can be opened, in MiB.
+        token: a secret that page and programs have to show, of at least 16 characters.
+        max_upload: the largest image file that can be uploaded, in MiB.
         trust: a name by which browsers reach the page, beside localhost and the host, as where a
             container or a proxy has another; give the option again for each further one.
     """
     if max_upload < 1:
         raise ValueError(f"--max-upload {max_upload}: expected a size in MiB, at least 1")
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: expected one that holds images")
+    from adapterkit.web.guards import check_reach
+
+    check_reach(host, token)
     _check_free(host, port)
-    from adapterkit.web.guards import MAX_KEPT
-    from adapterkit.web.page import serving
+    from adapterkit.web.model import Model
+    from adapterkit.web.server import MAX_KEPT, Service, serving
 
     base = ak.mini_sam() if checkpoint is None else ak.load(checkpoint)
-    predictor = ak.Predictor(base)
-    for file in adapter:
-        predictor.load(file)
+    predictor = ak.Predictor(base.to(device))
+    files = {predictor.load(file): file for file in adapter}
     limit = max_upload * 2**20
-    about, kept = describe(checkpoint, adapter), max(MAX_KEPT, 4 * limit)
-    with _unwound(), serving(predictor, about, host, port, limit, trust, kept) as url:
+    service = Service(
+        model=Model(predictor, files),
+        about=describe(checkpoint, adapter),
+        folder=folder,
+        annotator=_user() if annotator is None else annotator,
+        host=host,
+        port=port,
+        token=token,
+        trusted=trust,
+        max_upload=limit,
+        max_kept=max(MAX_KEPT, 4 * limit),
+        checkpoint=checkpoint,
+        group=group,
+    )
+    with _unwound(), serving(service) as url:
         print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
         threading.Event().wait()
+
+
+def _user() -> str:
+    """Whose process this is; "" where the system does not know."""
+    with suppress(OSError, KeyError):
+        return getpass.getuser()
+    return ""
 
 
 def describe(checkpoint: Path | None, adapters: tuple[Path, ...]) -> str:

@@ -1,7 +1,9 @@
 """What every reader of image files gives, and the checks that they share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +64,26 @@ class ImageFile:
             )
 
 
+_AT_MOST = ContextVar("_AT_MOST", default=MAX_VALUES)
+
+
+@contextmanager
+def at_most(values: int) -> Iterator[None]:
+    """Within it, images of more values are refused: those that strangers upload, say."""
+    before = _AT_MOST.set(min(values, MAX_VALUES))
+    try:
+        yield
+    finally:
+        _AT_MOST.reset(before)
+
+
 def check_size(shape: Sequence[int], path: Path) -> None:
-    """Raises `DataError` where an array of this shape has more than `MAX_VALUES`."""
-    if math.prod(map(int, shape)) > MAX_VALUES:
+    """Raises `DataError` where an array of this shape has more than `MAX_VALUES`, or than
+    `at_most` says."""
+    if math.prod(map(int, shape)) > _AT_MOST.get():
         raise DataError(
             f"{path} states an array of shape {tuple(map(int, shape))}: expected at most "
-            f"{MAX_VALUES:,} values; cut a longer sequence into several files."
+            f"{_AT_MOST.get():,} values; cut a longer sequence into several files."
         )
 
 

@@ -135,11 +135,33 @@ def load_state(
             value.copy_(tensors[key])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    fields = header["progress"]
-    history = [Epoch(**epoch) for epoch in fields.pop("history")]
     if scaler is not None:
         scaler.load_state_dict(header["scaler"])
-    return Progress(**fields, history=history)
+    return _progress(header)
+
+
+def read_progress(path: Path) -> Progress:
+    """How far the run of a state file has come, without its tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or foreign.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no training state at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        check_metadata(metadata)
+        return _progress(json.loads(metadata[_KEY]))
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no training state: {error!r}") from error
+
+
+def _progress(header: Mapping[str, Any]) -> Progress:
+    said = dict(header["progress"])
+    history = [Epoch(**epoch) for epoch in said.pop("history")]
+    return Progress(**said, history=history)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

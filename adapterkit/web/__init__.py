@@ -1,9 +1,10 @@
-"""The web page of `adapterkit serve`: one's own images, clicked on in a browser.
+"""The page of `adapterkit serve`, and the interface for other programs on the same server.
 
-`session` is what a user does, without a browser; `drawing` turns it into SVG and HTML; `events` is
-what the page's events do, and `page` the page itself.
+`workspace` is what annotators do to a `worklist`, without a browser; `model` answers them and
+`training_job` trains on what they accept. `routes` are the page's requests, `interface` those of
+other programs, and `server` puts them behind what `guards` refuses. The page is in `static`.
 """
 
 from adapterkit.system.extras import require
 
-require("web", "contourpy", "gradio")
+require("web", "fastapi", "python_multipart", "uvicorn")

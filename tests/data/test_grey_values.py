@@ -111,24 +111,14 @@ def test_drawings_and_single_values_are_not_named(predictor: ak.Predictor, image
     predictor.set_image(image)
 
 
-def test_the_page_names_what_leaves_few_grey_levels(
-    tmp_path: Path, predictor: ak.Predictor, monkeypatch: pytest.MonkeyPatch
-):
-    gr = pytest.importorskip("gradio", reason="adapterkit[web] is not installed")
-    from adapterkit.web.events import Events
+def test_the_page_names_what_leaves_few_grey_levels(tmp_path: Path, predictor: ak.Predictor):
+    pytest.importorskip("fastapi", reason="adapterkit[web] is not installed")
+    from adapterkit.web.model import Model
+    from adapterkit.web.worklist import WorkList
+    from adapterkit.web.workspace import Workspace
 
-    class Shown:
-        def values(self, session: Any, picture: bool) -> dict:
-            return {}
-
-    class Request:
-        session_hash = "a"
-
-    told: list[str] = []
-    monkeypatch.setattr(gr, "Warning", told.append)
-    image = data_set(tmp_path / "data", LOST["an outlier"]) / "images/a.nii"
-    events: Any = Events(predictor, Shown())  # pyright: ignore[reportArgumentType]
-    with pytest.warns(UserWarning, match="grey levels remain"):
-        events.open_file(Request(), str(image))
-    (line,) = told
-    assert line.startswith("a.nii has values from")
+    folder = data_set(tmp_path / "data", LOST["an outlier"])
+    (folder / "structures.json").write_text('{"structures": [{"label": 1, "name": "disc"}]}')
+    work = Workspace(WorkList(folder), Model(predictor))
+    (line,) = work.frames.answer("a", 0).notes
+    assert line.startswith("a has values from")

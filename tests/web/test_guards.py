@@ -1,45 +1,41 @@
-"""Tests of what the server of the page refuses, over HTTP, and of the folder of its files."""
+"""Tests of what the server refuses, of its token, and of the folder of its files."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-import adapterkit as ak
 from adapterkit.system.lock import LOCK
-from adapterkit.web.guards import guards, server_folder
-from adapterkit.web.page import serving
-from tests.models import ECHO
-from tests.web.test_web import HERE, free_port
+from adapterkit.web.guards import check_reach, guards, server_folder
+from tests.processes import ROOT
+from tests.web.served import HERE, free_port
 
-UPLOAD = "gradio_api/upload"
 MIB = 2**20
+TOKEN = "a long secret of adapterkit"
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    tmp_path_factory.getbasetemp()  # Made now, or it would lie in the server's folder.
-    predictor = ak.Predictor(ak.build_sam(ECHO))
-    trusted = ("echo.example",)
-    with serving(predictor, "", HERE, free_port(), MIB, trusted, max_kept=3 * MIB) as address:
-        yield address
+async def echo(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
 
 
-def uploads() -> list[Path]:
-    folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def files(size: int, name: str = "a.png") -> dict[str, tuple[str, bytes]]:
-    """What `httpx` uploads: a file whose bytes are of its own."""
-    return {"files": (name, os.urandom(size))}
+def guarded(token: str | None = None) -> TestClient:
+    """Of an application behind the guards, which answers how much it was sent."""
+    app = Starlette(
+        routes=[Route("/{path:path}", echo, methods=["GET", "POST", "DELETE"])],
+        middleware=guards(HERE, ("echo.example",), MIB, token),
+    )
+    return TestClient(app, base_url=f"http://{HERE}:7860", follow_redirects=False)
 
 
 # Who may ask
@@ -48,142 +44,134 @@ def files(size: int, name: str = "a.png") -> dict[str, tuple[str, bytes]]:
 @pytest.mark.parametrize(("host", "status"), [
     ("127.0.0.1", 200),
     ("localhost", 200),
-    ("localhost:{port}", 200),
-    ("[::1]:{port}", 200),
+    ("localhost:7860", 200),
+    ("[::1]:7860", 200),
     ("echo.example", 200),
-    ("ECHO.example:{port}", 200),
+    ("ECHO.example:7860", 200),
     ("evil.example", 400),
-    ("evil.example:{port}", 400),
+    ("evil.example:7860", 400),
     ("127.0.0.1.evil.example", 400),
     ("localhost@evil.example", 400),
     ("192.0.2.1", 400),
     ("", 400),
 ])  # fmt: skip
-def test_only_trusted_hosts_are_answered(address: str, host: str, status: int):
-    port = address.rstrip("/").rpartition(":")[2]
-    answer = httpx.get(address + "config", headers={"Host": host.format(port=port)})
-    assert answer.status_code == status
+def test_only_trusted_hosts_are_answered(host: str, status: int):
+    assert guarded().get("/api/state", headers={"Host": host}).status_code == status
 
 
-@pytest.mark.parametrize("path", [UPLOAD, "gradio_api/queue/join", "gradio_api/run/start", "login"])
+@pytest.mark.parametrize("path", ["/api/images", "/api/v1/segment", "/login"])
 @pytest.mark.parametrize("origin", [
     "http://evil.example", "https://127.0.0.1.evil.example", "null", "", "http://127.0.0.1:1",
     "http://localhost:3000", "file://",
 ])  # fmt: skip
-def test_what_a_foreign_page_asks_for_is_refused(address: str, path: str, origin: str):
-    answer = httpx.post(address + path, files=files(100), headers={"Origin": origin})
-    assert (answer.status_code, answer.text) == (403, "asked for by a page of another server")
-    assert uploads() == []
+def test_what_a_foreign_page_asks_for_is_refused(path: str, origin: str):
+    answer = guarded().post(path, headers={"Origin": origin})
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "asked for by a page of another server"}
 
 
-@pytest.mark.parametrize("origin", [None, "own"])
-def test_the_page_itself_may_ask(address: str, origin: str | None):
-    headers = {"Origin": address.rstrip("/")} if origin else {}
-    answer = httpx.post(address + UPLOAD, files=files(100), headers=headers)
+@pytest.mark.parametrize(("site", "mode", "status"), [
+    ("cross-site", "no-cors", 403),
+    ("same-site", "cors", 403),
+    ("cross-site", "navigate", 200),
+    ("same-origin", "cors", 200),
+    ("none", "navigate", 200),
+])  # fmt: skip
+def test_a_foreign_page_cannot_show_images_of_this_server(site: str, mode: str, status: int):
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    answer = guarded().get("/api/images/a/frames/0/picture", headers=headers)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("origin", [None, f"http://{HERE}:7860"])
+def test_the_page_itself_may_ask(origin: str | None):
+    headers = {"Origin": origin} if origin else {}
+    answer = guarded().post("/api/images", content=b"abc", headers=headers)
+    assert (answer.status_code, answer.text) == (200, "3")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["cache-control"] == "no-store"
+
+
+# With a token
+
+
+@pytest.mark.parametrize("path", ["/api/state", "/api/v1/adapters", "/docs", "/static/app.js"])
+@pytest.mark.parametrize("headers", [
+    {},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": f"Basic {TOKEN}"},
+    {"Authorization": TOKEN},
+    {"Cookie": f"adapterkit_token={TOKEN}"},
+    {"Cookie": "adapterkit_token="},
+    {"Cookie": "\x01;;="},
+])  # fmt: skip
+def test_without_the_token_there_is_nothing(path: str, headers: dict[str, str]):
+    answer = guarded(TOKEN).get(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert "Authorization: Bearer TOKEN" in answer.json()["detail"]
+
+
+def test_the_token_lets_programs_in_and_the_page_by_a_cookie():
+    client = guarded(TOKEN)
+    answer = client.get("/api/state", headers={"Authorization": f"bearer {TOKEN}"})
     assert answer.status_code == 200
-    (path,) = uploads()
-    assert [str(path)] == answer.json()
-    path.unlink()
+    asked = client.get("/")
+    assert (asked.status_code, 'name="token"' in asked.text) == (401, True)
+    wrong = client.post("/login", data={"token": "no"})
+    assert (wrong.status_code, "This is not the token" in wrong.text) == (401, True)
+    let_in = client.post("/login", data={"token": TOKEN})
+    assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+    cookie = let_in.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+    assert client.get("/api/state").status_code == 200
+    by_address = guarded(TOKEN)
+    # Not to stay in the address, where others see it.
+    assert by_address.get("/", params={"token": TOKEN}).headers["location"] == "/"
+    assert by_address.get("/").status_code == 200
 
 
-# What lies on disk
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.3", "station"])
+def test_what_others_can_reach_needs_a_token(host: str):
+    with pytest.raises(ValueError, match="can be reached from other machines: expected --token"):
+        check_reach(host, None)
+    with pytest.raises(ValueError, match="--token has 5 characters: expected 16 or more"):
+        check_reach(host, "short")
+    check_reach(host, TOKEN)
 
 
-def test_uploads_are_bounded_and_the_oldest_forgotten_one_makes_way(address: str):
-    def upload() -> httpx.Response:
-        return httpx.post(address + UPLOAD, files=files(MIB - 1000))
-
-    assert [upload().status_code for _ in range(3)] == [200] * 3
-    refused = upload()
-    assert refused.status_code == 507
-    assert refused.text == (
-        "more than 3 MiB of uploads would lie on the server: try again in a minute"
-    )
-    oldest, *others = sorted(uploads(), key=lambda path: path.stat().st_mtime)
-    assert len(others) == 2
-    os.utime(oldest, (0, time.time() - 61))
-    assert upload().status_code == 200
-    assert {*others} < {*uploads()}
-    assert not oldest.exists()
-    for path in uploads():
-        path.unlink()
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
+def test_the_loopback_needs_none(host: str):
+    check_reach(host, None)
 
 
-def test_an_upload_says_its_length(address: str):
+# How much
+
+
+def test_requests_are_bounded_and_say_their_length():
     def body() -> Iterator[bytes]:
-        yield b"--x\r\n"
+        yield b"abc"
 
-    kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = httpx.post(address + UPLOAD, content=body(), headers=kind)
-    assert (answer.status_code, answer.text) == (411, "an upload has to say its length")
-
-
-@pytest.mark.parametrize("path", [
-    "gradio_api/file=/etc/passwd",
-    "gradio_api/file=%2Fetc%2Fpasswd",
-    "gradio_api/file=/etc/../etc/passwd",
-    "gradio_api/file=../../../../../../etc/passwd",
-    "gradio_api/file=file:///etc/passwd",
-    "gradio_api/file//etc/passwd",
-    "gradio_api/file/%2Fetc%2Fpasswd",
-    "gradio_api/file={beside}",
-    "gradio_api/file={folder}/../" + LOCK,
-    "gradio_api/file={own}",
-    "file=/etc/passwd",
-    "static/../../../../../../etc/passwd",
-    "static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
-    "static/%2Fetc%2Fpasswd",
-    "assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
-    "svelte/..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
-    "gradio_api/custom_component/1/client/component/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
-    "gradio_api/proxy=http://127.0.0.1:1/",
-    "gradio_api/proxy=http://169.254.169.254/latest/meta-data/",
-    "gradio_api/proxy=file:///etc/passwd",
-    "gradio_api/deep_link?session_hash=..%2f..%2fetc%2fpasswd",
-    "monitoring",
-    "monitoring/summary",
-    "gradio_api/runs",
-])  # fmt: skip
-def test_no_other_file_or_server_is_shown(address: str, tmp_path: Path, path: str):
-    secret = tmp_path / "secret.png"
-    secret.write_text("root:secret")
-    places = {
-        "folder": os.environ["GRADIO_TEMP_DIR"],
-        "beside": secret,
-        "own": Path(__file__),
-    }
-    # As it stands, since httpx would resolve it.
-    url = httpx.URL(address).copy_with(raw_path=b"/" + path.format(**places).encode())
-    answer = httpx.get(url)
-    assert answer.status_code >= 400 or answer.json() == ""
-    assert "root:" not in answer.text
-
-
-@pytest.mark.parametrize("data", [
-    {"path": "/etc/passwd"},
-    {"path": "{own}"},
-    {"path": "http://127.0.0.1:1/a.png", "url": "http://127.0.0.1:1/a.png"},
-])  # fmt: skip
-def test_an_event_takes_only_what_was_uploaded(address: str, data: dict[str, str]):
-    config: dict[str, Any] = httpx.get(address + "config").json()
-    (opening,) = (
-        each["id"] for each in config["dependencies"] if each["targets"][0][1] == "upload"
+    client = guarded()
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert client.post("/a", content=bytes(MIB), headers=multipart).status_code == 200
+    answer = client.post("/a", content=bytes(2 * MIB + 1), headers=multipart)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "too long: expected at most 2 MiB",
     )
-    given = {key: value.format(own=__file__) for key, value in data.items()}
-    file = {**given, "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
-    event = {"data": [file], "fn_index": opening, "session_hash": "it"}
-    assert httpx.post(address + "gradio_api/queue/join", json=event).status_code == 200
-    told = ""
-    with httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash=it") as lines:
-        for line in lines.iter_lines():
-            told += line
-            if "process_completed" in line:
-                break
-    assert '"success":false' in told
-    assert "root:" not in told
-    assert Path("/etc/passwd").exists()
-    assert Path(__file__).exists()
-    assert uploads() == []
+    assert client.post("/a", content=bytes(33 * MIB)).status_code == 413
+    answer = client.post("/a", content=body(), headers={"Transfer-Encoding": "chunked"})
+    assert (answer.status_code, answer.json()["detail"]) == (411, "a request has to say its length")
+    for length in ("-1", "1e3", ""):
+        assert (
+            client.post("/a", content=b"a", headers={"Content-Length": length}).status_code == 413
+        )
 
 
 # The folder
@@ -191,7 +179,7 @@ def test_an_event_takes_only_what_was_uploaded(address: str, data: dict[str, str
 HOLDER = """
 import sys, threading
 from adapterkit.commands.serve import _unwound
-from adapterkit.web.guards import guards, server_folder
+from adapterkit.web.guards import server_folder
 with _unwound(), server_folder() as folder:
     (folder / "upload.png").write_bytes(b"a")
     print(folder, flush=True)
@@ -255,17 +243,22 @@ def test_a_start_removes_what_a_killed_server_left_and_nothing_else(
     assert not folder.parent.exists()
 
 
+SERVE = [sys.executable, "-m", "adapterkit", "serve"]
+
+
 @pytest.mark.slow
 def test_serve_leaves_nothing_when_it_is_terminated(tmp_path: Path):
     port = free_port()
-    command = [sys.executable, "-m", "adapterkit", "serve", "--port", str(port)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    command = [*SERVE, "--port", str(port)]
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None
         assert f"http://{HERE}:{port}/" in server.stdout.readline()
-        answer = httpx.post(f"http://{HERE}:{port}/{UPLOAD}", files=files(100))
-        (path,) = answer.json()
-        assert tmp_path in Path(path).parents
+        answer = httpx.post(f"http://{HERE}:{port}/api/example", timeout=60)
+        assert answer.json()["id"] == "synthetic_heart"
+        assert [*tmp_path.rglob("synthetic_heart.nii.gz")]
         server.terminate()
         assert server.wait(20) == -signal.SIGTERM
     assert [path for path in tmp_path.iterdir() if path.name.startswith("adapterkit")] == []
@@ -276,7 +269,7 @@ def test_a_wildcard_host_is_reached_by_this_machines_name(monkeypatch: pytest.Mo
     monkeypatch.setattr("socket.gethostbyname_ex", lambda name: (name, [], ["10.1.2.3"]))
 
     def allowed(host: str) -> Any:
-        return guards(host, (), Path(), 1)[0].kwargs["allowed_hosts"]
+        return guards(host, (), 1)[0].kwargs["allowed_hosts"]
 
     assert allowed("0.0.0.0") == ["0.0.0.0", "10.1.2.3", HERE, "[::1]", "localhost", "station"]
     assert allowed(HERE) == [HERE, "[::1]", "localhost"]

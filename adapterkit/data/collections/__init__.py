@@ -1,6 +1,7 @@
 """Data sets as they lie on disk. Importing this package registers the formats that come with it."""
 
 from adapterkit.data.collections import (
+    annotated,
     camus,
     camus_sequences,
     coco,
@@ -20,6 +21,7 @@ from adapterkit.data.collections.collection import (
 
 __all__ = [
     "Collection",
+    "annotated",
     "camus",
     "camus_sequences",
     "coco",

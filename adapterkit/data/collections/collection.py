@@ -310,6 +310,14 @@ def group_of(name: str, pattern: str | None) -> str:
     return found.group(1) if found.groups() else found.group()
 
 
+_SUFFIX = re.compile(r"[_-](mask|masks|seg|segmentation|label|labels|gt|annotation)$", re.I)
+
+
+def without_suffix(name: str) -> str:
+    """A mask's name without what tells that it is a mask: "a" of "a_mask"."""
+    return _SUFFIX.sub("", name)
+
+
 def check_one_name_each(names: Sequence[str], where: Path) -> None:
     """Raises `DataError` where two images share a name."""
     twice = [name for name, count in Counter(names).items() if count > 1]

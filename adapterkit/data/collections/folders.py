@@ -17,7 +17,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from adapterkit.data.collections.collection import Collection, collection_format, group_of
+from adapterkit.data.collections.collection import (
+    Collection,
+    collection_format,
+    group_of,
+    without_suffix,
+)
 from adapterkit.data.collections.labels import (
     BINARY,
     Colour,
@@ -35,7 +40,6 @@ from adapterkit.system.pages import see
 
 _JPEG = (".jpg", ".jpeg")
 _ENDINGS = (".png", ".tif", ".tiff", *_JPEG)
-_SUFFIX = re.compile(r"[_-](mask|masks|seg|segmentation|label|labels|gt|annotation)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,6 @@ def read_coded(path: Path, colours: Mapping[Colour, int]) -> np.ndarray:
     return labels
 
 
-def without_suffix(name: str) -> str:
-    """A mask's name without what tells that it is a mask: "a" of "a_mask"."""
-    return _SUFFIX.sub("", name)
-
-
 def holds_pictures(folder: Path) -> bool:
     """Whether the first image of a folder is a picture; also where there is none."""
     try:
@@ -139,7 +138,8 @@ def _recognises(path: Path) -> bool:
     if all(folder.is_dir() for folder in folders):
         return all(holds_pictures(folder) for folder in folders)
     return path.is_dir() and any(
-        _SUFFIX.search(each.stem) and each.suffix.lower() in _ENDINGS for each in path.iterdir()
+        without_suffix(each.stem) != each.stem and each.suffix.lower() in _ENDINGS
+        for each in path.iterdir()
     )
 
 
@@ -233,7 +233,7 @@ def find_pairs(
     folders = (images or root / "images", masks or root / "masks")
     there, theirs = (_pictures(folder) for folder in folders)
     if folders[0].resolve() == folders[1].resolve() and not _is_pattern(folders[0]):
-        theirs = {name: path for name, path in there.items() if _SUFFIX.search(name)}
+        theirs = {name: path for name, path in there.items() if without_suffix(name) != name}
         there = {name: path for name, path in there.items() if name not in theirs}
     matched = _matched(there, theirs)
     unmatched = sorted(name for name in there if not matched[name])

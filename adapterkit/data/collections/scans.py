@@ -11,8 +11,13 @@ mask follow each other in the order of the files.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adapterkit.data.collections.collection import Collection, collection_format, group_of
-from adapterkit.data.collections.folders import holds_pictures, without_suffix
+from adapterkit.data.collections.collection import (
+    Collection,
+    collection_format,
+    group_of,
+    without_suffix,
+)
+from adapterkit.data.collections.folders import holds_pictures
 from adapterkit.data.collections.labels import BINARY, check_binary, counted_as
 from adapterkit.data.collections.volumes import Volume, labels_of, slices
 from adapterkit.data.files.images import find_images, is_dicom, stem
