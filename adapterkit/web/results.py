@@ -8,6 +8,7 @@ import numpy as np
 
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.image_file import ImageFile
+from adapterkit.web.clinical import measure_heart
 from adapterkit.web.workspace import Workspace
 
 
@@ -54,7 +55,7 @@ def mask_file(work: Workspace, name: str, ending: str) -> tuple[str, bytes]:
 
 
 def measured(work: Workspace, name: str) -> dict[str, Any]:
-    """Areas of each structure in each frame.
+    """Areas of each structure in each frame, and what `measure_heart` gives.
 
     Raises:
         KeyError: there is no such image.
@@ -73,4 +74,5 @@ def measured(work: Workspace, name: str) -> dict[str, Any]:
             }
             for label, structure in work.worklist.structures.names.items()
         ],
+        **measure_heart(work, name),
     }

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adapterkit.data.collections.annotated import Structure
 from adapterkit.data.dataset import to_grey_values
 from adapterkit.web.annotation import Answer
+from adapterkit.web.clinical import partner_of
 from adapterkit.web.drafts import Point
 from adapterkit.web.model import Model
 from adapterkit.web.predictions import Worker
@@ -285,7 +286,7 @@ def image(work: Work, name: str) -> dict[str, Any]:
         "pixel_ratio": column / row,
         "frame_times": None,
         "endings": endings(work, name),
-        "partner": _partner(work, name),
+        "partner": partner_of(work, name),
     }
 
 
@@ -343,14 +344,6 @@ def _listed(work: Workspace, name: str) -> dict[str, Any]:
 
 def _revised(work: Workspace, name: str) -> dict[str, Any]:
     return {"status": work.status(name), "revision": work.revision(name)}
-
-
-def _partner(work: Workspace, name: str) -> str | None:
-    """The image of the other apical view, by its name."""
-    for view, other in (("2CH", "4CH"), ("4CH", "2CH")):
-        if name.replace(view, other) in {*work.worklist.images} - {name}:
-            return name.replace(view, other)
-    return None
 
 
 def _structures(work: Workspace) -> list[dict[str, Any]]:
