@@ -38,6 +38,14 @@ def test_nothing_is_overwritten_without_a_question(visit: Callable[..., Any], ad
     theirs.get_by_role("button", name="Overwrite with mine").click()
     mine_alone = [(30, 20, True), (10, 10, True)]
     until(lambda: points(address, "tabs") == mine_alone, "it was not overwritten")
+    # A tab that one comes back to shows what was done in the other.
+    until(lambda: is_idle(theirs), "the page waits")
+    mine.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    mine.wait_for_timeout(300)
+    until(lambda: is_idle(mine), "the page waits")
+    click(mine, 40, 30)
+    until(lambda: points(address, "tabs") == [*mine_alone, (40, 30, True)], "it did not follow")
+    assert mine.locator("#question").is_hidden()
 
 
 def test_a_server_that_goes_and_comes_back_loses_nothing(
@@ -79,7 +87,7 @@ def test_uploads(visit: Callable[..., Any], page_model: Model, tmp_path: Path):
         asked: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))
         tab.set_input_files("#files", tmp_path / "images/scan.png")
-        until(lambda: "scan.png" in tab.locator("#current").inner_text(), "it is not shown")
+        until(lambda: "scan" in tab.locator("#current").inner_text(), "it is not shown")
         until(lambda: is_idle(tab), "the page waits")
         click(tab, 30, 20)
         until(lambda: tab.locator("#undo").is_enabled() and is_idle(tab), "the page waits")
@@ -95,7 +103,7 @@ def test_uploads(visit: Callable[..., Any], page_model: Model, tmp_path: Path):
         # It is this browser's alone, and nothing came from elsewhere.
         tab.reload()
         tab.wait_for_selector("body.ready")
-        assert tab.locator("#images .name").all_inner_texts() == ["scan.png"]
+        assert tab.locator("#images .name").all_inner_texts() == ["scan"]
         assert visit("", address).locator("#images .name").count() == 0
         assert asked
         assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []

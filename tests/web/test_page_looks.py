@@ -48,7 +48,7 @@ def test_on_a_phone(visit: Callable[..., Any], address: str):
         assert bounds["y"] + bounds["height"] <= 844, part
     assert "Shift" not in tab.locator("body").inner_text()
     tab.tap("#current")
-    tab.locator("#images .open", has_text="box.png").tap()
+    tab.locator("[data-id=box] .open").tap()
     until(lambda: "box" in tab.locator("#current").inner_text(), "the list does not open an image")
     tab.goto(f"{address}#phone")
     until(lambda: "phone" in tab.locator("#current").inner_text(), "the address is not followed")

@@ -112,6 +112,15 @@ export async function load(image, frame, anew = false) {
   return image.answers.get(frame);
 }
 
+/** See what others have done meanwhile; what is shown here follows, if nothing waits here. */
+export async function catchUp() {
+  await refreshState();
+  const { image, frame } = page;
+  const listed = page.state.images.find((each) => each.id === image?.id);
+  const behind = listed && listed.revision !== image.revision;
+  if (behind && !image.changes.length && !page.opening) await open(image.id, frame);
+}
+
 /** Ask for all that the page shows again, as after another adapter was chosen. */
 export async function reload() {
   await refreshState();

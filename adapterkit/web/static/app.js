@@ -2,7 +2,7 @@
 
 import { file, get, ofImage, onAbsence } from "./api.js";
 import {
-  accept, addressed, clear, open, redo, refreshState, reopen, setState, step, undo,
+  accept, addressed, carry, catchUp, clear, open, redo, refreshState, reopen, setState, step, undo,
 } from "./actions.js";
 import { resize } from "./brush.js";
 import { listen, rove, showKeys } from "./keys.js";
@@ -17,6 +17,7 @@ import "./tips.js";
 import "./training.js";
 import "./worklist.js";
 
+const EVERY = 15_000; // ms between two looks at the list while the server works on it
 const at = (id) => document.getElementById(id);
 const canvas = at("image");
 
@@ -84,6 +85,10 @@ const cross = arrows.flatMap(([name, [dx, dy]]) => [
 ]);
 const tools = { c: "point", b: "box", p: "brush", e: "eraser", h: "move", w: "window" };
 
+function carryOn() {
+  if (!at("timeline").hidden && !at("carry").disabled) carry(page.frame + 1);
+}
+
 /** Keys that mark go to the image, which gets the focus. */
 function onImage(act) {
   canvas.focus({ preventScroll: true });
@@ -118,6 +123,7 @@ const TABLE = [
   row("Shift W", "brightness and contrast as in the file", ["Shift+w"], () => setView(0, 0)),
   row("M", "hide or show the masks", ["m"], outlines),
   row(", or .", "previous or next frame", [","], () => stepFrame(-1)),
+  row(">", "carry the masks to the next frame", [">"], () => carryOn()),
   row("L", "play the sequence, or pause", ["l"], () => play()),
   row("V", "the other view beside", ["v"], () => page.image?.partner && beside(at("second").hidden)),
   row("Esc", "give up what was begun", ["escape"], () => cancel()),
@@ -167,11 +173,16 @@ async function begin() {
   await show();
   document.body.classList.add("ready");
   addEventListener("hashchange", show);
-  document.addEventListener("visibilitychange", async () => {
-    if (document.hidden) return pause();
-    // Another tab or annotator may have gone on.
-    await refreshState().catch((error) => warn(error.message));
+  // Another tab or annotator may have gone on.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) pause();
+    else catchUp().catch((error) => warn(error.message));
   });
+  // The server finds masks, and how sure it is of them, in the background.
+  const isFinding = () => page.state.images.some((each) => each.uncertainty === null);
+  setInterval(() => {
+    if (page.state.adapter && !document.hidden && isFinding()) refreshState().catch(() => {});
+  }, EVERY);
 }
 
 begin();

@@ -223,7 +223,7 @@ export async function beside(whether) {
   const found = await get(ofImage(image.partner));
   if (page.image !== image) return;
   other = { ...found, answers: new Map(), pictures: new Map(), changes: [] };
-  at("other-told").textContent = other.name;
+  at("other-told").textContent = other.id;
   await renderOther();
 }
 
@@ -238,6 +238,7 @@ async function renderOther() {
   viewer.masks = answer.masks.map(({ structure, rle }) =>
     drawn(decode(rle), shown.width, shown.height, structure, structureOf(structure)?.colour ?? "#fff"),
   );
+  viewer.masks.sort((a, b) => (a.label === page.structure) - (b.label === page.structure));
   viewer.chosen = page.structure;
   viewer.show(bitmap, shown, true);
 }

@@ -19,7 +19,7 @@ function render() {
   const kept = state.folder === null ? "not kept" : `${accepted} of ${images.length} accepted`;
   text("progress", images.length ? kept : "No images yet");
   text("position", images.length ? `${at + 1 || "–"} / ${images.length}` : "");
-  text("current", page.image?.name ?? "Images");
+  text("shown", page.image?.id ?? "Images");
   document.getElementById("done").value = images.length ? accepted / images.length : 0;
   document.getElementById("previous").disabled = at <= 0;
   document.getElementById("following").disabled = at < 0 || at + 1 >= images.length;
@@ -45,7 +45,8 @@ function rows(images, at) {
     button.setAttribute("aria-current", shown ? "true" : "false");
     button.setAttribute("aria-label", `${image.name}, ${STATUS[image.status]}`);
     button.tabIndex = shown || (at < 0 && k === 0) ? 0 : -1;
-    row.querySelector(".name").textContent = image.name;
+    row.querySelector(".name").textContent = image.id;
+    button.dataset.tip = image.name;
     row.querySelector(".frames").textContent = image.frames > 1 ? `${image.frames} frames` : "";
     const doubt = row.querySelector(".doubt");
     doubt.hidden = image.uncertainty === null;
@@ -162,4 +163,5 @@ document.getElementById("order").addEventListener("change", async (event) => {
 });
 document.getElementById("current").addEventListener("click", () => {
   document.getElementById("list").classList.toggle("open");
+  list.querySelector(".chosen")?.scrollIntoView({ block: "nearest" });
 });
