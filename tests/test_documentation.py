@@ -1,6 +1,8 @@
 """The code in README and documentation: Python runs, command lines are understood."""
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import runpy
@@ -241,3 +243,18 @@ def test_the_reference_has_every_part_with_its_drawing():
 def test_the_reference_has_every_method():
     page = directives("methods")
     assert {f"adapterkit.methods.{name}" for name in ak.methods.method_names()} <= page
+
+
+@pytest.mark.parametrize("page", ["python", "parts", "methods", "data"])
+def test_what_the_reference_shows_is_documented(page: str):
+    """Else the site would leave it out without a word."""
+    for name in directives(page):
+        module, _, last = name.rpartition(".")
+        found = getattr(importlib.import_module(module), last)
+        assert found.__doc__, name
+        for key, member in vars(found).items() if isinstance(found, type) else ():
+            shown = callable(member) or isinstance(member, property | classmethod)
+            # What a part attaches, and a module computes, its class says.
+            said = key.startswith("_") or key in {"attach", "forward", *inspect.get_annotations(found)}
+            if shown and not said:
+                assert member.__doc__, f"{name}.{key}"

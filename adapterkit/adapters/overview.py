@@ -53,10 +53,12 @@ class Summary:
 
     @property
     def trained_parameters(self) -> int:
+        """Of all adapters."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def bytes(self) -> int:
+        """Of what they train, as it is saved."""
         return sum(part.bytes for part in self.parts)
 
     def table(self) -> Table:

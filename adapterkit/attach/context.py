@@ -86,6 +86,7 @@ class Context:
 
     @property
     def is_used(self) -> bool:
+        """Whether something is computed in a pass."""
         return bool(self._computes or self._computes_last or self.reach)
 
     def computes(self, widths: Mapping[str, int], compute: Compute) -> None:
