@@ -12,7 +12,7 @@ from adapterkit.encoders import registry
 from tests.models import snapshot
 from tests.test_documentation import blocks
 
-CLASSIFICATION, DENSE, OWN, DESCRIBED = blocks("docs/encoders.md", "python")
+CLASSIFICATION, LOADING, DENSE, OWN, DESCRIBED = blocks("docs/encoders.md", "python")
 
 
 def lines(block: str) -> int:
@@ -30,7 +30,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(registry, "_FAMILIES", [*registry._FAMILIES])
     torch.manual_seed(0)
     found: dict[str, Any] = {}
-    for block in (CLASSIFICATION, DENSE, OWN, DESCRIBED):
+    for block in (CLASSIFICATION, LOADING, DENSE, OWN, DESCRIBED):
         exec(block, found)
         found.setdefault("swin", found.get("model"))
     return found
