@@ -91,7 +91,8 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*arguments: Any) -> None:
         Image.new("L", (1, 1)).save(arguments[-1])
 
-    for name in ("outcome.training_curves", "outcome.segmentation_figure", "runner.batch_figure"):
+    of_outcome = "training_curves", "segmentation_figure", "agreement_figure"
+    for name in (*(f"outcome.{each}" for each in of_outcome), "runner.batch_figure"):
         monkeypatch.setattr(f"adapterkit.training.{name}", write)
 
 

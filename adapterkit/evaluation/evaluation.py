@@ -303,11 +303,11 @@ def evaluate(
     points: PromptStrategy = "1",
     batch_size: int = 8,
     progress: str = "",
-    show: Callable[[Predictions], None] | None = None,
+    show: Sequence[Callable[[Predictions], None]] = (),
 ) -> Evaluation:
     """Measure a segmenter on a data set; the arguments are those of `predict`.
 
-    `show` is called with each batch of this process's share, which may draw what is measured.
+    Each of `show` is called with each batch of this process's share, to draw it, say.
 
     The metrics are `segmentation_metrics`'s: "dice" and "iou" at the model's input size, distances
     in pixels at that size ("hausdorff_px", "hausdorff95_px", "average_surface_distance_px") and,
@@ -320,8 +320,8 @@ def evaluate(
     for each in predict(
         segmenter, dataset, seed=seed, points=points, batch_size=batch_size, progress=progress
     ):
-        if show is not None:
-            show(each)
+        for look in show:
+            look(each)
         in_pixels = with_unit(segmentation_metrics(each.predicted, each.reference), "px")
         for i, index in enumerate(each.indices):
             values = {metric: value[i] for metric, value in in_pixels.items()}

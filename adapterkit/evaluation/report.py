@@ -36,6 +36,7 @@ class Contents:
         reported: attributes of the images by whose values there are tables too.
         images: a small drawing of each image.
         cases: large drawings by the index of the image; of `extremes(main)`.
+        further: title, heads and rows of further tables.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Contents:
     reported: Sequence[str]
     images: Sequence[Drawing]
     cases: Mapping[int, Drawing]
+    further: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
 
 
 def write_report(path: Path, contents: Contents) -> None:
@@ -85,7 +87,7 @@ def _tables(contents: Contents) -> list[dict[str, Any]]:
             tables.append(_table(f"{attribute} {value}", rows))
     tables += [
         {"title": title, "heads": heads, "rows": rows}
-        for title, heads, rows in volume_tables(contents.evaluations)
+        for title, heads, rows in [*volume_tables(contents.evaluations), *contents.further]
     ]
     return tables
 

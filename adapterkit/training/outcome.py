@@ -8,14 +8,17 @@ from typing import Any
 from rich.console import Console
 
 from adapterkit.data.dataset import SegmentationDataset
+from adapterkit.evaluation.agreement_figure import agreement_figure
 from adapterkit.evaluation.cost import inference_cost
 from adapterkit.evaluation.drawings import Drawing, draw_large
 from adapterkit.evaluation.evaluation import Evaluation, Predictions
+from adapterkit.evaluation.hearts import Hearts, heart_tables
 from adapterkit.evaluation.plots import segmentation_figure, training_curves
 from adapterkit.evaluation.report import Contents, write_report
-from adapterkit.evaluation.tables import extreme_cases, markdown_table, summaries, tables
+from adapterkit.evaluation.tables import extreme_cases, markdown, markdown_table, summaries, tables
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PROMPTS_IN_WORDS, PromptStrategy
+from adapterkit.system.files import atomic_write
 from adapterkit.training.experiment import Experiment
 from adapterkit.training.run_folder import write_json, write_text
 from adapterkit.training.state import Epoch
@@ -39,6 +42,8 @@ class Outcome:
         history: of the training; none where there was nothing to train.
         extremes: what was predicted for the images of `tables.extremes`, by index.
         drawings: a small one of each image.
+        hearts: volumes and ejection fractions of the patients, by titles as of `evaluations`; none
+            where the images are of no hearts.
     """
 
     experiment: Experiment
@@ -49,6 +54,7 @@ class Outcome:
     history: Sequence[Epoch]
     extremes: Mapping[int, Predictions]
     drawings: Sequence[Drawing]
+    hearts: Mapping[str, Hearts]
 
     @property
     def main(self) -> Evaluation:
@@ -79,6 +85,11 @@ class Outcome:
             "test": {
                 name: summaries(each, self.reported) for name, each in self.evaluations.items()
             },
+            **(
+                {"hearts": {t: each.summary() for t, each in self.hearts.items()}}
+                if self.hearts
+                else {}
+            ),
             "history": [asdict(epoch) for epoch in self.history],
             "settings": asdict(experiment.settings),
             **inference_cost(self.model, self.test, experiment.prompts[0]),
@@ -94,14 +105,33 @@ class Outcome:
             f"Base: {experiment.subject.base}. Data: {experiment.data}. Test: "
             f"{len(experiment.split.test)} {experiment.groups_are}, {len(self.test)} images. "
             f"Mean ± standard deviation over images; px are of {size}x{size}.\n\n"
-            f"{tables(self.evaluations, self.reported)}\n",
+            f"{tables(self.evaluations, self.reported)}\n{self._table_of_hearts()}",
         )
+        self._write_hearts(folder)
         if self.history:
             training_curves(metrics["history"], folder / "curves.png")
         cases = extreme_cases(self.main, self.extremes)
         segmentation_figure(cases, folder / "segmentations.png")
         write_report(folder / "report.html", self._report(metrics))
         write_json(folder / "metrics.json", metrics)
+
+    def _table_of_hearts(self) -> str:
+        return "".join(
+            f"\n## {title}\n\n{markdown(heads, rows)}\n"
+            for title, heads, rows in heart_tables(self.hearts)
+        )
+
+    def _write_hearts(self, folder: Path) -> None:
+        """The patients' values, and their agreement drawn; of the main prompts."""
+        if not self.hearts:
+            return
+        main = self.hearts[self.experiment.title_with(self.experiment.prompts[0])]
+        with atomic_write(folder / "patients.csv") as temporary:
+            main.table().to_csv(temporary, index=False, float_format="%.6g")
+        compared = main.comparisons()
+        drawn = [compared[key] for key in ("ef", "edv_ml", "esv_ml") if key in compared]
+        if drawn:
+            agreement_figure(drawn, folder / "agreement.png")
 
     def tell(self, metrics: Mapping[str, Any], folder: Path, console: Console) -> None:
         """Say it on a console."""
@@ -126,6 +156,7 @@ class Outcome:
             reported=self.reported,
             images=self.drawings,
             cases=draw_large(self.test, self.extremes),
+            further=heart_tables(self.hearts),
         )
 
 

@@ -10,6 +10,8 @@ What it leaves in the folder:
                              prompts in per_image_box.csv and so on
     report.html              all of this as one page, with the outlines of every test image
     segmentations.png        the best, median and worst case of each structure
+    patients.csv             of apical views at ED and ES, as CAMUS's, volumes and ejection fraction
+    agreement.png            of each patient, and how far they agree with the reference masks'
     curves.png               loss and Dice by epoch
     batch.png                the first batch as the model sees it, with masks and prompts
     training_state.safetensors  while it runs: where it goes on if it is interrupted
@@ -31,7 +33,8 @@ from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.batch_figure import batch_figure
 from adapterkit.evaluation.cost import machine, peak_memory
 from adapterkit.evaluation.drawings import Drawings
-from adapterkit.evaluation.evaluation import Evaluation, evaluate
+from adapterkit.evaluation.evaluation import Evaluation, Predictions, evaluate
+from adapterkit.evaluation.hearts import HeartsOfTest
 from adapterkit.evaluation.tables import predict_extremes
 from adapterkit.promptable.protocol import Promptable
 from adapterkit.promptable.strategies import PROMPTS_IN_WORDS, PromptStrategy
@@ -128,14 +131,16 @@ def _performed(
     seconds = time.monotonic() - trained_from
 
     test, main = sets["test"], experiment.prompts[0]
-    drawings = Drawings(test)
-    of_prompts = _with_each_prompt(experiment, model, test, drawings)
+    drawings, hearts = Drawings(test), HeartsOfTest(test)
+    of_prompts = _with_each_prompt(experiment, model, test, drawings, hearts)
     extremes = predict_extremes(model, test, of_prompts[main], seed=settings.seed, points=main)
-    images = drawings.of_all()
+    images, of_hearts = drawings.of_all(), hearts.of_all()
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
-    outcome = Outcome(experiment, model, test, of_prompts, evaluations, history, extremes, images)
+    outcome = Outcome(
+        experiment, model, test, of_prompts, evaluations, history, extremes, images, of_hearts
+    )
     metrics = outcome.metrics() | {
         "images": {part: len(each) for part, each in sets.items()},
         "trained_parameters": trained,
@@ -196,22 +201,30 @@ def _introduce(experiment: Experiment, model: Promptable, folder: Path, console:
 
 
 def _with_each_prompt(
-    experiment: Experiment, model: Promptable, test: SegmentationDataset, drawings: Drawings
+    experiment: Experiment,
+    model: Promptable,
+    test: SegmentationDataset,
+    drawings: Drawings,
+    hearts: HeartsOfTest,
 ) -> dict[PromptStrategy, Evaluation]:
-    return {
-        prompts: experiment.with_groups(
-            evaluate(
-                model,
-                test,
-                seed=experiment.settings.seed,
-                points=prompts,
-                batch_size=experiment.settings.batch_size,
-                progress=f"test, {PROMPTS_IN_WORDS[prompts]}",
-                show=drawings.draw if prompts == experiment.prompts[0] else None,
-            )
+    found = {}
+    for prompts in experiment.prompts:
+        show: list[Callable[[Predictions], None]] = []
+        if prompts == experiment.prompts[0]:
+            show.append(drawings.draw)
+        if HeartsOfTest.has_some(test):
+            show.append(hearts.measuring(experiment.title_with(prompts)))
+        evaluation = evaluate(
+            model,
+            test,
+            seed=experiment.settings.seed,
+            points=prompts,
+            batch_size=experiment.settings.batch_size,
+            progress=f"test, {PROMPTS_IN_WORDS[prompts]}",
+            show=show,
         )
-        for prompts in experiment.prompts
-    }
+        found[prompts] = experiment.with_groups(evaluation)
+    return found
 
 
 def _zero_shot(

@@ -243,7 +243,7 @@ def test_images_are_segmented_by_an_adapter_first(run: Run, phantom: Path, tmp_p
     masks = predictor.predict()
     view = measure_view(masks.label_map(), masks.spacing, "patient0002_4CH_ES")
     area = found["patient0002"]["lv_area_4CH_ES_cm2"]
-    assert area == pytest.approx(view.ventricle.area_cm2)
+    assert area == pytest.approx(view.ventricle.area_cm2, rel=1e-4)
     ak.eject(sam)
     ak.save_adapter(
         ak.inject_samus(sam, 128), tmp_path / "clicks.safetensors", classes=list(structures)

@@ -138,7 +138,7 @@ def test_prompts_do_not_depend_on_order_or_subset(echo: CamusDataset):
 def test_what_is_shown_is_what_is_measured_and_extremes_are_predicted_alike(echo: CamusDataset):
     sam = ak.inject(ak.build_sam(ECHO, seed=0), [ak.parts.Resize(64)])
     segmenter, shown = ak.Segmenter(sam), []
-    found = evaluate(segmenter, echo, seed=0, batch_size=3, show=shown.append)
+    found = evaluate(segmenter, echo, seed=0, batch_size=3, show=[shown.append])
     assert [index for each in shown for index in each.indices] == [*range(8)]
     assert [name for each in shown for name in each.names] == [*found.names]
     for each in shown:

@@ -81,7 +81,7 @@ def contents(count: int, size: int = 64, colour: bool = False) -> Contents:
     dataset = SegmentationDataset(collection.records, size)
     masks = torch.stack([dataset[i]["masks"] for i in range(count)]).bool()
     drawings = Drawings(dataset)
-    main = evaluate(Shifted(masks), dataset, seed=0, show=drawings.draw)
+    main = evaluate(Shifted(masks), dataset, seed=0, show=[drawings.draw])
     large = {index for of_each in extremes(main) for index in of_each.values()}
     singly = enumerate(predict(Shifted(masks), dataset, seed=0, batch_size=1))
     cases = draw_large(dataset, {index: each for index, each in singly if index in large})
