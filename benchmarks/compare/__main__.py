@@ -44,8 +44,9 @@ class Config:
     """CAMUS as it is unpacked, or whatever `adapterkit train` takes. Without it, synthetic echo is
     made and used."""
     checkpoint: Path | None = None
-    """A SAM checkpoint, sam_vit_b_01ec64.pth say. Without it, adapterkit's own small SAM, and
-    networks of its size."""
+    """Of a Segment Anything model, sam_vit_b_01ec64.pth say: a file, a folder of transformers, or a
+    name on the Hugging Face Hub. Without it, adapterkit's own small SAM, and networks of its
+    size."""
     paper: bool = False
     """The paper's setting and its numbers beside: all patients, 50 epochs, augmented images."""
     schedule: ScheduleName = "common"
@@ -123,7 +124,9 @@ def check(config: Config) -> None:
 
 def setting_of(config: Config) -> "Setting":
     """What all runs share; synthetic echo is made if there is no data."""
+    import adapterkit as ak
     from adapterkit.data.synthetic.phantom import write_phantom
+    from adapterkit.promptable.loading import absolute
     from benchmarks.compare.setting import Setting
 
     if config.data is None:
@@ -136,8 +139,8 @@ def setting_of(config: Config) -> "Setting":
     return Setting(
         data=data.resolve(),
         data_name=data_name,
-        checkpoint=config.checkpoint and config.checkpoint.resolve(),
-        base_size=Base(config.checkpoint, 0).load().image_encoder.img_size,
+        checkpoint=absolute(config.checkpoint),
+        base_size=ak.view(Base(config.checkpoint, 0).load()).image_size,
         paper=config.paper,
         schedule=config.schedule,
         learning_rate=config.learning_rate,

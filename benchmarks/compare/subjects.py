@@ -17,6 +17,7 @@ from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.attach.attachment import Part
+from adapterkit.encoders.views import ViT
 from adapterkit.methods import find_method
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
@@ -30,13 +31,23 @@ from benchmarks.models.unprompted import Unprompted, resize
 def subject_of(system: System, base: Base, structures: Sequence[str]) -> Subject:
     """What an experiment trains."""
     if isinstance(system, Prompted):
-        parts = parts_of(system, base, structures)
-        return Adapted(base.load(), base.name, system.title, parts, AnySize)
+        sam = base.load()
+        parts = parts_of(system, base, structures, ak.view(sam))
+        return Adapted(sam, base.name, system.title, parts, AnySize)
     return FromScratch(system.title, base, 1 + len(structures))
 
 
-def parts_of(system: Prompted, base: Base, structures: Sequence[str]) -> list[Part]:
-    """What is attached, at the share of the base's input that the method is published at."""
+def parts_of(
+    system: Prompted, base: Base, structures: Sequence[str], view: ViT | None = None
+) -> list[Part]:
+    """What is attached, at the share of the base's input that the method is published at.
+
+    Args:
+        system: with its method.
+        base: what it is attached to.
+        structures: their names.
+        view: of the base; None for a `Sam`.
+    """
     if system.method is None:
         return []
     method = find_method(system.method)
@@ -47,7 +58,7 @@ def parts_of(system: Prompted, base: Base, structures: Sequence[str]) -> list[Pa
         options["image_size"] = base.size // 2
     if "structures" in method.options:
         options["structures"] = structures
-    parts = method.parts(**options)
+    parts = method.parts(view, **options)
     return [part for part in parts if type(part).__name__ not in system.without]
 
 

@@ -8,15 +8,15 @@ import adapterkit as ak
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class Base:
-    """The Sam that is adapted.
+    """The Segment Anything model that is adapted.
 
     Attributes:
-        checkpoint: None for the small one that comes with adapterkit.
+        checkpoint: as `ak.load` takes it; None for the small one that comes with adapterkit.
         size: side of its input, in pixels.
     """
 
@@ -26,14 +26,17 @@ class Base:
     @property
     def name(self) -> str:
         """In tables."""
-        return "adapterkit's small SAM" if self.checkpoint is None else self.checkpoint.name
+        if self.checkpoint is None:
+            return "adapterkit's small SAM"
+        exists = self.checkpoint.exists()
+        return self.checkpoint.name if exists else self.checkpoint.as_posix()
 
     @property
     def is_small(self) -> bool:
         return self.checkpoint is None
 
-    def load(self) -> "Sam":
-        return ak.mini_sam() if self.checkpoint is None else ak.load_sam(self.checkpoint)
+    def load(self) -> "nn.Module":
+        return ak.mini_sam() if self.checkpoint is None else ak.load(self.checkpoint)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from benchmarks.compare.systems import SYSTEMS, Base, Network, Prompted, System
 from benchmarks.compare.tables import PAPER, TABLES
 from benchmarks.models.unprompted import ClassMaps
 from tests.models import ECHO
+from tests.transformers_models import MODELS
 
 FIGURES = {"masks.png", "prompts.png", "accuracy_and_parameters.png"}
 FILES = {"comparison.json", "tables.md", "results.csv", *FIGURES}
@@ -436,6 +437,24 @@ def test_every_system_has_a_schedule(schedule: schedules.ScheduleName, checkpoin
         assert found["samed"].optimizer == "adamw"
         assert found["transunet"].schedule == "polynomial"
         assert found["samus-branch"].learning_rate == 1e-4
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize(
+    "base", ["Sam2Model", pytest.param("Sam3TrackerModel", marks=pytest.mark.slow)]
+)
+def test_models_of_transformers_are_compared(
+    tmp_path: Path, echo: Path, compare: Compare, base: str
+):
+    MODELS[base]().save_pretrained(tmp_path / "base")
+    chosen = "--data", echo, "--epochs", "1", "--out", "out", "--checkpoint", tmp_path / "base"
+    done = compare(*chosen, "--methods", "sam", "samed")
+    assert done.status == 0, done.errors
+    rows = rows_of(tmp_path / "out")
+    assert [row["structure"] for row in rows] == 2 * STRUCTURES
+    header = ak.inspect_adapter(tmp_path / "out" / "samed" / "seed_0" / "adapter.safetensors")
+    assert header.family == ak.view(MODELS[base]()).family
+    assert header.image_size == 32
 
 
 def test_the_ablations_are_samus_with_parts_left_out():

@@ -102,6 +102,8 @@ def test_embeddings_are_kept_where_the_decoder_alone_is_trained(tmp_path: Path, 
     ("base", "format", "read"),
     [
         ("Sam2Model", "torch", pt2),
+        pytest.param("Sam3TrackerModel", "torch", pt2, marks=pytest.mark.slow),
+        pytest.param("EdgeTamModel", "torch", pt2, marks=pytest.mark.slow),
         pytest.param("Sam2Model", "onnx", onnx, marks=pytest.mark.slow),
         pytest.param("SamModel", "onnx", onnx, marks=pytest.mark.slow),
     ],
