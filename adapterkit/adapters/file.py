@@ -30,8 +30,9 @@ from adapterkit.encoders.registry import view
 from adapterkit.encoders.sam_names import share_weights, trained_as_in_sam
 from adapterkit.encoders.views import ViT
 from adapterkit.encoders.wrappers import whole
-from adapterkit.parts import ClassPrompts, Peft
+from adapterkit.parts import Peft
 from adapterkit.parts.normalise import normalisation_of
+from adapterkit.parts.structures import structures_of
 from adapterkit.system.files import check_metadata, check_tensors, save_tensors
 from adapterkit.system.pages import see
 
@@ -96,7 +97,7 @@ def save_adapter(
             image_size=adapter.image_size,
             mean=mean,
             std=std,
-            classes=tuple(classes) or _structures_of(adapter),
+            classes=tuple(classes) or structures_of(adapter.parts),
             family=base.family,
             fingerprint={k: v for k, v in fingerprint(model).items() if k not in replaced},
             training=dict(training or {}),
@@ -279,11 +280,6 @@ def _load_tensors(
     # Copies: what safetensors gives is a view of the file, which may be written to later.
     placed = {key: value.to(like.device, like.dtype, copy=True) for key, value in tensors.items()}
     adapter.added.load_state_dict(placed, assign=True)
-
-
-def _structures_of(adapter: Adapter) -> tuple[str, ...]:
-    """The names in its class prompts, if it has some."""
-    return next((each.structures for each in adapter.parts if isinstance(each, ClassPrompts)), ())
 
 
 def _normalisation(

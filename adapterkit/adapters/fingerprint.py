@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adapterkit.adapters.header import AdapterFileError
 from adapterkit.adapters.injection import base_state_dict
-from adapterkit.attach.actions import Overlay
+from adapterkit.attach.actions import Overlay, StandIn
 from adapterkit.attach.attachment import Adapter
 from adapterkit.attach.overlay import Override
 from adapterkit.encoders.registry import view
@@ -35,11 +35,16 @@ def replaced_tensors(base: ViT, adapter: Adapter) -> set[str]:
     prefix = "image_encoder." if base.model is base.encoder else ""
     plain_name = plain_names(base.model)
     paths = {module: plain_name(path) for path, module in base.model.named_modules()}
-    return {
+    replaced = {
         prefix + ".".join(filter(None, (paths[action.module], action.name)))
         for action in adapter.actions
         if isinstance(action, Overlay) and isinstance(action.transform, Override)
     }
+    for action in adapter.actions:
+        if isinstance(action, StandIn):
+            path = paths[action.replaced]
+            replaced |= {f"{prefix}{path}.{name}" for name in action.replaced.state_dict()}
+    return replaced
 
 
 def compare_base(

@@ -33,14 +33,16 @@ def load_published(
         method: "samus"; "samed", the file of LoRA weights, with prompt encoder and mask decoder
             or without; "msa", in 2-D, whose unused `Depth_Adapter` is left out, and which brings
             what its code changed about SAM, see `parts.PadBeforeNorm` and
-            `parts.ResidualSelfAttention`; "medsam", of which the mask decoder is taken. SAMed's
-            mask decoder has a mask for each of its classes and one more: it fits a `Sam` whose
-            `MaskDecoder` has `num_multimask_outputs` of classes.
+            `parts.ResidualSelfAttention`; "medsam", of which the mask decoder is taken. As
+            "samed_auto" SAMed's file is taken whole, with a mask for each of its classes and one
+            more; as "samed", its decoder fits a `Sam` whose `MaskDecoder` has
+            `num_multimask_outputs` of classes.
         name: what the adapter is called on this model.
         load_base: take the base's tensors from the checkpoint too, where it holds them. By
             default they must equal the model's. The released `medsam_vit_b.pth` was trained with
             its image encoder, so it needs this.
-        **options: what the checkpoint does not tell: `image_size` of SAMed's, 512 by default.
+        **options: what the checkpoint does not tell: `image_size` of SAMed's, 512 by default, and
+            `structures`, the names of its classes.
 
     Returns:
         The same model.
@@ -60,8 +62,8 @@ def load_published(
         own = base_state_dict(base)
         try:
             tensors = _of_components(base, _named_as_in_a_sam(tensors))
-            _check_number_of_masks(base, tensors)
             parts, names = found.read(base, tensors, **options)
+            _check_number_of_masks(base, tensors, names)
             trained = {ours: tensors[theirs] for theirs, ours in names.items()}
         except KeyError as error:
             raise ValueError(
@@ -111,17 +113,19 @@ def _of_components(base: ViT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     return {key: value for key, value in tensors.items() if key.split(".")[0] not in absent}
 
 
-def _check_number_of_masks(base: ViT, tensors: Mapping[str, Tensor]) -> None:
+def _check_number_of_masks(
+    base: ViT, tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> None:
     key = "mask_decoder.mask_tokens.weight"
-    if key not in tensors:
+    if key not in tensors or names.get(key, "").startswith("class_masks."):
         return
     found = len(tensors[key])
     own = len(base.components["mask_decoder"].get_parameter("mask_tokens.weight"))
     if found != own:
         raise ValueError(
             f"its mask decoder predicts {found} masks ({key}), and this model's {own}. "
-            f"Give the Sam a MaskDecoder with num_multimask_outputs={found - 1} first; SAMed's has "
-            "as many as classes"
+            'SAMed\'s decoder has one for each class and one more: load it as method="samed_auto", '
+            f"or give the Sam a MaskDecoder with num_multimask_outputs={found - 1} first"
         )
 
 

@@ -164,9 +164,45 @@ class Attribute:
         setattr(self.owner, self.name, value)
 
 
+@dataclass
+class StandIn:
+    """`owner` calls another child of this name, which lives among the adapter's modules.
+
+    The owner's own child stays in its state dict, and is not called.
+    """
+
+    owner: nn.Module
+    name: str
+    module: nn.Module
+    original: nn.Module | None = None
+    """The stand-in of another adapter."""
+
+    def apply(self) -> None:
+        self.original = vars(self.owner).get(self.name)
+        # An attribute proper, which Python finds before a module's children.
+        vars(self.owner)[self.name] = self.module
+
+    def undo(self) -> None:
+        del vars(self.owner)[self.name]
+        if self.original is not None:
+            vars(self.owner)[self.name] = self.original
+
+    @property
+    def replaced(self) -> nn.Module:
+        """The owner's own."""
+        found = self.owner._modules[self.name]
+        assert found is not None
+        return found
+
+
 def clash(actions: Sequence[Action]) -> str | None:
     """Why these actions cannot be applied together, or None if they can."""
-    return set_twice(actions) or overlaid_below_a_layer(actions) or sized_differently(actions)
+    return (
+        set_twice(actions)
+        or overlaid_below_a_layer(actions)
+        or sized_differently(actions)
+        or attached_to_what_is_replaced(actions)
+    )
 
 
 def set_twice(actions: Iterable[Action]) -> str | None:
@@ -177,6 +213,8 @@ def set_twice(actions: Iterable[Action]) -> str | None:
             settings[action.owner, action.name] += 1
         elif isinstance(action, Forward):
             settings[action.module, "forward"] += 1
+        elif isinstance(action, StandIn):
+            settings[action.owner, action.name] += 1
         elif isinstance(action, Overlay) and isinstance(action.transform, Override):
             settings[action.module, action.name] += 1
     for (owner, name), count in settings.items():
@@ -209,6 +247,21 @@ def overlaid_below_a_layer(actions: Sequence[Action]) -> str | None:
                 f"one adapts a {type(action.module).__name__} with peft, and another (LoRA, Train) "
                 f"changes its {action.name}"
             )
+    return None
+
+
+def attached_to_what_is_replaced(actions: Sequence[Action]) -> str | None:
+    """Which module has something attached that would do nothing, since another stands in for it."""
+    stand_ins = [each for each in actions if isinstance(each, StandIn)]
+    replaced = {module: each for each in stand_ins for module in each.replaced.modules()}
+    for action in actions:
+        if isinstance(action, ForwardHook | ForwardPreHook | Forward | Overlay):
+            found = replaced.get(action.module)
+            if found is not None:
+                return (
+                    f"one puts others in the place of the {type(found.owner).__name__}'s "
+                    f"{found.name}, to which another attaches"
+                )
     return None
 
 

@@ -25,11 +25,12 @@ from adapterkit.attach.actions import (
     ForwardPreHook,
     KeepStatistics,
     Overlay,
+    StandIn,
     clash,
 )
 from adapterkit.attach.connected import check_connected
 from adapterkit.attach.context import BeginPass, Context, EndPass, TakeImage
-from adapterkit.attach.overlay import Transform
+from adapterkit.attach.overlay import Override, Transform
 from adapterkit.encoders.prompt_decoder import PromptDecoder
 from adapterkit.encoders.tokens import TokenLayout
 from adapterkit.encoders.views import Block, Blocks, Site, ViT
@@ -85,6 +86,8 @@ class Attachment:
         actions: what connects it, in order of application.
         last_actions: its actions that are applied after all parts' others.
         blocks: indices of the blocks that it selected.
+        replaced: the base's parameters that parts have others for; there is nothing of them to
+            train.
     """
 
     view: ViT
@@ -97,6 +100,7 @@ class Attachment:
     actions: list[Action] = field(default_factory=list)
     last_actions: list[Action] = field(default_factory=list)
     blocks: set[int] = field(default_factory=set)
+    replaced: set[nn.Parameter] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.image_size = self.view.image_size
@@ -217,6 +221,26 @@ class Attachment:
             )
         actions = self.last_actions if last else self.actions
         actions.append(Overlay(module, name, transform))
+
+    def replace_parameters(self, path: str, module: nn.Module, initial: nn.Module) -> None:
+        """Let `module` compute with trained parameters of its own, each of whatever shape.
+
+        Args:
+            path: where they are added, below it under their names.
+            module: of the base.
+            initial: has their first values, under the same names.
+        """
+        for name, value in initial.named_parameters(recurse=False):
+            trained = Override(value)
+            self.add(f"{path}.{name}", trained)
+            self.overlay(module, name, trained)
+        self.replaced |= {*module.parameters(recurse=False)}
+
+    def stand_in(self, owner: nn.Module, name: str, module: nn.Module) -> None:
+        """Let `owner` call a module that was added in the place of its child `name`."""
+        action = StandIn(owner, name, module)
+        self.actions.append(action)
+        self.replaced |= {*action.replaced.parameters()}
 
     def set(self, owner: nn.Module, name: str, value: Any) -> None:
         """Give `owner` another value of its attribute or buffer `name`."""

@@ -13,6 +13,7 @@ def convert(
     method: str,
     out: Path,
     image_size: int | None = None,
+    structures: tuple[str, ...] = (),
     load_base: bool = False,
     force: bool = False,
 ) -> None:
@@ -28,6 +29,7 @@ def convert(
         out: the adapter file.
         image_size: side of the square input that it was trained with, in pixels, where its file
             does not tell (SAMed's, 512 by default).
+        structures: names of its classes, of samed_auto's in order.
         load_base: take the base's tensors from the published checkpoint too, where it has them;
             the adapter then fits only that base, which is written as OUT's .base.safetensors.
         force: replace OUT if it exists.
@@ -38,6 +40,7 @@ def convert(
     for path in (out, beside) if load_base else (out,):
         check_free(path, force)
     options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    options |= {"structures": structures} if structures else {}
     sam = ak.load_sam(checkpoint)
     ak.load_published(sam, published, method, load_base=load_base, **options)
     ak.save_adapter(sam, out, training={"converted from": published.name, "method": method})

@@ -97,6 +97,11 @@ def export(
         raise ValueError(f"int8 is for the format onnx, and the format is {format}")
     if format == "onnx":
         require("export", "onnx", "onnxscript", "onnxruntime")
+    if not Segmenter(sam).takes_clicks or Segmenter(sam).generates_prompts:
+        raise ValueError(
+            "an adapter with ClassMasks or PromptGenerator, which needs no prompt, cannot be "
+            "exported: what is written is a decoder of prompts"
+        )
     mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []

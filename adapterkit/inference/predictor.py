@@ -263,13 +263,17 @@ class Predictor:
         low_res = 4 * embedding.image.shape[-2], 4 * embedding.image.shape[-1]
         prompts = read_prompts(given, self._fit, low_res, named)
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
-        scores, presence = list(logits), list(logits)
+        squares, scores, presence = list(logits), list(logits), list(logits)
         # Prompts of one kind are decoded together. To pad the others would change their masks.
         for kind in dict.fromkeys(map(kind_of, prompts)):
             alike = [k for k, prompt in enumerate(prompts) if kind_of(prompt) == kind]
             found = self._decode(embedding, together([prompts[k] for k in alike]))
+            if multimask and found.all_iou.shape[2] == 1:
+                raise ValueError("multimask: this model gives one mask of each structure alone")
+            of_answers = found.logits()[0]
             for i, k in enumerate(alike):
                 logits[k], scores[k] = found.all_logits[0, i], found.all_iou[0, i]
+                squares[k] = of_answers[i]
                 certain = scores[k].new_tensor(torch.inf)
                 presence[k] = certain if found.presence is None else found.presence[0, i]
         chosen = slice(1, None) if multimask else 0
@@ -277,6 +281,7 @@ class Predictor:
             torch.stack(logits)[:, chosen],
             torch.stack(scores)[:, chosen],
             torch.stack(presence) if named else None,
+            None if multimask else torch.stack(squares),
         )
 
     def predict_frames(
@@ -358,12 +363,15 @@ class Predictor:
         low_res: Float[Tensor, "K *three h w"],
         scores: Float[Tensor, "K *three"],
         presence: Float[Tensor, "K"] | None = None,
+        square: Float[Tensor, "K S S"] | None = None,
     ) -> Prediction:
+        """`square` are the logits at the size of the model's input; None: interpolated ones."""
         assert self.image is not None
         fit = self._fit
         logits = low_res.new_zeros(*scores.shape, *fit.size)
         if len(scores):
-            square = _at_side(low_res.flatten(0, -3), fit.side)
+            if square is None:
+                square = _at_side(low_res.flatten(0, -3), fit.side)
             logits = fit.logits(square).view(logits.shape)
         if presence is not None:
             logits[presence < 0] = ABSENT

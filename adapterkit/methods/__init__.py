@@ -4,7 +4,17 @@ Importing this package registers those that come with adapterkit. A new one is a
 yours is a function with `register_method` wherever you define it.
 """
 
-from adapterkit.methods import medsam, msa, samed, samus, samus_plus, samus_plus_video, samus_video
+from adapterkit.methods import (
+    autosamus,
+    medsam,
+    msa,
+    samed,
+    samed_auto,
+    samus,
+    samus_plus,
+    samus_plus_video,
+    samus_video,
+)
 from adapterkit.methods.plugins import from_file, load_plugin
 from adapterkit.methods.registry import (
     Method,
@@ -18,6 +28,7 @@ from adapterkit.methods.registry import (
 __all__ = [
     "Method",
     "Schedule",
+    "autosamus",
     "find_method",
     "from_file",
     "load_plugin",
@@ -27,6 +38,7 @@ __all__ = [
     "parts_of",
     "register_method",
     "samed",
+    "samed_auto",
     "samus",
     "samus_plus",
     "samus_plus_video",

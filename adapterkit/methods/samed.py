@@ -10,6 +10,16 @@ from adapterkit.methods.checkpoints import trained_components
 from adapterkit.methods.registry import Mapped, Schedule, register_method
 from adapterkit.parts import LoRA, Normalise, Resize, Train
 
+SCHEDULE = Schedule(
+    learning_rate=5e-3,
+    batch_size=12,
+    optimizer="adamw",
+    weight_decay=0.1,
+    schedule="polynomial",
+    warmup_steps=250,
+)
+"""Of hitachinsk/SAMed, train.py and trainer.py, with --warmup --AdamW."""
+
 
 def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor], image_size: int = 512) -> Mapped:
     """The checkpoint does not tell its image size; 512 is that of the published ones."""
@@ -33,15 +43,7 @@ def read_checkpoint(base: ViT, tensors: Mapping[str, Tensor], image_size: int = 
 @register_method(
     "samed",
     title="SAMed",
-    # hitachinsk/SAMed, train.py and trainer.py, with --warmup --AdamW.
-    schedule=Schedule(
-        learning_rate=5e-3,
-        batch_size=12,
-        optimizer="adamw",
-        weight_decay=0.1,
-        schedule="polynomial",
-        warmup_steps=250,
-    ),
+    schedule=SCHEDULE,
     read_checkpoint=read_checkpoint,
 )
 def parts(view: ViT | None = None, rank: int = 4, image_size: int = 512) -> list[Part]:

@@ -1,5 +1,6 @@
 """The parts, as dataclasses that say what is attached where, and the modules behind them."""
 
+from adapterkit.parts.class_masks import ClassMasks
 from adapterkit.parts.class_prompts import ClassPrompts
 from adapterkit.parts.cnn_branch import CNNBranch, ConvBranch, CrossBranchAttention
 from adapterkit.parts.detail import Detail, DetailNet
@@ -8,6 +9,7 @@ from adapterkit.parts.lora import LoRA, LowRankUpdate
 from adapterkit.parts.normalise import Normalise
 from adapterkit.parts.peft import Adapted, BaseLayer, Peft, as_part
 from adapterkit.parts.position_adapter import PooledPosition, PositionAdapter
+from adapterkit.parts.prompt_generator import PromptGenerator, PromptNet
 from adapterkit.parts.registry import PARTS, register_part
 from adapterkit.parts.resize import Resize
 from adapterkit.parts.temporal_attention import AttentionOverTime, TemporalAttention
@@ -23,6 +25,7 @@ __all__ = [
     "BaseLayer",
     "Bottleneck",
     "CNNBranch",
+    "ClassMasks",
     "ClassPrompts",
     "ConvBranch",
     "ConvOverTime",
@@ -37,6 +40,8 @@ __all__ = [
     "Peft",
     "PooledPosition",
     "PositionAdapter",
+    "PromptGenerator",
+    "PromptNet",
     "ResidualSelfAttention",
     "Resize",
     "TemporalAttention",

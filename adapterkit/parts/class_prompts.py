@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adapterkit.attach.attachment import Attachment
 from adapterkit.attach.context import Context
 from adapterkit.parts.registry import register_part
+from adapterkit.parts.structures import checked_names
 
 CLASSES = "classes"
 """Under this name the context of a pass holds the class of each prompt, (P,); -1 for none."""
@@ -81,15 +82,9 @@ class ClassPrompts:
     tokens: int = 4
 
     def __post_init__(self) -> None:
-        names = [] if isinstance(self.structures, str) else list(self.structures)
-        if not names or len(set(names)) < len(names) or not all(map(_is_name, names)):
-            raise ValueError(
-                f"ClassPrompts(structures={self.structures!r}): expected the names of one or more "
-                "structures, each once"
-            )
+        object.__setattr__(self, "structures", checked_names(self, self.structures))
         if not 1 <= self.tokens <= 64:
             raise ValueError(f"ClassPrompts(tokens={self.tokens}): expected 1 to 64")
-        object.__setattr__(self, "structures", tuple(names))
 
     def attach(self, to: Attachment) -> None:
         decoder = to.decoder("ClassPrompts")
@@ -102,7 +97,3 @@ class ClassPrompts:
         to.add("class_prompts.presence", head)
         to.after(decoder.prompt_encoder, AddClassTokens(tokens, to.context))
         to.after(decoder.token_head, JudgePresence(head, to.context))
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(name.strip())

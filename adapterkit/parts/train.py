@@ -73,7 +73,7 @@ class Train:
                 continue  # Other adapters' parameters are no part of the model.
             module_path = plain_name(module_path)
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter in tied:
+                if parameter in tied or parameter in to.replaced:
                     continue
                 trained = Override(_initial(parameter))
                 path = ".".join(filter(None, ("trained", self.what, module_path, name)))

@@ -13,9 +13,11 @@ from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.registry import view
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.parts import ClassPrompts
+from adapterkit.parts import ClassMasks, PromptGenerator
 from adapterkit.parts.class_prompts import CLASSES, PRESENCE
 from adapterkit.parts.normalise import normalisation_of
+from adapterkit.parts.structures import structures_of
+from adapterkit.promptable.class_maps import ClassMaps
 from adapterkit.promptable.families import family_of, titles
 from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
@@ -77,8 +79,12 @@ class Segmenter(Promptable):
     @property
     def structures(self) -> tuple[str, ...]:
         """The names of the structures that can be asked for by their class, in order."""
-        named = [part.structures for part in self._active() if isinstance(part, ClassPrompts)]
-        return named[-1] if named else ()
+        return structures_of(self._active())
+
+    @property
+    def takes_clicks(self) -> bool:
+        """Not where an adapter gives a mask for each class at once."""
+        return not any(isinstance(part, ClassMasks) for part in self._active())
 
     @property
     def padding(self) -> Float[Tensor, "3"] | None:
@@ -118,6 +124,8 @@ class Segmenter(Promptable):
         return Embedding(image, self.image_size, maps | (adapters.handed_on() if adapters else {}))
 
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        if not self.takes_clicks:
+            return self._decode_every_class(embedding, prompts)
         prompts = self._asked(embedding, prompts)
         assert prompts.shape is not None
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
@@ -135,6 +143,35 @@ class Segmenter(Promptable):
             None if presence is None else presence.unflatten(0, prompts.shape),
         )
 
+    @property
+    def generates_prompts(self) -> bool:
+        """Where an adapter makes the prompt of a class, and needs no other."""
+        return any(isinstance(part, PromptGenerator) for part in self._active())
+
+    def _decode_every_class(self, embedding: Embedding, prompts: Prompts) -> ClassMaps:
+        """By the prompt encoder's embedding of no prompt, and one mask for each class."""
+        labels = prompts.labels
+        if prompts.given.keys() & {"boxes", "masks"} or (labels is not None and labels.max() >= 0):
+            raise ValueError(
+                "this adapter finds all its structures at once (ClassMasks), and takes neither "
+                "clicks nor boxes nor masks; give no prompt, or classes"
+            )
+        self._check_classes(prompts.classes)
+        images = len(embedding)
+        with self.given(embedding.maps, None):
+            sparse, dense = self.family.embed({})
+            logits, iou = self.family.predict(
+                DecoderInput(
+                    embedding.image,
+                    embedding.maps,
+                    self.family.positions(),
+                    sparse.expand(images, *sparse.shape[1:]),
+                    dense.expand(images, *dense.shape[1:]),
+                    count=1,
+                )
+            )
+        return ClassMaps.of(logits, embedding.image_size, prompts.classes, iou[:, 1:])
+
     def _active(self) -> list[Part]:
         """The parts of the active adapters, in order."""
         found = adapters_of(self.sam)
@@ -149,21 +186,27 @@ class Segmenter(Promptable):
                     "no prompt: give points with labels, boxes, or masks; a model without class "
                     "prompts has nothing to segment without"
                 )
-            return _with_a_point(
-                every_class(len(embedding), len(structures), embedding.image.device)
-            )
-        classes = prompts.classes
-        if classes is not None and not structures:
+            prompts = every_class(len(embedding), len(structures), embedding.image.device)
+        self._check_classes(prompts.classes)
+        is_alone = prompts.given.keys() == {"classes"}
+        return _with_a_point(prompts) if is_alone and not self.generates_prompts else prompts
+
+    def _check_classes(self, classes: Int[Tensor, "b k"] | None) -> None:
+        structures = self.structures
+        if classes is None:
+            return
+        if not structures:
             raise ValueError(
                 "classes are given, and this model has no class prompts; give points or boxes, or "
                 'inject a method with structures, such as "samus_plus"'
             )
-        if classes is not None and int(classes.max()) >= len(structures):
+        or_none = ", or -1 for none" if self.takes_clicks else ""
+        low, high = (int(each) for each in classes.aminmax())
+        if high >= len(structures) or (low < 0 and not self.takes_clicks):
             raise ValueError(
-                f"classes go up to {int(classes.max())}: expected 0 to {len(structures) - 1} "
-                f"({', '.join(structures)}), or -1 for none"
+                f"classes go from {low} to {high}: expected 0 to {len(structures) - 1} "
+                f"({', '.join(structures)}){or_none}"
             )
-        return _with_a_point(prompts) if prompts.given.keys() == {"classes"} else prompts
 
     @contextmanager
     def given(

@@ -19,6 +19,7 @@ from adapterkit.data.splits import Split
 from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
 from adapterkit.encoders.registry import view
 from adapterkit.methods import Method, find_method, from_file
+from adapterkit.parts import ClassMasks, PromptGenerator
 from adapterkit.promptable.loading import absolute
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 from adapterkit.system.command_line import bytes_in_words, check_positive
@@ -165,7 +166,14 @@ def _experiment(
         **{name: value for name, value in fitting.items() if name in method.options},
         **_options(config.options),
     )
-    prompts = config.prompts or ("mixed" if by_name else "1")
+    takes_clicks = not any(isinstance(part, ClassMasks) for part in parts)
+    alone = any(isinstance(part, ClassMasks | PromptGenerator) for part in parts)
+    prompts = config.prompts or ("class" if alone else "mixed" if by_name else "1")
+    if prompts != "class" and not takes_clicks:
+        raise ValueError(
+            f"--prompts {prompts}: method {method.name} gives a mask for each structure at once, "
+            "and takes no clicks; expected class"
+        )
     if prompts in ("class", "class+1", "mixed") and not by_name:
         raise ValueError(
             f"--prompts {prompts}: method {method.name} cannot be asked for a structure by name; "

@@ -46,6 +46,8 @@ PARTS = {
     "PadBeforeNorm": Drawing("padding before the norm", ("block input",)),
     "ResidualSelfAttention": Drawing("residual self-attention", ("mask decoder",)),
     "ClassPrompts": Drawing("tokens of classes", ("prompts",)),
+    "ClassMasks": Drawing("a mask for each class", ("mask decoder",)),
+    "PromptGenerator": Drawing("generator of prompts", ("prompts",), ("neck",)),
     "Detail": Drawing("detail: a small U-Net", ("mask decoder",), ("image", "neck")),
 }
 

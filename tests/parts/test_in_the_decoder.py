@@ -192,7 +192,7 @@ def test_bad_arguments_are_explained(sam: Sam, images: Tensor):
     with pytest.raises(ValueError, match="classes are given, and this model has no class prompts"):
         ak.Segmenter(ak.inject(sam, [Resize(SIZE)]))(images, every_class(2, 1))
     segmenter = ak.Segmenter(plus(ak.eject(sam)))
-    with pytest.raises(ValueError, match=r"classes go up to 3: expected 0 to 2 \(ventricle"):
+    with pytest.raises(ValueError, match=r"classes go from 0 to 3: expected 0 to 2 \(ventricle"):
         segmenter(images, every_class(2, 4))
 
 
