@@ -30,7 +30,7 @@ from adapterkit.evaluation.metrics import (
 )
 from adapterkit.promptable.points import choose_prompts
 from adapterkit.promptable.prompts import Prompts
-from adapterkit.promptable.protocol import Embedding, Promptable
+from adapterkit.promptable.protocol import Embedding, Masks, Promptable
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import atomic_write
 from adapterkit.system.random import seeded_generator
@@ -88,19 +88,9 @@ def predict(
         progress: what to call this in a progress bar; "" shows none.
         only: which images, labelled or not; None: all that are labelled.
     """
-    segmenter.eval()
-    state = PartialState()
-    device = next(segmenter.parameters()).device
-    batches = _batches(dataset, segmenter.reach, batch_size, only)
-    batches = batches[state.process_index :: state.num_processes]
-    loaded = DataLoader(dataset, batch_sampler=[images for images, _, _ in batches])
-    shown = bool(progress) and state.is_main_process
-    shown_batches = track(loaded, progress, len(batches), disable=not shown, transient=True)
-    for batch, (_, places, frames) in zip(shown_batches, batches, strict=True):
+    for embedding, batch in embedded(segmenter, dataset, batch_size, progress, only):
         with torch.no_grad():
-            embedding = segmenter.encode(batch["image"].to(device), frames)
-            batch = select(batch, places)
-            prompts, logits = _segment(segmenter, embedding.select(places), batch, points, seed)
+            prompts, logits = _segment(segmenter, embedding, batch, points, seed)
         names = batch["name"]
         others = [key for key in batch if key not in Sample.__annotations__]
         yield Predictions(
@@ -112,6 +102,31 @@ def predict(
             reference=batch["masks"].bool(),
             points=prompts,
         )
+
+
+def embedded(
+    segmenter: Promptable,
+    dataset: Dataset,
+    batch_size: int,
+    progress: str = "",
+    only: Collection[int] | None = None,
+) -> Iterator[tuple[Embedding, dict[str, Any]]]:
+    """Embeddings of the labelled images of this process's share of a data set, and their batches.
+
+    The arguments are those of `predict`.
+    """
+    segmenter.eval()
+    state = PartialState()
+    device = next(segmenter.parameters()).device
+    batches = _batches(dataset, segmenter.reach, batch_size, only)
+    batches = batches[state.process_index :: state.num_processes]
+    loaded = DataLoader(dataset, batch_sampler=[images for images, _, _ in batches])
+    shown = bool(progress) and state.is_main_process
+    shown_batches = track(loaded, progress, len(batches), disable=not shown, transient=True)
+    for batch, (_, places, frames) in zip(shown_batches, batches, strict=True):
+        with torch.no_grad():
+            embedding = segmenter.encode(batch["image"].to(device), frames)
+        yield embedding.select(places), select(batch, places)
 
 
 def select(batch: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
@@ -149,14 +164,14 @@ def _segment(
 ) -> tuple[Float[Tensor, "b k n 2"], Float[Tensor, "b k S S"]]:
     device = embedding.image.device
 
-    def segment(prompts: Prompts) -> Tensor:
-        return segmenter.decode(embedding, prompts.to(device)).logits()
+    def segment(prompts: Prompts) -> Masks:
+        return segmenter.decode(embedding, prompts.to(device))
 
     generators = [seeded_generator(seed, name) for name in batch["name"]]
     masks = batch["masks"].bool()
-    prompts = choose_prompts(masks, strategy, generators, lambda p: segment(p).float().cpu())
+    prompts = choose_prompts(masks, strategy, generators, segment)
     points = masks.new_zeros((*masks.shape[:2], 0, 2), dtype=torch.float32)
-    return points if prompts.points is None else prompts.points, segment(prompts)
+    return points if prompts.points is None else prompts.points, segment(prompts).logits()
 
 
 def dice_of_images(

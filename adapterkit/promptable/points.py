@@ -14,15 +14,17 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.strategies import PromptStrategy
 
-Segment = Callable[[Prompts], Float[Tensor, "B K H W"]]
-"""The mask logits that prompts give."""
+Segment = Callable[[Prompts], Masks]
+"""What a model answers to prompts."""
 
 
 def choose_prompts(
@@ -38,6 +40,13 @@ def choose_prompts(
     - "1": one random point of the structure.
     - "2-random", "2-entropy", "2-max-distance": a second one at random, where the prediction from
       the first is least certain, or farthest from the first.
+    - "2-uncertain": the second where it is least certain that the pixel is the structure's: the
+      probability of the mask times that the structure is in the image at all, asked for by its
+      class and the first point. Without a judged presence, "2-entropy" of that answer.
+    - "2-disagreement": where the model's three masks for an ambiguous prompt, asked by the first
+      point, differ most: the variance of their probabilities.
+    - "2-prior": where what the first point gives differs most from what the class alone gives, the
+      model's own prior of the structure.
     - "3", "5": so many, each further one at random where the prediction so far is wrong.
     - "box": the box around the structure, each edge moved by up to a tenth of the box's side; the
       whole image where the structure is absent.
@@ -74,17 +83,65 @@ def choose_prompts(
     drawn = [random_points(*each, count) for each in zip(masks, generators, strict=True)]
     points, labels = map(torch.stack, zip(*drawn, strict=True))
     first = Prompts(points, labels)
-    if strategy == "2-max-distance":
-        return _with(first, *farthest_point(masks, points[..., 0, :]))
-    if strategy == "2-entropy":
-        return _with(first, *entropy_point(masks, segment(first).sigmoid()))
+    size = masks.shape[-2], masks.shape[-1]
     if strategy in ("3", "5"):
         for _ in range(int(strategy) - 1):
-            first = corrected(first, masks, segment(first), generators)
+            first = corrected(first, masks, segment(first).logits(size), generators)
         return first
+    second = second_point(masks, strategy, first, classes, segment)
+    if second is not None:
+        return _with(first, *second)
     if strategy == "class+1":
         return Prompts(points, labels, classes=classes)
     return first
+
+
+def second_point(
+    masks: Bool[Tensor, "B K H W"],
+    strategy: PromptStrategy,
+    first: Prompts,
+    classes: Int[Tensor, "B K"],
+    segment: Segment,
+) -> tuple[Float[Tensor, "B K 1 2"], Int[Tensor, "B K 1"]] | None:
+    """The second point of each structure, and its label, as `choose_prompts` says; None for a
+    strategy that does not choose it by the first point or by what is predicted."""
+    size = masks.shape[-2], masks.shape[-1]
+    if strategy == "2-max-distance":
+        assert first.points is not None
+        return farthest_point(masks, first.points[..., 0, :])
+    if strategy == "2-entropy":
+        return entropy_point(masks, segment(first).logits(size).float().sigmoid())
+    if strategy == "2-uncertain":
+        found = segment(replace(first, classes=classes))
+        probabilities = _at_size(found.low_res_logits.float().sigmoid(), size)
+        if found.presence is not None:
+            probabilities = probabilities * found.presence.float().sigmoid()[..., None, None]
+        return entropy_point(masks, probabilities)
+    if strategy == "2-disagreement":
+        return _best(masks, _at_size(_disagreement(segment(first)), size).to(masks.device))
+    if strategy == "2-prior":
+        prior = segment(Prompts(classes=classes)).logits(size).float().sigmoid()
+        found = segment(first).logits(size).float().sigmoid()
+        return _best(masks, (prior - found).abs().to(masks.device))
+    return None
+
+
+def _disagreement(found: Masks) -> Float[Tensor, "B K h w"]:
+    """The variance of the probabilities of the masks for an ambiguous prompt.
+
+    Raises:
+        ValueError: the model gives one mask of each prompt.
+    """
+    if found.all_logits.shape[2] < 3:
+        raise ValueError(
+            "2-disagreement: this model gives one mask of each prompt; expected SAM's four, of "
+            "which three are for an ambiguous one"
+        )
+    return found.all_logits[:, :, 1:].float().sigmoid().var(dim=2)
+
+
+def _at_size(maps: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _with(

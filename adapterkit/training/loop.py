@@ -292,9 +292,9 @@ class _Run:
         def embedding() -> Embedding:
             return self.segmenter.encode(images, frames).select(labelled)
 
-        def segment(prompts: Prompts) -> Tensor:
+        def segment(prompts: Prompts) -> Masks:
             with torch.no_grad(), self.accelerator.autocast():
-                return self.segmenter.decode(embedding(), prompts).logits().float()
+                return self.segmenter.decode(embedding(), prompts)
 
         prompts = first_prompts(masks, self.settings.points, generators, segment)
         if self.on_first_batch is not None and self.done == 0:

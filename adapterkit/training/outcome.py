@@ -9,6 +9,7 @@ from rich.console import Console
 
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.agreement_figure import agreement_figure
+from adapterkit.evaluation.clicks import ClicksNeeded, clicks_table
 from adapterkit.evaluation.cost import inference_cost
 from adapterkit.evaluation.drawings import Drawing, draw_large
 from adapterkit.evaluation.evaluation import Evaluation, Predictions
@@ -44,6 +45,7 @@ class Outcome:
         drawings: a small one of each image.
         hearts: volumes and ejection fractions of the patients, by titles as of `evaluations`; none
             where the images are of no hearts.
+        clicks: how many it needs; None where that was not measured.
     """
 
     experiment: Experiment
@@ -55,6 +57,7 @@ class Outcome:
     extremes: Mapping[int, Predictions]
     drawings: Sequence[Drawing]
     hearts: Mapping[str, Hearts]
+    clicks: ClicksNeeded | None = None
 
     @property
     def main(self) -> Evaluation:
@@ -92,6 +95,7 @@ class Outcome:
             ),
             "history": [asdict(epoch) for epoch in self.history],
             "settings": asdict(experiment.settings),
+            **({} if self.clicks is None else {"clicks_to_90_iou": self.clicks.summary()}),
             **inference_cost(self.model, self.test, experiment.prompts[0]),
         }
 
@@ -100,12 +104,13 @@ class Outcome:
         experiment, size = self.experiment, self.experiment.image_size
         for prompts, found in self.of_prompts.items():
             found.write_csv(folder / per_image_file(prompts, experiment.prompts))
+        needed = "" if self.clicks is None else f"\n\n{clicks_table(self.clicks.summary())}"
         write_text(
             folder / "table.md",
             f"Base: {experiment.subject.base}. Data: {experiment.data}. Test: "
             f"{len(experiment.split.test)} {experiment.groups_are}, {len(self.test)} images. "
             f"Mean ± standard deviation over images; px are of {size}x{size}.\n\n"
-            f"{tables(self.evaluations, self.reported)}\n{self._table_of_hearts()}",
+            f"{tables(self.evaluations, self.reported)}{needed}\n{self._table_of_hearts()}",
         )
         self._write_hearts(folder)
         if self.history:

@@ -31,6 +31,7 @@ from rich.console import Console
 
 from adapterkit.data.dataset import SegmentationDataset
 from adapterkit.evaluation.batch_figure import batch_figure
+from adapterkit.evaluation.clicks import ClicksNeeded, clicks_needed
 from adapterkit.evaluation.cost import machine, peak_memory
 from adapterkit.evaluation.drawings import Drawings
 from adapterkit.evaluation.evaluation import Evaluation, Predictions, evaluate
@@ -133,13 +134,23 @@ def _performed(
     test, main = sets["test"], experiment.prompts[0]
     drawings, hearts = Drawings(test), HeartsOfTest(test)
     of_prompts = _with_each_prompt(experiment, model, test, drawings, hearts)
+    clicks = _clicks(experiment, model, test)
     extremes = predict_extremes(model, test, of_prompts[main], seed=settings.seed, points=main)
     images, of_hearts = drawings.of_all(), hearts.of_all()
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
     outcome = Outcome(
-        experiment, model, test, of_prompts, evaluations, history, extremes, images, of_hearts
+        experiment,
+        model,
+        test,
+        of_prompts,
+        evaluations,
+        history,
+        extremes,
+        images,
+        of_hearts,
+        clicks,
     )
     metrics = outcome.metrics() | {
         "images": {part: len(each) for part, each in sets.items()},
@@ -225,6 +236,22 @@ def _with_each_prompt(
         )
         found[prompts] = experiment.with_groups(evaluation)
     return found
+
+
+def _clicks(
+    experiment: Experiment, model: Promptable, test: SegmentationDataset
+) -> ClicksNeeded | None:
+    """Of a model that is tested with clicks where its mask is wrong."""
+    if not {"3", "5"} & {*experiment.prompts}:
+        return None
+    settings = experiment.settings
+    return clicks_needed(
+        model,
+        test,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress="test, clicks to 90 % IoU",
+    )
 
 
 def _zero_shot(

@@ -14,6 +14,7 @@ from adapterkit.promptable.points import (
     random_points,
 )
 from adapterkit.promptable.prompts import Prompts
+from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.random import seeded_generator
 
@@ -190,6 +191,12 @@ def test_errors():
         entropy_point(masks, torch.full((2, 4, 4), float("nan")))
 
 
+def answer(*logits: torch.Tensor, presence: torch.Tensor | None = None) -> Masks:
+    """What a model answers, of one mask for each prompt or several."""
+    every = torch.stack(logits, dim=2)
+    return Masks(every, torch.zeros(every.shape[:3]), every.shape[-1], presence)
+
+
 def least_certain(masks, where):
     """Logits that say nothing at the pixel `where` of each mask, and are sure elsewhere."""
     logits = torch.full(masks.shape, 9.0)
@@ -202,9 +209,10 @@ def test_strategies_share_the_first_point(strategy):
     masks = random_masks((2, 3, 9, 8), 7) | (torch.arange(8) == 5)
     asked = []
 
-    def segment(prompts: Prompts) -> torch.Tensor:
+    def segment(prompts: Prompts) -> Masks:
         asked.append(prompts)
-        return least_certain(masks, (5, 6))
+        assert prompts.shape is not None
+        return answer(least_certain(masks[-prompts.shape[0] :], (5, 6)))
 
     def generators():
         return [seeded_generator(0, name) for name in ("a", "b")]
@@ -221,7 +229,7 @@ def test_strategies_share_the_first_point(strategy):
         assert (points[:, :, 1] == torch.tensor([5.0, 6.0])).all()
     elif strategy == "2-max-distance":
         assert torch.equal(points[:, :, 1:], farthest_point(masks, first[:, :, 0])[0])
-    alone = choose_prompts(masks[1:], strategy, generators()[1:], lambda each: segment(each)[1:])
+    alone = choose_prompts(masks[1:], strategy, generators()[1:], segment)
     assert torch.equal(points_of(alone)[0], points[1:])
 
 
@@ -234,7 +242,49 @@ def points_of(prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
 def chosen(masks: torch.Tensor, strategy: PromptStrategy, wrong: torch.Tensor) -> Prompts:
     generators = [seeded_generator(0, name) for name in ("a", "b")]
     predicted = torch.where(masks ^ wrong, 9.0, -9.0)
-    return choose_prompts(masks, strategy, generators, lambda _: predicted)
+    return choose_prompts(masks, strategy, generators, lambda _: answer(predicted))
+
+
+def at(logits: torch.Tensor, x: int, y: int, value: float) -> torch.Tensor:
+    logits = logits.clone()
+    logits[..., y, x] = value
+    return logits
+
+
+def test_second_points_by_what_the_model_says_of_presence_of_ambiguity_and_of_the_class():
+    masks = torch.ones(1, 2, 8, 8, dtype=torch.bool)
+    sure = torch.full((1, 2, 8, 8), 9.0)
+    generators = [seeded_generator(0, "a")]
+
+    def second(strategy: PromptStrategy, segment) -> list[list[float]]:
+        points, labels = points_of(choose_prompts(masks, strategy, generators, segment))
+        assert points.shape == (1, 2, 2, 2)
+        assert labels.all()
+        return points[0, :, 1].tolist()
+
+    # The first is there, and its mask undecided at (2, 3). The second may be absent: then half
+    # certain is what its mask is sure of at (4, 5), the more so than at (2, 3).
+    presence = torch.tensor([[9.0, 0.0]])
+    undecided = at(at(sure, 2, 3, 0.0), 4, 5, 20.0)
+
+    def by_class(prompts: Prompts) -> Masks:
+        assert prompts.classes is not None
+        assert prompts.points is not None
+        return answer(undecided, presence=presence)
+
+    assert second("2-uncertain", by_class) == [[2, 3], [4, 5]]
+    without = second("2-uncertain", lambda _: answer(undecided))
+    assert without == [[2, 3], [2, 3]]
+
+    three = [at(sure, 6, 1, value) for value in (-9.0, 0.0, 9.0)]
+    assert second("2-disagreement", lambda _: answer(sure, *three)) == [[6, 1], [6, 1]]
+    with pytest.raises(ValueError, match="2-disagreement: this model gives one mask"):
+        second("2-disagreement", lambda _: answer(sure))
+
+    def other_than_by_click(prompts: Prompts) -> Masks:
+        return answer(at(sure, 7, 0, -9.0) if prompts.classes is None else sure)
+
+    assert second("2-prior", other_than_by_click) == [[7, 0], [7, 0]]
 
 
 def test_further_points_are_where_the_prediction_is_wrong():
@@ -292,9 +342,9 @@ def test_boxes_are_moved_within_the_image_and_are_all_of_it_around_nothing():
 def test_strategy_errors():
     masks = torch.ones(2, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="'3-random': expected one of"):
-        choose_prompts(masks, "3-random", [torch.Generator()] * 2, lambda *_: masks.float())  # pyright: ignore[reportArgumentType]
+        choose_prompts(masks, "3-random", [torch.Generator()] * 2, lambda _: answer(masks.float()))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="2 images, but 1 generators"):
-        choose_prompts(masks, "1", [torch.Generator()], lambda *_: masks.float())
+        choose_prompts(masks, "1", [torch.Generator()], lambda _: answer(masks.float()))
 
 
 def test_a_box_goes_from_edge_to_edge_of_the_pixels():

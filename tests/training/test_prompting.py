@@ -4,6 +4,7 @@ import torch
 
 import adapterkit as ak
 from adapterkit.promptable.points import choose_prompts
+from adapterkit.promptable.protocol import Masks
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.prompting import answers, first_prompts
 from tests.models import ECHO
@@ -16,8 +17,8 @@ def generators(seed: int) -> list[torch.Generator]:
     return [seeded_generator(seed, name) for name in ("a", "b")]
 
 
-def nothing(prompts: ak.Prompts) -> torch.Tensor:
-    return torch.zeros(MASKS.shape)
+def nothing(prompts: ak.Prompts) -> Masks:
+    return Masks(torch.zeros(2, 3, 1, 64, 64), torch.zeros(2, 3, 1), image_size=64)
 
 
 def test_a_mixed_step_asks_by_class_and_by_click_or_box():
