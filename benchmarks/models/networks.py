@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from benchmarks.models.ce_net import ce_net, small_ce_net
+from benchmarks.models.dynunet import dynunet, small_dynunet
 from benchmarks.models.h2former import h2former, small_h2former
 from benchmarks.models.segmentation_model import SegmentationModel
 from benchmarks.models.swin_unet import small_swin_unet, swin_unet
@@ -91,5 +92,13 @@ NETWORKS = {
         parameters=33_698_720,
         source="the authors' code, counted: NKUhealong/H2Former at 8dad87e, 256 pixels, "
         "four input channels, two classes",
+    ),
+    "DynUNet": Architecture(
+        encoder="none",
+        published=dynunet,
+        small=small_dynunet,
+        parameters=20_619_082,
+        source="the authors' code, counted: MIC-DKFZ/dynamic-network-architectures at d35f85c, "
+        "PlainConvUNet of six stages, which is for 224 pixels, one input channel, two classes",
     ),
 }

@@ -2,11 +2,13 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.models.__main__ import Config, count_parameters, main
@@ -41,7 +43,7 @@ def draw_batch(size: int = 64) -> tuple[Tensor, Tensor]:
 
 def test_the_command_s_table_has_every_size_within_five_percent(capsys: pytest.CaptureFixture[str]):
     main(Config())
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:7]]
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:8]]
     assert [row[0] for row in rows] == list(NETWORKS)
     for _, _, measured, published, _, small in rows:
         assert millions(measured) == pytest.approx(millions(published), rel=0.05)
@@ -106,6 +108,11 @@ def test_a_small_network_overfits_one_batch(name: str):
     F.cross_entropy(model(images), classes).backward()
     unreached = [each for each, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert unreached == []
+
+
+@every_network
+def test_no_tensor_has_two_names_in_its_file(name: str, tmp_path: Path):
+    save_file(build_small(name).state_dict(), tmp_path / "network.safetensors")
 
 
 @every_network
