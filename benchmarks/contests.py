@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from adapterkit.evaluation.tables import markdown
 from adapterkit.system.files import atomic_write
 from benchmarks.measuring import Measured
-from benchmarks.work import Contestant, Work, share_of_work
+from benchmarks.work import Contestant, Work, share_of_work, trained_parameters
 
 
 def groups() -> Iterator[list[Contestant]]:
@@ -53,6 +53,13 @@ def groups() -> Iterator[list[Contestant]]:
     ]
     compiled = [Contestant(samus, compiled=True, fast=fast) for fast in (False, True)]
     yield [Contestant(samus), Contestant(samus, fast=True), *compiled]
+    # What it costs to answer: an image's embedding, all its structures, and one more click.
+    for method in ("SAMUS+", "SAMUS"):
+        for base, size in (("ViT-B", 256), ("small Sam", 128)):
+            yield [
+                Contestant(Work(base, method, task, size, 1, structures=3))
+                for task in ("encoding", "all structures", "further prompt")
+            ]
     # An epoch in which every structure is seen: one encoder pass for each, or one for each image.
     each = Work("ViT-B", "SAMUS", "training step", 256, 4)
     together = replace(each, structures=3)
@@ -117,6 +124,33 @@ def table(results: Sequence[Sequence[Measured]], rates: dict[torch.dtype, float]
     header = ["work", "how", "s", "times faster", "GiB", "ratio", "own GiB", "ratio", "GFLOP"]
     header.append("of the ceiling")
     return markdown(header, rows)
+
+
+def costs(results: Sequence[Sequence[Measured]]) -> str:
+    """What it costs to answer, of the groups that measured it; "" without any.
+
+    A row for each method and base: operations for all structures of an image, and what a further
+    prompt takes beside the embedding, by operations and by the median of the times.
+    """
+    rows = []
+    for group in results:
+        of_tasks = {each.contestant.work.task: each for each in group}
+        if not {"encoding", "all structures", "further prompt"} <= of_tasks.keys():
+            continue
+        every, further = of_tasks["all structures"], of_tasks["further prompt"]
+        encoding, work = of_tasks["encoding"], every.contestant.work
+        by_time = statistics.median(further.seconds) / statistics.median(encoding.seconds)
+        rows.append(
+            [
+                f"{work.method} on {work.base}, {work.image_size}x{work.image_size}",
+                f"{trained_parameters(work) / 1e6:.2f} M",
+                f"{every.flop / 1e9:,.1f}",
+                f"{further.flop / encoding.flop:.1%}",
+                f"{by_time:.1%}",
+            ]
+        )
+    heads = ["what", "trained", "GFLOP, all of 3 structures", "further prompt, operations", "time"]
+    return markdown(heads, rows) if rows else ""
 
 
 def times(results: Sequence[Sequence[Measured]]) -> str:

@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     from rich.progress import track
 
     from adapterkit.training.run_folder import new_folder, write_text
-    from benchmarks.contests import draw_scaling, expected, groups, is_chosen, table, times
+    from benchmarks.contests import costs, draw_scaling, expected, groups, is_chosen, table, times
     from benchmarks.measuring import ceilings, default_device, in_words, machine, measure
 
     check_positive(config, "rounds")
@@ -59,6 +59,10 @@ def main(config: Config) -> None:
         # After every group, so that an interruption loses one group only.
         write_text(folder / "table.md", f"{heading}\n{table(results, rates)}")
         write_text(folder / "times.csv", times(results))
+    answers = costs(results)
+    if answers:
+        console.print(f"\n{answers}", highlight=False, soft_wrap=True)
+        write_text(folder / "table.md", f"{heading}\n{table(results, rates)}\n\n{answers}\n")
     draw_scaling(results, folder / "scaling.png")
     console.print(f"results in {folder}", soft_wrap=True)
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import adapterkit as ak
 from adapterkit.methods import find_method, method_names
@@ -30,15 +31,17 @@ METHODS = {"SAM": None, **{find_method(name).title: name for name in method_name
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed: an image embedding, or a training step on one point per structure."""
+    """What is timed: an image embedding, also as the encoding that an answer starts with; all
+    structures of an image, from its pixels, by name where the method knows names, else by a click
+    each; one more click on an embedded image; or a training step on one point per structure."""
 
     base: str
     method: str
-    task: Literal["embedding", "training step"]
+    task: Literal["embedding", "encoding", "all structures", "further prompt", "training step"]
     image_size: int
     batch: int
     structures: int = 1
-    """Prompted in each image, in training."""
+    """Of each image, which a method that knows structures by name is told."""
 
     def __str__(self) -> str:
         several = f", {self.structures} structures each" if self.structures > 1 else ""
@@ -82,7 +85,7 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
         config = replace(config, image_size=work.image_size)
     sam, method = ak.build_sam(config, seed=0), METHODS[work.method]
     if method is not None:
-        ak.inject(sam, method, image_size=work.image_size)
+        ak.inject(sam, method, **options_of(work))
     sam.to(device)
     with torch.device(device):
         images = 255 * torch.rand(work.batch, 3, work.image_size, work.image_size)
@@ -101,8 +104,10 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
         with autocast:
             segmenter.encode(images)
 
-    if work.task == "embedding":
+    if work.task in ("embedding", "encoding"):
         return embed
+    if work.task != "training step":
+        return asked(segmenter, work, images, ak.Prompts(points, labels), autocast)
 
     segmenter.train()
     trained = [each for each in segmenter.parameters() if each.requires_grad]
@@ -123,6 +128,48 @@ def prepared(contestant: Contestant, device: str, kept: ExitStack) -> Callable[[
         optimizer.zero_grad()
 
     return step
+
+
+def options_of(work: Work) -> dict[str, Any]:
+    """What the method is injected with."""
+    name = METHODS[work.method]
+    assert name is not None
+    options: dict[str, Any] = {"image_size": work.image_size}
+    if "structures" in find_method(name).options:
+        options["structures"] = [f"structure {k + 1}" for k in range(work.structures)]
+    return options
+
+
+def asked(
+    segmenter: ak.Segmenter,
+    work: Work,
+    images: Tensor,
+    clicks: ak.Prompts,
+    autocast: torch.autocast,
+) -> Callable[[], None]:
+    """The work of what is done with an answer: all of it from the pixels, or one more click."""
+    segmenter.eval()
+    with torch.no_grad():
+        embedding = segmenter.encode(images)
+
+    @torch.no_grad()
+    def every_structure() -> None:
+        with autocast:
+            segmenter(images, None if segmenter.structures else clicks).logits()
+
+    @torch.no_grad()
+    def one_more() -> None:
+        with autocast:
+            segmenter.decode(embedding, clicks.map(lambda each: each[:, :1])).logits()
+
+    return every_structure if work.task == "all structures" else one_more
+
+
+def trained_parameters(work: Work) -> int:
+    """What the work's method trains, on its base."""
+    with torch.device("meta"):
+        sam = ak.build_sam(BASES[work.base])
+    return ak.summary(ak.inject(sam, METHODS[work.method], **options_of(work))).trained_parameters
 
 
 def share_of_work(work: Work) -> int:

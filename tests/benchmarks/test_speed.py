@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import adapterkit as ak
 from adapterkit.system.command_line import run
 from benchmarks import measuring, profile, speed, work
 
@@ -56,6 +59,23 @@ def test_it_leaves_a_table_all_times_and_a_plot(call: Call, tmp_path: Path):
     assert table.splitlines()[-1] in printed
     assert "1.00 (1.00 to 1.00)" in table
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_it_costs_to_answer_is_a_table_of_its_own(call: Call, tmp_path: Path):
+    only = "SAMUS+ on small Sam, 128x128, further prompt"
+    printed = call(speed, "--only", only, "--rounds", "1", "--out", tmp_path / "speed")
+    head = "| SAMUS+ on small Sam, 128x128 |"
+    (row,) = [line for line in printed.splitlines() if line.startswith(head)]
+    trained, flop, operations, time = (each.strip() for each in row.strip("| ").split("|")[1:])
+    sam = ak.inject(ak.build_sam(work.BASES["small Sam"], seed=0), "samus_plus", image_size=128,
+                    structures=["a", "b", "c"])  # fmt: skip
+    assert trained == f"{ak.summary(sam).trained_parameters / 1e6:.2f} M"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ak.Segmenter(sam)(torch.rand(1, 3, 128, 128) * 255)
+    assert flop == f"{counter.get_total_flops() / 1e9:,.1f}"
+    assert 0 < float(operations.rstrip("%")) < 30
+    assert float(time.rstrip("%")) > 0
+    assert row in (tmp_path / "speed" / "table.md").read_text()
 
 
 def test_large_work_has_a_process_for_each_turn(monkeypatch: pytest.MonkeyPatch):
