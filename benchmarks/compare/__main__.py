@@ -58,6 +58,10 @@ class Config:
     """Use only so many patients, drawn at random; without --data, make so many, 50 by default."""
     training_patients: int | None = None
     """Train on so many of the training patients alone, with the same others for the test."""
+    trained_on: str | None = None
+    """Train and validate on the images of one kind alone, as ATTRIBUTE=VALUE: view=2CH, or
+    quality=Good where the data state it. The tables then have the test images of each kind apart,
+    and the differences are of those that are out of the training's domain."""
     augment: bool = False
     """Augment the training images as the published SAMUS does."""
     batch_size: int = 8
@@ -106,6 +110,8 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Raises ValueError for options that do not fit."""
+    from benchmarks.compare.domains import kind_in_words
+
     check_positive(config, "epochs", "patients", "training_patients", "batch_size", "learning_rate")
     for option in ("methods", "seeds"):
         given = getattr(config, option)
@@ -115,7 +121,9 @@ def check(config: Config) -> None:
         raise ValueError(f"--ray {' '.join(config.ray)}: expected one address, or none")
     if config.paper and (config.data is None or config.checkpoint is None):
         raise ValueError("--paper is on CAMUS and SAM: give --data and --checkpoint too")
-    for option in ("epochs", "patients", "training_patients", "learning_rate"):
+    if config.trained_on is not None:
+        kind_in_words(config.trained_on)
+    for option in ("epochs", "patients", "training_patients", "learning_rate", "trained_on"):
         if config.paper and getattr(config, option) is not None:
             raise ValueError(
                 f"--paper sets what --{option.replace('_', '-')} does; give one of the two"
@@ -146,6 +154,7 @@ def setting_of(config: Config) -> "Setting":
         learning_rate=config.learning_rate,
         patients=config.patients,
         training_patients=config.training_patients,
+        trained_on=config.trained_on,
         epochs=config.epochs or default_epochs,
         batch_size=config.batch_size,
         augment=config.augment or config.paper,

@@ -21,7 +21,9 @@ from benchmarks.compare.tables import TABLES
 
 _TEXT = 7  # points
 _MARKERS = "osD^vP*X"
-_STRATEGIES = tuple(name for name, _ in TABLES[-1].entries)
+_STRATEGIES = tuple(
+    name for name, prompts in TABLES[-1].entries if prompts == SYSTEMS[name].tested_with[0]
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,39 @@ class SystemResults:
             if value is not None:
                 found.append(value)
         return found
+
+
+def of_kind(each: SystemResults, attribute: str, values: Collection[str]) -> SystemResults:
+    """The same, of the test images alone whose attribute has one of these values."""
+    return replace(
+        each,
+        finished=[
+            replace(run, evaluation=_where(run.evaluation, attribute, values))
+            for run in each.finished
+        ],
+    )
+
+
+def _where(evaluation: Evaluation, attribute: str, values: Collection[str]) -> Evaluation:
+    kept = [i for i, of in enumerate(evaluation.attributes) if of[attribute] in values]
+    return replace(
+        evaluation,
+        names=[evaluation.names[i] for i in kept],
+        attributes=[evaluation.attributes[i] for i in kept],
+        values={metric: value[kept] for metric, value in evaluation.values.items()},
+    )
+
+
+def kinds_of(results: Sequence[SystemResults], attribute: str) -> list[str]:
+    """The values of an attribute of the test images, sorted."""
+    return sorted(
+        {
+            of[attribute]
+            for each in results
+            for run in each.finished[:1]
+            for of in run.evaluation.attributes
+        }
+    )
 
 
 def read_results(comparison: Path, setting: Setting) -> list[SystemResults]:

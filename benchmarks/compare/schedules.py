@@ -37,6 +37,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "swin-unet": {**_SGD, "learning_rate": 0.05},
     # Beckschen/TransUNet, train.py.
     "transunet": {**_SGD, "learning_rate": 0.01},
+    # MIC-DKFZ/nnUNet, nnUNetTrainer.py; its momentum of 0.99 is left at 0.9.
+    "dynunet": {**_SGD, "learning_rate": 0.01, "weight_decay": 3e-5, "batch_size": 12},
     # NKUhealong/H2Former, train.py.
     "h2former": {
         "optimizer": "adamw",

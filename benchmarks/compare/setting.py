@@ -12,6 +12,7 @@ from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
 from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json
+from benchmarks.compare.domains import repeated, trained_on
 from benchmarks.compare.systems import Base, Precision, ScheduleName
 
 REPORTED_SIZE = 256
@@ -38,6 +39,8 @@ class Setting:
         augment: whether the training images are augmented.
         mixed_precision: of the training.
         activation_checkpointing: of what adapts a Sam.
+        trained_on: the kind of images to train and validate on, "view=2CH" say; None: all.
+        repeats: how often each training image comes in an epoch.
     """
 
     data: Path
@@ -54,6 +57,8 @@ class Setting:
     mixed_precision: Precision | None
     activation_checkpointing: bool
     training_patients: int | None = None
+    trained_on: str | None = None
+    repeats: int = 1
 
     @property
     def base(self) -> Base:
@@ -83,6 +88,10 @@ def data_of(setting: Setting) -> tuple[Collection, Split]:
         order = np.random.default_rng(0).permutation(len(split.train))
         kept = sorted(split.train[i] for i in order[: setting.training_patients])
         split = replace(split, train=tuple(kept))
+    if setting.trained_on is not None:
+        collection, split = trained_on(collection, split, setting.trained_on)
+    if setting.repeats > 1:
+        collection = repeated(collection, split, setting.repeats)
     return collection, split
 
 

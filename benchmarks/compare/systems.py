@@ -105,15 +105,31 @@ SYSTEMS: dict[str, System] = {
     "medsam": Prompted("medsam"),
     "samed": Prompted("samed"),
     "msa": Prompted("msa", halved=True),
+    "autosamus": Prompted("autosamus", trained_with="class", tested_with=("class",)),
+    "samed-auto": Prompted("samed_auto", trained_with="class", tested_with=("class",)),
     "unet": Network("U-Net"),
     "ce-net": Network("CE-Net"),
     "swin-unet": Network("Swin-Unet"),
     "transunet": Network("TransUNet"),
     "h2former": Network("H2Former"),
+    "dynunet": Network("DynUNet"),
     "samus-plus": Prompted(
         "samus_plus",
         trained_with="mixed",
-        tested_with=("class", "1", "3", "5", "box", "class+1"),
+        tested_with=(
+            "class",
+            "1",
+            "2-random",
+            "2-entropy",
+            "2-max-distance",
+            "2-uncertain",
+            "2-disagreement",
+            "2-prior",
+            "3",
+            "5",
+            "box",
+            "class+1",
+        ),
     ),
     "samus-plus-class": Prompted(
         "samus_plus", ", trained by class alone", trained_with="class", tested_with=("class",)
@@ -127,5 +143,6 @@ SYSTEMS: dict[str, System] = {
     "samus-2-random": _samus_with("2-random", ", 2 random points"),
     "samus-2-entropy": _samus_with("2-entropy", ", second point by entropy"),
     "samus-2-distance": _samus_with("2-max-distance", ", second point by max distance"),
+    "samus-2-disagreement": _samus_with("2-disagreement", ", second point by disagreement"),
 }
 """The names are those of `--methods` and of the runs' folders."""

@@ -6,11 +6,14 @@ from typing import get_args
 
 from adapterkit.evaluation.tables import HEADS, markdown
 from adapterkit.promptable.strategies import PromptStrategy
+from benchmarks.compare.domains import kind_in_words
 from benchmarks.compare.results import (
     SIGNIFICANCE,
     SystemResults,
     differences,
+    kinds_of,
     mean_and_deviation,
+    of_kind,
     smallest_p,
 )
 from benchmarks.compare.setting import REPORTED_SIZE, Setting
@@ -62,9 +65,22 @@ TABLES = (
         "without a prompt",
         tuple(
             (name, "class")
-            for name in ("unet", "ce-net", "swin-unet", "transunet", "h2former", "samus-plus")
+            for name in (
+                "unet",
+                "ce-net",
+                "swin-unet",
+                "transunet",
+                "h2former",
+                "dynunet",
+                "samed-auto",
+                "autosamus",
+                "samus-plus",
+            )
         ),
-        f"The image alone: all structures are found in it. {_PLUS}; it is asked for each by name.",
+        f"The image alone: all structures are found in it. {_PLUS}; it is asked for each by name. "
+        "DynUNet is MONAI's, built as nnU-Net builds its own; SAMed here is as published, without "
+        "a prompt; AutoSAMUS is trained whole, where its authors train the generator of prompts "
+        "on a trained SAMUS.",
         reference=("samus-plus", "class"),
     ),
     Table(
@@ -79,7 +95,7 @@ TABLES = (
         tuple(
             ("samus-plus", prompts)
             for prompts in get_args(PromptStrategy)
-            if prompts in SYSTEMS["samus-plus"].tested_with
+            if prompts in SYSTEMS["samus-plus"].tested_with and not prompts.startswith("2-")
         ),
     ),
     Table(
@@ -100,14 +116,23 @@ TABLES = (
         "All but one are trained by class, click and box together.",
     ),
     Table(
-        "prompts of SAMUS",
+        "second points by strategy",
         (
             ("samus", "1"),
             ("samus-2-random", "2-random"),
             ("samus-2-entropy", "2-entropy"),
             ("samus-2-distance", "2-max-distance"),
+            ("samus-2-disagreement", "2-disagreement"),
+            ("samus-plus", "1"),
+            *(
+                ("samus-plus", prompts)
+                for prompts in get_args(PromptStrategy)
+                if prompts.startswith("2-")
+            ),
         ),
-        "Each is trained and tested with its own strategy. The first point is the same in all.",
+        "Each SAMUS is trained and tested with its own strategy; SAMUS+ is one training, asked in "
+        "each way. Uncertainty, of presence and mask together, and class prior need its class "
+        "prompts, but no class is told with the two points. The first point is the same in all.",
     ),
 )
 """Those with a prompt and those without are two tasks, and never in one table."""
@@ -125,11 +150,19 @@ def report(setting: Setting, results: Sequence[SystemResults]) -> str:
         # One column of an ablation tells nothing.
         if len(shown) > 1 or (shown and table.reference is not None):
             sections.append(f"## Table {number}: {table.subject}")
-            sections.append(_table(shown, setting.paper))
+            sections.append(_table(shown, setting))
             sections += [table.remark] if table.remark else []
+            sections += _clicks(shown)
         if table.reference is not None and len([each for each in shown if each.finished]) > 1:
             sections.append("### Which differences are real")
-            sections.append(differences_in_words(shown, by_entry.get(table.reference)))
+            outside = _outside(results, setting)
+            reference = by_entry.get(table.reference)
+            sections += [_OUTSIDE] if setting.trained_on else []
+            sections.append(
+                differences_in_words(
+                    [outside(each) for each in shown], reference and outside(reference)
+                )
+            )
     sections += ["## On the validation patients", _validation(results)]
     sections += ["## Per structure", _structures(results)]
     main = [each for each in results if each.is_main]
@@ -151,6 +184,13 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
             for part in metrics[kind]
         )
     seeds = sorted({run.seed for run in finished})
+    domain = ""
+    if setting.trained_on is not None:
+        attribute, value = kind_in_words(setting.trained_on)
+        domain = (
+            f"Trained and validated on the images of {attribute} {value} alone, and tested on "
+            f"those of every {attribute}: the others are out of the training's domain."
+        )
     schedule = f"the {setting.schedule} schedule"
     if setting.learning_rate is not None:
         schedule += f" at a learning rate of {setting.learning_rate:g}"
@@ -158,6 +198,7 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
     machines = dict.fromkeys(run.metrics["machine"] for run in finished)
     lines = [
         f"Data: {setting.data_name}. {counts or 'No run is finished yet'}.",
+        domain,
         f"Base: {setting.base.name}; {networks}. Epochs: {setting.epochs}, of the same "
         f"{'augmented ' if setting.augment else ''}images by {schedule}; the epoch with the best "
         "validation Dice is tested.",
@@ -171,17 +212,62 @@ def _setting_in_words(setting: Setting, results: Sequence[SystemResults]) -> str
     return "\n".join(filter(None, lines))
 
 
-def _table(shown: Sequence[SystemResults], with_paper: bool) -> str:
+_OUTSIDE = "Of the test images that are of another kind than those of the training."
+
+
+def _outside(
+    results: Sequence[SystemResults], setting: Setting
+) -> Callable[[SystemResults], SystemResults]:
+    """What leaves the images that are out of the training's domain; all, where it has all."""
+    if setting.trained_on is None:
+        return lambda each: each
+    attribute, inside = kind_in_words(setting.trained_on)
+    others = [kind for kind in kinds_of(results, attribute) if kind != inside]
+    return lambda each: of_kind(each, attribute, others)
+
+
+def _table(shown: Sequence[SystemResults], setting: Setting) -> str:
+    if setting.trained_on is not None:
+        return _table_by_kind(shown, setting.trained_on)
     rows = []
     for column, metric in enumerate(("dice", "hausdorff_px")):
         head, _ = HEADS[metric]
         rows.append([head, *(_metric(each, metric) for each in shown)])
-        if with_paper:
+        if setting.paper:
             paper = [
                 f"{PAPER[each.name][column]:.2f}" if each.name in PAPER else "" for each in shown
             ]
             rows.append([f"{head}, paper", *paper])
     return markdown(["", *(each.full_title for each in shown)], rows)
+
+
+def _table_by_kind(shown: Sequence[SystemResults], trained_on: str) -> str:
+    """The same of the test images of each kind, the training's first."""
+    attribute, inside = kind_in_words(trained_on)
+    kinds = sorted(kinds_of(shown, attribute), key=lambda kind: kind != inside)
+    rows = []
+    for metric in ("dice", "hausdorff_px"):
+        for kind in kinds:
+            where = "as trained on" if kind == inside else "not trained on"
+            cells = [_metric(of_kind(each, attribute, [kind]), metric) for each in shown]
+            rows.append([f"{HEADS[metric][0]}, {attribute} {kind}, {where}", *cells])
+    return markdown(["", *(each.full_title for each in shown)], rows)
+
+
+def _clicks(shown: Sequence[SystemResults]) -> list[str]:
+    """How many each system of a table needs, where one was asked with several."""
+    of_systems = {each.name: each for each in shown if each.prompts in ("3", "5")}
+    lines = []
+    for each in of_systems.values():
+        clicks = each.cost("clicks_to_90_iou", "mean", "clicks")
+        reached = [100 * share for share in each.cost("clicks_to_90_iou", "mean", "reached")]
+        if clicks:
+            lines.append(
+                f"{each.title} needs {_cell(each, clicks, '{:.1f}')} clicks to an IoU of 90 %, "
+                f"of 20, which count where they were not enough; enough they are for "
+                f"{_cell(each, reached, '{:.0f}')} % of the structures."
+            )
+    return lines
 
 
 def _structures(results: Sequence[SystemResults]) -> str:

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +20,21 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 
 import adapterkit as ak
+from adapterkit.data.collections import open_collection
+from adapterkit.data.image_file import DataError
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.evaluation.evaluation import Evaluation
+from adapterkit.promptable.class_maps import ClassMaps
 from adapterkit.system.command_line import run
 from adapterkit.training import runner
+from benchmarks.compare import __main__ as command
 from benchmarks.compare import engines, results, runs, schedules, tables
 from benchmarks.compare.__main__ import Config, main
+from benchmarks.compare.domains import trained_on
 from benchmarks.compare.figures import binary_entropy
 from benchmarks.compare.subjects import AnySize, parts_of, subject_of
 from benchmarks.compare.systems import SYSTEMS, Base, Network, Prompted, System
 from benchmarks.compare.tables import PAPER, TABLES
-from benchmarks.models.unprompted import ClassMaps
 from tests.models import ECHO
 from tests.transformers_models import MODELS
 
@@ -74,12 +79,12 @@ def compare(
     monkeypatch.setattr(engines, "on_this_machine", in_this_process)
     monkeypatch.setattr(runner, "keep_freed_memory", lambda: True)
 
-    def call(*arguments: object) -> Done:
+    def call(*arguments: object, program: Any = command) -> Done:
         monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
         status, message = 0, ""
         with contextlib.chdir(tmp_path):
             try:
-                run(main, Config)
+                run(program.main, program.Config)
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 1
                 message = f"{end.code}\n" if isinstance(end.code, str) else ""
@@ -156,6 +161,51 @@ def test_runs_tables_and_figures(tmp_path: Path, echo: Path, compare: Compare):
     before = content(folder)
     assert compare("--table", "--out", "out").status == 0
     assert content(folder) == before
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_out_of_domain_images_have_rows_of_their_own(tmp_path: Path, echo: Path, compare: Compare):
+    chosen = "--data", echo, "--epochs", "1", "--methods", "unet", "dynunet", "--out", "out"
+    done = compare(*chosen, "--trained-on", "view=2CH")
+    assert done.status == 0, done.errors
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert "2 train (4 images), 1 validation (2 images), 1 test (4 images)" in text
+    assert "Trained and validated on the images of view 2CH alone" in text
+    folder = tmp_path / "out" / "unet" / "seed_0"
+    by_view = Evaluation.read_csv(folder / "per_image.csv").summary_by("view")
+    dice = {view: f"{100 * each['mean']['dice']['mean']:.2f}" for view, each in by_view.items()}
+    assert f"| Dice (%), view 2CH, as trained on | {dice['2CH']} |" in text
+    assert f"| Dice (%), view 4CH, not trained on | {dice['4CH']} |" in text
+    assert "Of the test images that are of another kind" in text
+    assert compare(*chosen).status == 1
+
+    for kind, error in {
+        "view=3CH": "no image for training is of it; view is one of 2CH, 4CH",
+        "colour=red": "does not state its colour; it has patient, view, phase",
+        "2CH": "expected ATTRIBUTE=VALUE, view=2CH or quality=Good say",
+    }.items():
+        done = compare(*chosen[:-1], "other", "--trained-on", kind)
+        assert error in done.errors
+
+
+def test_images_of_one_quality_are_trained_on_and_all_are_tested(release: Path):
+    split = open_collection(release).random_split()
+    for part, quality in (("train", "Good"), ("validation", "Good"), ("test", "Poor")):
+        for patient in getattr(split, part):
+            for path in release.rglob(f"{patient}/Info_*.cfg"):
+                text = re.sub("ImageQuality: .*", f"ImageQuality: {quality}", path.read_text())
+                path.write_text(text)
+    collection = open_collection(release)
+    found, kept = trained_on(collection, split, "quality=Good")
+    assert kept == split
+    assert {each.attributes["quality"] for each in found.of_groups(kept.test)} == {"Poor"}
+    assert {each.attributes["quality"] for each in found.of_groups(kept.train)} == {"Good"}
+    with pytest.raises(DataError, match="quality=Poor: no image for training is of it; quality is"):
+        trained_on(collection, split, "quality=Poor")
+    for path in release.rglob("Info_*.cfg"):
+        path.unlink()
+    with pytest.raises(DataError, match="does not state its quality; it has patient, view, phase"):
+        trained_on(open_collection(release), split, "quality=Good")
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -285,7 +335,8 @@ def test_every_system_in_miniature(tmp_path: Path, echo: Path, compare: Compare)
     validation = text.split("## On the validation patients")[1].split("## ")[0]
     # A head, and a row for all but SAM, which is not trained.
     assert validation.count("\n| ") == len(SYSTEMS)
-    assert text.count("for the 5 comparisons") == 2
+    for table in TABLES[:2]:
+        assert f"for the {len(table.entries) - 1} comparisons" in text
     for name in FIGURES:
         assert (folder / name).stat().st_size > 20_000
 
@@ -474,7 +525,8 @@ def test_the_ablations_are_samus_with_parts_left_out():
 def test_the_paper_s_tables_are_of_known_systems():
     named = {name for table in TABLES for name, _ in table.entries}
     assert named == set(SYSTEMS)
-    assert set(PAPER) == {name for name in SYSTEMS if not name.startswith("samus-plus")}
+    ours = {"dynunet", "samed-auto", "autosamus", "samus-2-disagreement"}
+    assert set(PAPER) == {n for n in SYSTEMS if not n.startswith("samus-plus")} - ours
 
 
 def test_entropy_is_highest_where_nothing_is_known():
