@@ -134,5 +134,5 @@ def test_an_unfit_checkpoint_is_refused_by_name(
 
 
 def test_an_unknown_method_is_refused(base: Sam):
-    with pytest.raises(ValueError, match="method 'sammy': expected one of medsam, msa"):
+    with pytest.raises(ValueError, match="method 'sammy': expected one of samus, autosamus"):
         ak.load_published(base, {"a": torch.zeros(1)}, method="sammy")

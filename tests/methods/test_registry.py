@@ -96,7 +96,7 @@ def test_what_an_encoder_has_no_place_for_is_left_out():
 def test_an_unknown_method_or_option_is_refused_with_those_that_there_are():
     sam = ak.build_sam(TINY, seed=0)
     with pytest.raises(
-        ValueError, match=r"method 'sames': expected one of medsam, msa, samed, samed_auto"
+        ValueError, match=r"method 'sames': expected one of samus, autosamus, medsam, msa"
     ):
         ak.inject(sam, "sames")
     with pytest.raises(ValueError, match="method 'samed' has no option 'ranks'; it has rank, im"):
