@@ -34,9 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(browser: Any, page_model: Model, pictures: Path) -> Iterator[str]:
-    """Of the server of that folder."""
+    """Of the server of that folder; while it runs, temporary files of this process are its."""
     service = Service(page_model, "A tiny model.", pictures, annotator="Anna", port=free_port())
     with serving(service) as address:
         yield address

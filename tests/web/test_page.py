@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from adapterkit.data.files.label_maps import read_label_map
+from adapterkit.web import rle
 from adapterkit.web.model import Model
 from adapterkit.web.server import Service, serving
 from tests.web.browsing import (
@@ -294,3 +295,35 @@ def test_a_sequence(visit: Callable[..., Any], address: str):
         "it does not play",
     )
     tab.keyboard.press("l")
+
+
+# Masks in the browser
+
+_TRACE = """async ([pixels, width, height]) => {
+  const masks = await import(new URL("static/masks.js", location.href));
+  const mask = Uint8Array.from(pixels);
+  const path = masks.exactPath(masks.rings(mask, width, height));
+  const context = document.createElement("canvas").getContext("2d");
+  const inside = pixels.map((_, at) => context.isPointInPath(
+    path, (at % width) + 0.5, Math.floor(at / width) + 0.5, "evenodd"));
+  const { size, counts } = masks.encode(mask, width, height);
+  return { inside, size, counts, back: [...masks.decode({ size, counts })] };
+}"""
+
+
+@pytest.mark.parametrize("inside", [
+    np.zeros((4, 5), bool),
+    np.ones((5, 7), bool),
+    np.random.default_rng(1).random((20, 30)) < 0.5,
+    np.pad(np.pad(np.zeros((3, 3), bool), 3, constant_values=True), 2),
+])  # fmt: skip
+def test_outlines_and_run_lengths_are_those_of_the_mask(
+    visit: Callable[..., Any], inside: np.ndarray
+):
+    tab = visit("next")
+    height, width = inside.shape
+    found = tab.evaluate(_TRACE, [inside.astype(int).ravel().tolist(), width, height])
+    assert found["inside"] == inside.ravel().tolist()
+    assert found["back"] == inside.astype(int).ravel().tolist()
+    assert found["size"] == [height, width]
+    np.testing.assert_array_equal(rle.decode(found, inside.shape), inside)

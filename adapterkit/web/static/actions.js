@@ -156,14 +156,18 @@ export function change(path, body) {
 async function send(image, path, body, waiting) {
   const url = `${ofImage(image.id)}/${path}`;
   try {
+    if (image.givenUp) return null;
     let answer = null;
     try {
       answer = await post(url, { ...body, revision: image.revision });
     } catch (error) {
       if (error.status !== 409) throw error;
-      if (!(await overwrite(image, error.message))) return null;
-      answer = await post(url, { ...body, revision: image.revision, force: true });
-      image.answers.clear();
+      answer = error.retried ? await saved(image, path, body) : null;
+      if (!answer) {
+        if (!(await overwrite(image, error.message))) return null;
+        answer = await post(url, { ...body, revision: image.revision, force: true });
+        image.answers.clear();
+      }
     }
     image.changes = image.changes.filter((each) => each !== waiting);
     image.revision = answer.revision ?? image.revision;
@@ -191,6 +195,19 @@ function take(image, answer) {
   if (page.image === image && page.frame === answer.frame) emit("answer");
 }
 
+/** A frame's answer, if it holds what was sent: then the server had saved it before it went. */
+async function saved(image, path, body) {
+  const [, frame, what] = /^frames\/(\d+)\/(prompts|mask)$/.exec(path) ?? [];
+  if (!what) return null;
+  const answer = await get(`${ofImage(image.id)}/frames/${frame}`);
+  const of = answer[what === "mask" ? "masks" : "prompts"].find(
+    (each) => each.structure === body.structure,
+  );
+  const told = ({ points, box, rle }) =>
+    what === "mask" ? rle.counts.join() : `${points.map((p) => [p.x, p.y, p.inside])}|${box}`;
+  return of && told(of) === told(body) ? answer : null;
+}
+
 async function overwrite(image, told) {
   const mine = await ask({
     title: "Changed elsewhere",
@@ -198,6 +215,8 @@ async function overwrite(image, told) {
     yes: "Overwrite with mine",
     no: "Show theirs",
   });
+  // What waits was made on what is given up.
+  image.givenUp = !mine;
   if (!mine && page.image === image) await open(image.id, page.frame);
   return mine;
 }

@@ -1,6 +1,9 @@
 // Requests to the server that this page came from.
 
-/** What the server refuses, in its own sentence. */
+/**
+ * What the server refuses, in its own sentence; `retried` says that it may have been asked before,
+ * and have gone before it answered.
+ */
 export class Refusal extends Error {
   constructor(status, detail, body) {
     super(detail);
@@ -42,7 +45,7 @@ async function request(method, path, { body, form } = {}) {
   }
   if (missed && --absent === 0) tellAbsence(false);
   if (response.status === 401) location.reload(); // To where the server asks for its token.
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw Object.assign(await refusal(response), { retried: missed });
   return response;
 }
 

@@ -14,16 +14,12 @@ export function decode({ size: [height, width], counts }) {
 /** The runs of pixels, beginning with zeros. */
 export function encode(pixels, width, height) {
   const counts = [];
-  let value = 0;
-  let begun = 0;
-  for (let at = 0; at < pixels.length; at++) {
-    if (pixels[at] !== value) {
-      counts.push(at - begun);
-      value = pixels[at];
-      begun = at;
-    }
+  for (let at = 0, value = 0; at < pixels.length; value = 1 - value) {
+    const next = pixels.indexOf(1 - value, at);
+    const end = next < 0 ? pixels.length : next;
+    counts.push(end - at);
+    at = end;
   }
-  counts.push(pixels.length - begun);
   return { size: [height, width], counts };
 }
 
@@ -33,25 +29,20 @@ export function encode(pixels, width, height) {
  */
 export function rings(pixels, width, height) {
   const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && pixels[y * width + x];
-  // Of each corner, whether a ring leaves it to the right along a mask's upper border.
-  const open = new Uint8Array(width * height);
-  const starts = [];
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at++) {
-      if (pixels[at] && !(y && pixels[at - width])) {
-        open[at] = 1;
-        starts.push(at);
-      }
-    }
+  // Pixels along whose upper border a ring leads to the right, and none has been yet.
+  const open = new Set();
+  for (let at = pixels.indexOf(1); at >= 0; at = pixels.indexOf(1, at)) {
+    const next = pixels.indexOf(0, at);
+    const end = next < 0 ? pixels.length : next;
+    for (; at < end; at++) if (at < width || !pixels[at - width]) open.add(at);
   }
   const found = [];
-  for (const start of starts) {
-    if (!open[start]) continue;
+  for (const start of open) {
     const ring = [];
     const [x0, y0] = [start % width, Math.floor(start / width)];
     let [x, y, dx, dy] = [x0, y0, 1, 0];
     do {
-      if (dx === 1) open[y * width + x] = 0;
+      if (dx === 1) open.delete(y * width + x);
       ring.push(x, y);
       x += dx;
       y += dy;

@@ -163,14 +163,14 @@ function seek(event) {
 export function play() {
   if (playing) return pause();
   if ((page.image?.frames ?? 1) < 2) return;
-  playing = true;
+  playing = page.playing = true;
   at("play").setAttribute("aria-pressed", "true");
   requestAnimationFrame((now) => tick(now, now));
 }
 
 export function pause() {
   if (!playing) return;
-  playing = false;
+  playing = page.playing = false;
   at("play").setAttribute("aria-pressed", "false");
   showFrame(page.frame);
 }

@@ -123,7 +123,7 @@ function describe() {
     image ? `${image.name}. Segmenting ${named}. Arrows move a cross, Enter marks.` : "No image",
   );
   const mask = answer?.masks.find((each) => each.structure === page.structure);
-  if (mask) tell(`${named}: ${mask.area} pixels. ${notes.join(" ")}`);
+  if (mask && !page.playing) tell(`${named}: ${mask.area} pixels. ${notes.join(" ")}`);
 }
 
 // All of a long note.

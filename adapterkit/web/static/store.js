@@ -11,6 +11,7 @@ export const page = {
   inside: true, // what a click marks
   radius: 8, // of the brush, in heights of a pixel
   shown: null, // the image whose picture is on the screen
+  playing: false, // whether frames pass by themselves
   opening: false, // whether another image is asked for
   outlines: true, // whether masks are shown
 };

@@ -38,7 +38,7 @@ export class Viewer {
     Object.assign(this.picture, { width: bitmap.width, height: bitmap.height });
     this.bitmap = bitmap;
     this.original = null;
-    this.recolour();
+    this.recoloured = false;
     if (changed || !keep) this.fit();
     this.draw();
   }
@@ -50,12 +50,14 @@ export class Viewer {
 
   /** See values up to `low` as black and from `high` on as white. */
   setWindow(low, high) {
-    Object.assign(this, { low, high: Math.max(high, low + 1) });
-    if (this.picture) this.recolour();
+    Object.assign(this, { low, high: Math.max(high, low + 1), recoloured: false });
     this.draw();
   }
 
+  /** Make of the pixels what is seen of them, once before they are next shown. */
   recolour() {
+    if (this.recoloured) return;
+    this.recoloured = true;
     const context = this.picture.getContext("2d", { willReadFrequently: true });
     if (this.low === 0 && this.high === 255) {
       context.drawImage(this.bitmap, 0, 0);
@@ -192,6 +194,7 @@ export class Viewer {
     context.fillStyle = "#08090b";
     context.fillRect(0, 0, this.canvas.clientWidth + 1, this.canvas.clientHeight + 1);
     if (!this.picture) return;
+    this.recolour();
     context.imageSmoothingEnabled = this.scale < SHARP;
     context.imageSmoothingQuality = "high";
     const size = [this.width * this.ratio * this.scale, this.height * this.scale];
