@@ -7,6 +7,7 @@ from torch import nn
 
 from adapterkit.adapters.injection import eject, inject
 from adapterkit.attach.attachment import Part
+from adapterkit.attach.probe import run_once
 from adapterkit.encoders.registry import view
 from adapterkit.encoders.views import BLOCK_SITES, ENCODER_SITES, ViT
 from adapterkit.parts import (
@@ -73,15 +74,20 @@ TRIED: dict[str, Callable[[ViT], list[Part]]] = {
 """By name, the parts that are tried on an encoder."""
 
 
-def refusal(model: nn.Module, parts: Callable[[ViT], list[Part]]) -> str | None:
-    """Why an encoder refuses parts, which are attached and taken off again; None where it does not.
+def refusals(model: nn.Module) -> dict[str, str | None]:
+    """Why an encoder refuses each of `TRIED`, or None where it does not.
 
-    The page that a refusal names is left out: a table of the reasons is on it.
+    They are attached and taken off again. The page that a refusal names is left out: a table of the
+    reasons is on it.
 
     Args:
         model: one that `view` knows, without adapters; it is left as it is.
-        parts: makes them for its view.
     """
+    with run_once():
+        return {name: _refusal(model, parts) for name, parts in TRIED.items()}
+
+
+def _refusal(model: nn.Module, parts: Callable[[ViT], list[Part]]) -> str | None:
     try:
         inject(model, parts(view(model)))
     except ValueError as error:

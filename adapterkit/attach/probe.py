@@ -4,7 +4,8 @@ A hook on a module that is never called does nothing, and says nothing. Some enc
 projection's weight without calling the projection (EVA02, BEiT).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,23 @@ from adapterkit.attach.attachment import Adapter
 from adapterkit.encoders.dry_run import copied_without_data, undisturbed
 from adapterkit.encoders.views import ViT
 from adapterkit.system.pages import see
+
+_known: dict[nn.Module, set[nn.Module]] | None = None
+"""For each encoder, which of its modules are called, while that is remembered."""
+
+
+@contextmanager
+def run_once() -> Iterator[None]:
+    """Within it, an encoder is run once without data, for whichever adapters are attached to it.
+
+    Nothing else about it may be changed meanwhile.
+    """
+    global _known
+    _known = {}
+    try:
+        yield
+    finally:
+        _known = None
 
 
 def check_reached(base: ViT, adapter: Adapter) -> None:
@@ -93,11 +111,16 @@ def _never_called(base: ViT, modules: Collection[nn.Module]) -> list[nn.Module]:
 
 def _called_in_a_copy_without_data(base: ViT) -> set[nn.Module]:
     """Of the encoder, found with a copy that has its structure and neither data nor hooks."""
+    if _known is not None and base.encoder in _known:
+        return _known[base.encoder]
     with copied_without_data(base.encoder, base.model) as replica:
         image = _black_image(base, torch.device("meta"))
         called = _called(replica, lambda: replica(image))
     originals = dict(base.encoder.named_modules())
-    return {originals[path] for path, module in replica.named_modules() if module in called}
+    found = {originals[path] for path, module in replica.named_modules() if module in called}
+    if _known is not None:
+        _known[base.encoder] = found
+    return found
 
 
 def _called_on_a_black_image(base: ViT) -> set[nn.Module]:

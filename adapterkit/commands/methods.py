@@ -85,7 +85,7 @@ def methods(
 def _tried() -> Mapping[str, Mapping[str, str | None] | None]:
     """For each encoder, why each part is refused, or None where it is not; None for an encoder of a
     library that is not installed."""
-    from adapterkit.adapters.trial import TRIED, refusal
+    from adapterkit.adapters.trial import refusals
     from adapterkit.encoders.examples import EXAMPLES
 
     found: dict[str, Mapping[str, str | None] | None] = {}
@@ -98,7 +98,7 @@ def _tried() -> Mapping[str, Mapping[str, str | None] | None]:
         except ImportError:
             found[encoder] = None
             continue
-        found[encoder] = {name: refusal(model, parts) for name, parts in TRIED.items()}
+        found[encoder] = refusals(model)
     return found
 
 
