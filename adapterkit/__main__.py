@@ -21,7 +21,7 @@ COMMANDS = {
     "merge": "Fold an adapter's LoRA, peft and trained copies into its base.",
     "convert": "Make an adapter file of a published implementation's checkpoint.",
     "export": "Write a model with its adapter as files that run without adapterkit.",
-    "serve": "Open a web page on which images are segmented by clicks.",
+    "serve": "Annotate images in a browser, train on them, and annotate the rest faster.",
     "push": "Put an adapter file on the Hugging Face Hub, with a model card.",
     "pull": "Get an adapter file from the Hugging Face Hub.",
     "env": "Print versions and machine, for the report of a fault.",

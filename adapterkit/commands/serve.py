@@ -29,7 +29,7 @@ def serve(
     max_upload: int = 200,
     trust: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = (),
 ) -> None:
-    """Annotate images in a browser, train on what was accepted, and annotate the rest faster.
+    """Annotate images in a browser, train on them, and annotate the rest faster.
 
     With a folder, its images are a work list: masks by the adapter in use are there at once,
     clicks, boxes, brush and eraser correct them, and accepted ones lie in FOLDER/masks, so that

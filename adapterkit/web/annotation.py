@@ -47,6 +47,7 @@ class Annotation:
         self._worklist = worklist
         self._store = store
         self._masks = masks
+        self._doubts: dict[tuple[str, int, str], str] = {}
 
     def answer(self, name: str, frame: int) -> Answer:
         """A frame with its prompts and masks.
@@ -200,7 +201,7 @@ class Annotation:
         else:
             shown = self._masks.shown(name, draft, frame)
             masks, notes = self._masks.resolved(shown)
-        doubt = doubt_of_levels(self._worklist.read(name).frames[frame], name)
+        doubt = self._doubt_of_levels(name, frame)
         answer = Answer(
             draft.revision,
             frame,
@@ -221,6 +222,13 @@ class Annotation:
         )
         answer.milliseconds = round(1000 * (time.perf_counter() - began), 1)
         return answer
+
+    def _doubt_of_levels(self, name: str, frame: int) -> str:
+        key = name, frame, self._worklist.stamp(name)
+        if key not in self._doubts:
+            pixels = self._worklist.read(name).frames[frame]
+            self._doubts[key] = doubt_of_levels(pixels, name)
+        return self._doubts[key]
 
     def _answered(self, name: str, draft: Draft, frame: int) -> Answer:
         """The answer to a changed draft, which is saved if there is one."""

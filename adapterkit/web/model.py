@@ -267,12 +267,12 @@ def _found(prediction: Prediction, k: int) -> Found:
     mask: Bool[np.ndarray, "H W"] = prediction.logits[k] > 0
     presence = None if prediction.presence is None else float(prediction.presence[k])
     iou = float(np.clip(prediction.scores[k], 0, 1))
-    return Found(rle.encode(mask), iou, presence, _doubt(prediction.logits[k]))
+    return Found(rle.encode(mask), iou, presence, _doubt(prediction.low_res_logits[k]))
 
 
-def _doubt(logits: Float[np.ndarray, "H W"]) -> float:
+def _doubt(logits: Float[np.ndarray, "h w"]) -> float:
     """The entropy of all pixels in bits, for each pixel that is expected inside."""
-    inside = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -30, 30)))
+    inside = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
     outside = 1 - inside
     bits = -(inside * np.log2(inside + 1e-12) + outside * np.log2(outside + 1e-12))
     return float(bits.sum() / max(1.0, inside.sum()))

@@ -46,12 +46,12 @@ def resolve(
     masks = {label: claim.mask.copy() for label, claim in claims.items()}
     lost: dict[tuple[int, int], int] = {}
     if len(claims) > 1:
-        overlap = np.sum([claim.mask for claim in claims.values()], axis=0) > 1
-        for winner, piece in _pieces(claims, overlap):
-            for label in claims:
-                taken = int((masks[label] & piece).sum()) if label != winner else 0
+        window = _window(list(masks.values()))
+        for winner, piece in _pieces(claims, window):
+            for label, mask in masks.items():
+                taken = int((mask[window] & piece).sum()) if label != winner else 0
                 if taken:
-                    masks[label] &= ~piece
+                    mask[window] &= ~piece
                     lost[label, winner] = lost.get((label, winner), 0) + taken
     return masks, [
         f"{names[loser]} and {names[winner]} overlap: {pixels:,} px count as {names[winner]}; "
@@ -60,33 +60,58 @@ def resolve(
     ]
 
 
+Window = tuple[slice, slice]
+
+
+def _overlap(masks: Sequence[Bool[np.ndarray, "H W"]]) -> Bool[np.ndarray, "H W"]:
+    """The pixels of more than one mask."""
+    seen, found = np.zeros_like(masks[0]), np.zeros_like(masks[0])
+    for mask in masks:
+        found |= seen & mask
+        seen |= mask
+    return found
+
+
+def _window(masks: Sequence[Bool[np.ndarray, "H W"]]) -> Window:
+    """Rows and columns that hold all of the overlap: of a large image, a small part to look at."""
+    overlap = _overlap(masks)
+    rows, columns = (np.flatnonzero(overlap.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
 def _pieces(
-    claims: Mapping[int, Claim], overlap: Bool[np.ndarray, "H W"]
-) -> Iterator[tuple[int, Bool[np.ndarray, "H W"]]]:
-    """Pixels of the overlap, each once, with the label that wins them."""
+    claims: Mapping[int, Claim], window: Window
+) -> Iterator[tuple[int, Bool[np.ndarray, "h w"]]]:
+    """Pixels of the overlap, each once, with the label that wins them; within a window."""
+    inside = {label: claim.mask[window] for label, claim in claims.items()}
+    overlap = _overlap(list(inside.values()))
     if not overlap.any():
         return
     rest = overlap.copy()
     for label, claim in claims.items():
         if claim.painted is not None:
-            yield label, rest & claim.painted
-            rest &= ~claim.painted
+            yield label, rest & claim.painted[window]
+            rest &= ~claim.painted[window]
     pieces: np.ndarray = np.asarray(ndimage.label(rest)[0])  # pyright: ignore[reportIndexIssue]
     clicked: dict[int, set[int]] = {}
     for label, claim in claims.items():
         for x, y in claim.inside:
-            clicked.setdefault(int(pieces[y, x]), set()).add(label)
+            row, column = y - window[0].start, x - window[1].start
+            if 0 <= row < pieces.shape[0] and 0 <= column < pieces.shape[1]:
+                clicked.setdefault(int(pieces[row, column]), set()).add(label)
     for index, labels in clicked.items():
         if index and len(labels) == 1:
             (label,) = labels
-            won = (pieces == index) & claims[label].mask
+            won = (pieces == index) & inside[label]
             yield label, won
             rest &= ~won
     within = {
-        label: (claim.mask & overlap).sum() / max(1, claim.mask.sum())
+        label: (inside[label] & overlap).sum() / max(1, claim.mask.sum())
         for label, claim in claims.items()
     }
     for label in sorted(claims, key=lambda each: -within[each]):
-        won = rest & claims[label].mask
+        won = rest & inside[label]
         yield label, won
         rest &= ~won

@@ -26,7 +26,8 @@ class Predictions:
     def __init__(self, worklist: WorkList, model: Model) -> None:
         self._worklist = worklist
         self._model = model
-        self._doubts: dict[str, dict[tuple[str, int], float]] = {}
+        # By adapter, image and frame.
+        self._doubts: dict[str, dict[str, dict[int, float]]] = {}
 
     def get(self, name: str, frame: int, adapter: str | None, urgent: bool) -> dict[str, Found]:
         """Of a frame, by the structures' names as the adapter has them; found if need be.
@@ -57,7 +58,7 @@ class Predictions:
             if file is not None:
                 _write(file, stamp, found)
         doubts = self._doubts.setdefault(self._model.digest(adapter), {})
-        doubts[name, frame] = doubt(found)
+        doubts.setdefault(name, {})[frame] = doubt(found)
         return found
 
     def key(self, name: str, frame: int) -> tuple[str, str, str, int]:
@@ -66,7 +67,7 @@ class Predictions:
 
     def has(self, name: str, frame: int, adapter: str | None) -> bool:
         """Whether a frame's masks have been found since the server started."""
-        return (name, frame) in self._doubts.get(self._model.digest(adapter), {})
+        return frame in self._doubts.get(self._model.digest(adapter), {}).get(name, {})
 
     def uncertainty(self, name: str, adapter: str | None) -> float | None:
         """How doubtful the masks of an image are, from 0, certain, to 1.
@@ -74,8 +75,7 @@ class Predictions:
         The mean over its frames that were looked at; None before, and where the adapter knows no
         names.
         """
-        found = dict(self._doubts.get(self._model.digest(adapter), {}))
-        of_image = [value for (each, _), value in found.items() if each == name]
+        of_image = [*self._doubts.get(self._model.digest(adapter), {}).get(name, {}).values()]
         return sum(of_image) / len(of_image) if of_image else None
 
     def _file(self, name: str, frame: int, adapter: str | None) -> Path | None:

@@ -31,7 +31,7 @@ from adapterkit.web.training_record import (
 )
 from adapterkit.web.workspace import Workspace
 
-_STEPS = 240
+_STEPS = 160
 """Steps of a training by default, at least: few images take more epochs."""
 
 
@@ -85,7 +85,7 @@ class TrainingJob:
             number = self._next_number()
             train = sum(part == "train" for part in parts.values())
             steps = max(1, train // (wish.batch_size or 8))
-            epochs = wish.epochs or max(12, min(80, _STEPS // steps))
+            epochs = wish.epochs or max(12, min(60, _STEPS // steps))
             options = self._options(number, replace(wish, epochs=epochs))
             held_out = tuple(name for name, part in parts.items() if part == "test")
             self._put(

@@ -21,6 +21,7 @@ class TrainingWish:
         batch_size: images of a step.
         learning_rate: the highest.
         image_size: side of the square input.
+        augment: of the images, as `adapterkit train` has it: "none", "samus" or "medical".
     """
 
     method: str | None = None
@@ -28,6 +29,7 @@ class TrainingWish:
     batch_size: int | None = None
     learning_rate: float | None = None
     image_size: int | None = None
+    augment: str = "medical"
 
 
 @dataclass(frozen=True)

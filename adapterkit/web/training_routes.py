@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from adapterkit.training.choices import AugmentationName
 from adapterkit.web.routes import state_of
 from adapterkit.web.training_job import TrainingJob
 from adapterkit.web.training_record import TrainingWish
@@ -19,6 +20,7 @@ class Wish(BaseModel):
     batch_size: int | None = Field(default=None, ge=1, le=256)
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     image_size: int | None = Field(default=None, ge=32, le=4096)
+    augment: AugmentationName = "medical"
     resume: bool = False
 
 

@@ -132,6 +132,13 @@ class WorkList:
         """Of an image that has been read; None of another."""
         return self._frames.get(name)
 
+    def frames_of(self, name: str) -> int:
+        """How many frames an image has; read if it has not been. 1 where it cannot be read."""
+        try:
+            return self._frames.get(name) or len(self.read(name).frames)
+        except (ValueError, OSError):
+            return 1
+
     def add(self, path: Path) -> str:
         """Take a file of the folder images into the list, and give its name."""
         plain = name = stem(path.name)

@@ -108,7 +108,7 @@ class Workspace:
             if not self.predictions.has(name, 0, adapter):
                 yield name, 0, adapter
         for name in open_images:
-            for frame in range(1, len(self.worklist.read(name).frames)):
+            for frame in range(1, self.worklist.frames_of(name)):
                 if not self.predictions.has(name, frame, adapter):
                     yield name, frame, adapter
 

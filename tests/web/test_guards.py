@@ -16,8 +16,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+import adapterkit as ak
 from adapterkit.system.lock import LOCK
 from adapterkit.web.guards import check_reach, guards, server_folder
+from adapterkit.web.model import Model
+from adapterkit.web.server import Service, serving
+from tests.models import ECHO
 from tests.processes import ROOT
 from tests.web.served import HERE, free_port
 
@@ -273,3 +277,19 @@ def test_a_wildcard_host_is_reached_by_this_machines_name(monkeypatch: pytest.Mo
 
     assert allowed("0.0.0.0") == ["0.0.0.0", "10.1.2.3", HERE, "[::1]", "localhost", "station"]
     assert allowed(HERE) == [HERE, "[::1]", "localhost"]
+
+
+@pytest.mark.slow
+def test_a_browser_logs_in(browser: Any):
+    model = Model(ak.Predictor(ak.build_sam(ECHO)))
+    with serving(Service(model, port=free_port(), token=TOKEN)) as address:
+        tab = browser.new_page()
+        tab.goto(address)
+        tab.fill("#token", "something else, as long")
+        tab.click("button")
+        tab.get_by_text("This is not the token").wait_for()
+        tab.fill("#token", TOKEN)
+        with tab.expect_response(lambda answer: answer.url.endswith("/api/state")) as state:
+            tab.click("button")
+        assert state.value.status == 200
+        tab.close()
