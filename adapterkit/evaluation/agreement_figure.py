@@ -68,8 +68,7 @@ def _differences(axes: Axes, each: Comparison) -> None:
     axes.scatter(means, each.measured - each.reference, s=12, color=_BLUE, alpha=0.7, linewidths=0)
     axes.set_xlabel(f"{each.title}, mean of both ({each.unit})", fontsize=8)
     axes.set_ylabel(f"measured - reference ({each.unit})", fontsize=8)
-    limits = f"{found.lower.value:.1f} to {found.upper.value:.1f}"
-    title = f"bias {found.bias} {each.unit}\nlimits of agreement {limits} {each.unit}"
+    title = f"bias {found.bias} {each.unit}\nlimits of agreement {found.limits} {each.unit}"
     axes.set_title(title, fontsize=7, loc="left")
 
 

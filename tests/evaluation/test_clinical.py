@@ -298,6 +298,7 @@ def test_agreement_of_few_patients_has_no_interval_and_of_none_is_refused():
     assert one.bias.value == 5
     assert math.isnan(one.bias.low)
     assert math.isnan(one.upper.value)
+    assert (str(one.bias), one.limits, str(one.correlation)) == ("5.00", "unknown", "unknown")
     same = agreement(np.array([50.0, 50, 50]), np.array([45.0, 55, 50]))
     assert math.isnan(same.correlation.value)
     with pytest.raises(ValueError, match="no patient"):

@@ -47,6 +47,13 @@ class Agreement:
     mae: Estimate
     correlation: Estimate
 
+    @property
+    def limits(self) -> str:
+        """Of agreement, in words."""
+        if math.isnan(self.lower.value):
+            return "unknown"
+        return f"{self.lower.value:.1f} to {self.upper.value:.1f}"
+
 
 def agreement(
     measured: Float[np.ndarray, "n"],

@@ -86,8 +86,7 @@ def agreement_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     rows = []
     for each in comparisons:
         found = each.agreement
-        limits = f"{found.lower.value:.1f} to {found.upper.value:.1f}"
-        cells = [str(found.bias), limits, str(found.mae), str(found.correlation)]
+        cells = [str(found.bias), found.limits, str(found.mae), str(found.correlation)]
         rows.append([f"{each.title} ({each.unit})", str(found.count), *cells])
     return rows
 
