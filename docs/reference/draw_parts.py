@@ -47,7 +47,7 @@ PARTS = {
     "ResidualSelfAttention": Drawing("residual self-attention", ("mask decoder",)),
     "ClassPrompts": Drawing("tokens of classes", ("prompts",)),
     "ClassMasks": Drawing("a mask for each class", ("mask decoder",)),
-    "PromptGenerator": Drawing("generator of prompts", ("prompts",), ("neck",)),
+    "PromptGenerator": Drawing("prompts made of the image embedding", ("prompts",), ("neck",)),
     "Detail": Drawing("detail: a small U-Net", ("mask decoder",), ("image", "neck")),
 }
 
