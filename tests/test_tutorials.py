@@ -17,10 +17,11 @@ SMALLER: dict[str, dict[str, str]] = {
     "ablation": {"PATIENTS, EPOCHS = 30, 8": "PATIENTS, EPOCHS = 3, 1"},
     "extending": {"PATIENTS, EPOCHS = 24, 10": "PATIENTS, EPOCHS = 3, 1"},
     "export_and_run": {"PATIENTS, EPOCHS = 24, 10": "PATIENTS, EPOCHS = 3, 1"},
+    "ejection_fraction": {"PATIENTS, EPOCHS, NEW = 24, 8, 6": "PATIENTS, EPOCHS, NEW = 3, 1, 1"},
     "from_other_tools": {},
 }
 """What is written in each script, and what stands there in the test."""
-SLOW = {"choosing_a_method", "ablation", "export_and_run"}
+SLOW = {"choosing_a_method", "ablation", "export_and_run", "ejection_fraction"}
 
 
 def scripts_of(name: str) -> dict[str, str]:
