@@ -74,8 +74,8 @@ def draw_large(
 ) -> dict[int, Drawing]:
     """Large drawings of images by their indices, of what `predict_extremes` gives."""
     return {
-        index: _draw(each, 0, _aspect(dataset, index), _LARGE)
-        for index, each in predictions.items()
+        number: _draw(each, 0, _aspect(dataset, each.indices[0]), _LARGE)
+        for number, each in predictions.items()
     }
 
 

@@ -63,6 +63,11 @@ class Predictions:
     def predicted(self) -> Bool[Tensor, "b k S S"]:
         return self.logits > 0
 
+    def __iter__(self) -> Iterator["Predictions"]:
+        """Those for each image, as of a batch of one."""
+        for i in range(len(self.indices)):
+            yield Predictions(**{name: of[i : i + 1] for name, of in vars(self).items()})
+
 
 def predict(
     segmenter: Promptable,
@@ -151,7 +156,9 @@ def _batches(
     return [
         (piece, places, len(piece))
         for images in sequences_in(dataset)
-        for piece, places in stretches(images, [wanted[i] for i in images], max(size, reach), reach)
+        for piece, places in stretches(
+            images, [wanted[i] for i in images], max(size, 2 * reach), reach
+        )
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -18,6 +19,7 @@ from adapterkit.data.dataset import SegmentationDataset, to_native
 from adapterkit.evaluation.clinical import (
     LeftHeart,
     Recording,
+    agreement,
     dice_of_frames,
     measure_patient,
     measure_sequence,
@@ -34,6 +36,7 @@ class SegmentedSequence:
     Attributes:
         name: of the sequence.
         attributes: what else is known of it, "patient" and "view" say.
+        structures: how many there are.
         images: its frames as the segmenter saw them, grey, in [0, 255].
         predicted: label maps, 1 for the first structure.
         reference: the same by an expert, where `labelled`; else 0.
@@ -44,6 +47,7 @@ class SegmentedSequence:
 
     name: str
     attributes: Mapping[str, str]
+    structures: int
     images: Float[np.ndarray, "T S S"] = field(repr=False)
     predicted: UInt8[np.ndarray, "T H W"] = field(repr=False)
     reference: UInt8[np.ndarray, "T H W"] = field(repr=False)
@@ -53,16 +57,11 @@ class SegmentedSequence:
 
     @property
     def dice(self) -> Float[np.ndarray, "n K"]:
-        """Dice, in [0, 1], of each labelled frame and structure that some frame shows."""
+        """Dice, in [0, 1], of each labelled frame and structure."""
         predicted, reference = self.predicted[self.labelled], self.reference[self.labelled]
-        there = [label for label in np.unique(reference) if label]
-        each = [dice_of_frames(predicted == label, reference == label) for label in there]
+        labels = range(1, self.structures + 1)
+        each = [dice_of_frames(predicted == label, reference == label) for label in labels]
         return np.stack(each, axis=1)
-
-    @property
-    def jitter(self) -> float:
-        """Of the area curve of the left ventricle; NaN where it has no range."""
-        return self.measured.jitter
 
 
 def segment_sequences(
@@ -122,6 +121,7 @@ def _segmented(
     return SegmentedSequence(
         name,
         {key: value for key, value in attributes.items() if key != "frame"},
+        len(dataset.structures),
         np.stack([masks[image][1][0].numpy() for image in images]),
         found,
         true,
@@ -161,7 +161,63 @@ def measure_patients(sequences: Sequence[SegmentedSequence]) -> dict[str, LeftHe
     return found
 
 
-def mean_jitter(sequences: Sequence[SegmentedSequence]) -> float:
-    """Over the sequences in which it is known; NaN where it is in none."""
-    known = [each.jitter for each in sequences if math.isfinite(each.jitter)]
-    return sum(known) / len(known) if known else math.nan
+def patient_table(
+    sequences: Sequence[SegmentedSequence],
+    structures: Sequence[str],
+    true_ef: Mapping[str, float | None],
+) -> pd.DataFrame:
+    """A row for each patient, with the means over the frames and sequences.
+
+    Columns: "patient", "dice" over all structures, the Dice of each structure by its name,
+    "jitter", "jitter of the reference", "ef" and "true ef" in %; NaN for what is not known.
+
+    Args:
+        sequences: as `measure_patients` takes them.
+        structures: their names.
+        true_ef: of each patient, in %.
+    """
+    hearts = measure_patients(sequences)
+    rows = []
+    for patient, heart in hearts.items():
+        own = [each for each in sequences if each.attributes["patient"] == patient]
+        dice = np.concatenate([each.dice for each in own]).mean(axis=0)
+        by_expert = [each.by_expert.jitter if each.by_expert else math.nan for each in own]
+        rows.append(
+            {
+                "patient": patient,
+                "dice": dice.mean(),
+                **dict(zip(structures, dice, strict=True)),
+                "jitter": _mean(np.array([each.measured.jitter for each in own])),
+                "jitter of the reference": _mean(np.array(by_expert)),
+                "ef": heart.ef,
+                "true ef": true_ef.get(patient),
+            }
+        )
+    return pd.DataFrame(rows).astype({"true ef": float})
+
+
+def summary_of_patients(table: pd.DataFrame) -> dict[str, float]:
+    """What a table of patients comes to: means, and the error of the ejection fraction.
+
+    Returns:
+        "dice", "jitter", "jitter of the reference", and of the ejection fraction in points "ef mae"
+        and "ef bias" (measured less true), and "ef correlation"; NaN where nothing is known.
+    """
+    columns = ("dice", "jitter", "jitter of the reference", "ef", "true ef")
+    dice, jitter, by_expert, ef, true = (table[name].to_numpy(float) for name in columns)
+    known = np.isfinite(ef) & np.isfinite(true)
+    found = agreement(ef, true, resamples=2) if known.any() else None
+    return {
+        "dice": float(dice.mean()),
+        "jitter": _mean(jitter),
+        "jitter of the reference": _mean(by_expert),
+        "ef mae": found.mae.value if found else math.nan,
+        "ef bias": found.bias.value if found else math.nan,
+        "ef correlation": found.correlation.value if found else math.nan,
+    }
+
+
+def _mean(values: Float[np.ndarray, "n"]) -> float:
+    """Of those that are known."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan

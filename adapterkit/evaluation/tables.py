@@ -132,14 +132,17 @@ def predict_extremes(
     seed: int,
     points: PromptStrategy = "1",
 ) -> dict[int, Predictions]:
-    """Segment the images of `extremes` once more, one at a time; what is predicted by index.
+    """Segment the images of `extremes` once more, one at a time; what is predicted by their numbers
+    there, which count the labelled images alone.
 
     `evaluation` is that of `segmenter` on `dataset`, from the same seed and points. All processes
     get the whole result.
     """
-    indices = sorted({index for each in extremes(evaluation) for index in each.values()})
-    found = predict(segmenter, dataset, seed=seed, points=points, batch_size=1, only=indices)
-    return dict(gather_object([(each.indices[0], each) for each in found]))
+    numbers = sorted({number for each in extremes(evaluation) for number in each.values()})
+    labelled = [index for index, is_labelled in enumerate(dataset.labelled) if is_labelled]
+    only = {labelled[number]: number for number in numbers}
+    found = predict(segmenter, dataset, seed=seed, points=points, batch_size=1, only=only)
+    return dict(gather_object([(only[one.indices[0]], one) for each in found for one in each]))
 
 
 def extreme_cases(evaluation: Evaluation, predictions: Mapping[int, Predictions]) -> list[Case]:

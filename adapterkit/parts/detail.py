@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterkit.attach.attachment import Attachment
-from adapterkit.attach.context import Context, Read
+from adapterkit.attach.context import Context, Frames, Read
 from adapterkit.encoders.prompt_decoder import for_each_prompt
 from adapterkit.parts.class_prompts import CLASSES
 from adapterkit.parts.registry import register_part
@@ -33,9 +33,18 @@ class DetailNet(nn.Module):
         embedding_channels: of the image embedding.
         width: w.
         channels: of the maps that it gives.
+        reach: of frames of a sequence, to how many before and after it `OverTime` looks in the
+            deepest level and in each on the way back; 0: to none.
     """
 
-    def __init__(self, in_channels: int, embedding_channels: int, width: int, channels: int):
+    def __init__(
+        self,
+        in_channels: int,
+        embedding_channels: int,
+        width: int,
+        channels: int,
+        reach: int = 0,
+    ):
         super().__init__()
         widths = [width * 2**level for level in range(_LEVELS)]
         self.down = nn.ModuleList(
@@ -52,23 +61,65 @@ class DetailNet(nn.Module):
         self.up = nn.ModuleList(
             _two_convolutions(wide, narrow) for wide, narrow in zip(joined, given, strict=True)
         )
+        self.over_time = nn.ModuleList(
+            OverTime(channels, reach) for channels in ([widths[-1], *given] if reach else [])
+        )
 
     def forward(
-        self, image: Float[Tensor, "b c H W"], embedding: Float[Tensor, "b d h w"]
+        self,
+        image: Float[Tensor, "b c H W"],
+        embedding: Float[Tensor, "b d h w"],
+        frames: int = 1,
     ) -> Float[Tensor, "b channels H W"]:
         """Maps of the image's size, which both sides of the image must be multiples of 16 for."""
+        over_time = iter(self.over_time)
+
+        def seen_over_time(maps: Tensor) -> Tensor:
+            return next(over_time)(maps, frames) if self.over_time else maps
+
         skips: list[Tensor] = []
         for level, convolve in enumerate(self.down):
             image = convolve(F.max_pool2d(image, 2) if level else image)
             skips.append(image)
-        maps = skips.pop()
+        maps = seen_over_time(skips.pop())
         for enlarge, convolve in zip(self.enlarge, self.up, strict=True):
             skip = skips.pop()
             joined = [enlarge(maps), skip]
             if len(skips) == _LEVELS - 2:
                 joined.append(_resized(self.embedding(embedding), skip))
-            maps = convolve(torch.cat(joined, dim=1))
+            maps = seen_over_time(convolve(torch.cat(joined, dim=1)))
         return maps
+
+
+class OverTime(nn.Module):
+    """Each channel of a frame's maps becomes a weighted sum of those of the frames around it.
+
+    The weights start at 1/4, 1/2 and 1/4 of the frames before, at and after it; beyond its ends a
+    sequence stands still.
+
+    Args:
+        channels: of the maps.
+        reach: how many frames before and after its own.
+    """
+
+    def __init__(self, channels: int, reach: int):
+        super().__init__()
+        self.reach = reach
+        weights = torch.zeros(2 * reach + 1, channels)
+        weights[reach] = 1 / 2
+        weights[reach - 1] = weights[reach + 1] = 1 / 4
+        self.weights = nn.Parameter(weights)
+
+    def forward(
+        self, maps: Float[Tensor, "b channels h w"], frames: int
+    ) -> Float[Tensor, "b channels h w"]:
+        of_sequences = maps.unflatten(0, (-1, frames))
+        times = torch.arange(frames, device=maps.device)
+        weighted = [
+            of_sequences[:, (times + shift).clamp(0, frames - 1)] * weights[:, None, None]
+            for shift, weights in enumerate(self.weights, start=-self.reach)
+        ]
+        return torch.stack(weighted).sum(dim=0).flatten(0, 1)
 
 
 def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -90,12 +141,13 @@ def _resized(maps: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c
 class ComputeMaps:
     """Computes the maps once for each image, at the end of the encoder's forward."""
 
-    def __init__(self, network: DetailNet):
+    def __init__(self, network: DetailNet, frames: Frames):
         self.network = network
+        self.frames = frames
 
     def __call__(self, image: Tensor, embedding: Tensor) -> Iterator[Tensor]:
         dtype = self.network.embedding.weight.dtype
-        yield self.network(image.to(dtype), embedding.to(dtype))
+        yield self.network(image.to(dtype), embedding.to(dtype), self.frames())
 
 
 class JoinMaps:
@@ -179,17 +231,22 @@ class Detail:
         classes: the number of structures that `ClassPrompts` name, if each is to have weights of
             its own for the maps, beside those that come of its mask token. They are learned as fast
             as the last layer of a U-Net, where the way through the decoder takes longer.
+        reach: of frames of a sequence, to how many before and after it each of the U-Net's five
+            levels looks; 0: each frame has maps of its own.
     """
 
     width: int = 18
     channels: int = 32
     classes: int = 0
+    reach: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 256 or not 1 <= self.channels <= 1024:
             raise ValueError(f"{self}: expected a width of 1 to 256 and 1 to 1024 channels")
         if not 0 <= self.classes <= 65536:
             raise ValueError(f"{self}: expected 0 to 65536 classes")
+        if not 0 <= self.reach <= 16:
+            raise ValueError(f"{self}: expected a reach of 0 to 16 frames")
 
     def attach(self, to: Attachment) -> None:
         decoder = to.decoder("Detail")
@@ -203,7 +260,9 @@ class Detail:
                 f"Detail: the input is {to.image_size} pixels wide; expected a multiple of "
                 f"{2 ** (_LEVELS - 1)}"
             )
-        network = DetailNet(to.view.in_channels, decoder.width, self.width, self.channels)
+        network = DetailNet(
+            to.view.in_channels, decoder.width, self.width, self.channels, self.reach
+        )
         weights = nn.Linear(decoder.width, self.channels + 1)
         nn.init.zeros_(weights.weight)
         nn.init.zeros_(weights.bias)
@@ -214,7 +273,8 @@ class Detail:
             of_classes = nn.Embedding(self.classes, self.channels + 1)
             nn.init.zeros_(of_classes.weight)
             to.add("detail.of_classes", of_classes)
-        to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network))
+        frames = to.context.reads_frames(_LEVELS * self.reach)
+        to.context.computes_last({"detail.maps": self.channels}, ComputeMaps(network, frames))
         read = to.context.reads("detail.maps", in_decoder=True)
         to.before(decoder.mask_prompt, FitMaskPrompt((4 * decoder.grid[0], 4 * decoder.grid[1])))
         to.after(decoder.mask_features, JoinMaps(read, decoder.mask_channels))

@@ -63,7 +63,10 @@ class TrainingOptions:
     epochs: int | None = None
     """By default 50, or 12 without a checkpoint."""
     batch_size: int = 8
-    """Images per batch and process."""
+    """Images per batch and process, or clips."""
+    frames: int = 1
+    """Of a clip: so many consecutive frames of a sequence are seen together, for methods that look
+    over time; of data whose format has sequences."""
     accumulate: int = 1
     """Batches per step."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"

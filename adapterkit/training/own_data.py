@@ -78,8 +78,9 @@ def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation
     """`train`, as a configuration says, telling on a console what comes of it."""
     config = as_configured(config)
     check_positive(
-        config, "image_size", "epochs", "batch_size", "accumulate", "learning_rate", "patients"
-    )
+        config, "image_size", "epochs", "batch_size", "frames", "accumulate", "learning_rate",
+        "patients",
+    )  # fmt: skip
     bytes_in_words(config.cache)
     accelerator = make_accelerator(config.mixed_precision, config.track)
     if not accelerator.is_main_process:
@@ -181,7 +182,7 @@ def _experiment(
         )
     epochs = config.epochs or base.epochs
     images = len(collection.of_groups(split.train))
-    images_per_step = config.batch_size * config.accumulate * processes
+    images_per_step = config.batch_size * config.frames * config.accumulate * processes
     return Experiment(
         subject=Adapted(base.sam, base.name, method.title, parts),
         collection=collection,

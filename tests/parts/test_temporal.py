@@ -29,7 +29,7 @@ from tests.encoders.test_matrix import fresh, tensors
 from tests.models import TINY, train_one_step
 
 KINDS = [
-    "segment_anything's image encoder",
+    "segment_anything ImageEncoderViT",
     "timm VisionTransformer",
     "timm VisionTransformerSAM",
     "timm SwinTransformer",
@@ -98,7 +98,7 @@ def test_at_every_site_clips_are_apart_and_single_images_are_clips_of_one(exampl
 
 
 def test_tokens_without_a_place_are_refused():
-    hiera, sam = fresh("timm Hiera"), fresh("segment_anything's image encoder")
+    hiera, sam = fresh("timm Hiera"), fresh("segment_anything ImageEncoderViT")
     for part in (TemporalAttention, TemporalConv):
         with pytest.raises(ValueError, match=r"the tokens there lie within windows in this timm"):
             ak.inject(hiera, [part()])
