@@ -53,6 +53,7 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         tab = context.new_page()
         tab.set_default_timeout(20_000)  # ms, for machines that are busy
         tab.on("pageerror", lambda error: wrong.append(error))
+        tab.on("console", lambda told: _is_refused(told.text) and wrong.append(told.text))
         tab.goto(f"{at}#{image}")
         tab.wait_for_selector("body.ready")
         until(lambda: is_idle(tab), "the image is not shown")
@@ -62,3 +63,8 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     for each in contexts:
         each.close()
     assert wrong == []
+
+
+def _is_refused(told: str) -> bool:
+    """Whether the browser says that the page's security policy forbade something."""
+    return "Content Security Policy" in told
