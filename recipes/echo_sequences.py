@@ -211,6 +211,8 @@ def comparison(patients: "pd.DataFrame") -> str:
         means = patients.pivot_table(name, index="patient", columns="method")
         alone, over_time = (means[method].to_numpy() for method in METHODS)
         change = f"{100 * (over_time.mean() / alone.mean() - 1):+.1f} %"
+        if name == "dice":
+            change = f"{100 * (over_time.mean() - alone.mean()):+.2f} points"
         # Of fewer patients, no difference could be told from chance.
         if len(alone) > 5:
             p = wilcoxon(over_time, alone).pvalue  # pyright: ignore[reportAttributeAccessIssue]
