@@ -198,7 +198,9 @@ def train_on(model: "Model", records: Sequence[Any], options: Options) -> str:
 
     folder = options.out / f"trained_on_{len(records)}"
     write_folder(records, folder)
-    job = TrainingJob(Workspace(WorkList(folder), model), model, group=r"patient\d+")
+    workspace = Workspace(WorkList(folder), model)
+    workspace.use(None)  # Compared with the base, not with an adapter that has seen these images.
+    job = TrainingJob(workspace, model, group=r"patient\d+")
     job.start(TrainingWish(epochs=options.epochs))
     try:
         while (told := job.told() or {})["status"] == "running":
@@ -221,7 +223,7 @@ def table(counted: Sequence[Counted]) -> str:
         "trained on", f"clicks per image until IoU {before.target:g}", "fewer", *names,
         "without a click", "given up",
     ]  # fmt: skip
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for each in counted:
         rows.append(
             [
@@ -233,7 +235,8 @@ def table(counted: Sequence[Counted]) -> str:
                 f"{each.given_up:.0%}",
             ]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    head = f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|"
+    return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 _COLOURS = ("#E69F00", "#56B4E9", "#CC79A7")
