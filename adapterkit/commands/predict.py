@@ -33,6 +33,7 @@ def predict(
     point: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="X,Y[,0] ...")] = (),
     box: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="X0,Y0,X1,Y1")] = (),
     prompts: Path | None = None,
+    frame: int | None = None,
     min_score: float = 0.88,
     min_stability: float = 0.95,
     format: Literal["nifti", "png", "dicom-seg"] = "nifti",
@@ -55,6 +56,8 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
         box: the box of a structure; the k-th one is of the same structure as the k-th --point.
         prompts: a CSV or JSON file of each image's prompts; see docs/segmenting.md.
+        frame: of sequences, the one that the prompts are in, from 0: its masks prompt the next; \
+without, they are in each.
         min_score: of a grid, the least predicted IoU.
         min_stability: of a grid, a mask's least stability.
         format: of the masks.
@@ -63,10 +66,11 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     """
     from adapterkit.inference import archive, prompt_files, tasks
 
-    _check_options(paths, point, box, prompts, ray, workers)
+    _check_options(paths, point, box, prompts, frame, ray, workers)
     automatic = {"min_score": min_score, "min_stability": min_stability}
     model = archive.Model(checkpoint, adapter, automatic)
-    settings = {**model.settings(), "format": format, "prompts": _made_of(point, box, prompts)}
+    made_of = _made_of(point, box, prompts, frame)
+    settings = {**model.settings(), "format": format, "prompts": made_of}
     structures = ak.inspect_adapter(adapter).classes if adapter else ()
     by_image = None if prompts is None else prompt_files.read_prompts(prompts, structures)
     for_all = prompt_files.parse_prompts(point, box) or None
@@ -74,7 +78,7 @@ sam_vit_b_01ec64.pth --point 120,80 --out masks
     def prompts_of(name: str) -> "ImagePrompts | None":
         return for_all if by_image is None else by_image.get(name, {})
 
-    found = tasks.find_tasks(paths, out, _ENDINGS[format], prompts_of)
+    found = tasks.find_tasks(paths, out, _ENDINGS[format], prompts_of, frame)
     for note in found.notes:
         _errors.print(note, **_PLAIN)
     unknown = sorted({*(by_image or ())} - {task.name for task in found.tasks})
@@ -167,6 +171,7 @@ def _check_options(
     point: Sequence[Sequence[str]],
     box: Sequence[str],
     prompts: Path | None,
+    frame: int | None,
     ray: Sequence[str] | None,
     workers: int | None,
 ) -> None:
@@ -174,17 +179,22 @@ def _check_options(
         raise ValueError("there is nothing to segment: give files or folders of images")
     if prompts is not None and (point or box):
         raise ValueError("--prompts are for each image, --point and --box for all: give one kind")
+    if frame is not None and (frame < 0 or not (point or box or prompts)):
+        raise ValueError(f"--frame {frame}: expected 0 or more, with prompts that are in it")
     if ray is not None and len(ray) > 1:
         raise ValueError(f"--ray {' '.join(ray)}: expected one address, or none")
     if workers is not None and (workers < 1 or ray is None):
         raise ValueError(f"--workers {workers}: expected 1 or more, together with --ray")
 
 
-def _made_of(point: Sequence[Sequence[str]], box: Sequence[str], prompts: Path | None) -> str:
+def _made_of(
+    point: Sequence[Sequence[str]], box: Sequence[str], prompts: Path | None, frame: int | None
+) -> str:
     """What tells the prompts from others."""
+    within = "" if frame is None else f" --frame {frame}"
     if prompts is not None:
         from adapterkit.inference.archive import digest
 
-        return digest(prompts)
+        return digest(prompts) + within
     options = [f"--point {' '.join(each)}" for each in point] + [f"--box {each}" for each in box]
-    return " ".join(options) or "automatic"
+    return " ".join(options) + within or "automatic"

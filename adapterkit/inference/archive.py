@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from adapterkit.data.files.images import read_image
 from adapterkit.data.files.masks import write_masks
 from adapterkit.data.files.series import read_series
+from adapterkit.data.image_file import ImageFile
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.prompt_files import predict_arguments
 from adapterkit.inference.tasks import Task
@@ -152,7 +154,8 @@ def _to_nobody(task: Task, frame: int, frames: int) -> None:
 def segment_file(
     predictor: Predictor, task: Task, automatic: Mapping[str, Any], told: Told = _to_nobody
 ) -> bool:
-    """Write the masks of a task; of a stack or sequence those of each frame, from the same prompts.
+    """Write the masks of a task; of a stack or sequence those of each frame, as
+    `Predictor.predict_sequence` gives them.
 
     Returns:
         Whether there is a mask in them, in some frame.
@@ -165,26 +168,35 @@ def segment_file(
         raise ValueError(f"there is no prompt for {task.name}: add some, or leave the image out")
     told(task, 0, 0)
     image = read_series(task.slices, task.image) if task.slices else read_image(task.image)
-    maps = []
-    for frame in range(len(image.frames)):
-        told(task, frame, len(image.frames))
-        predictor.set_image(image, frame)
-        if task.prompts is None and predictor.promptable.structures:
-            maps.append(predictor.predict().label_map())
-        elif task.prompts is None:
-            # No more than a label map has room for.
-            maps.append(predictor.predict_automatic(count=255, **automatic).label_map())
-        else:
-            by_name = len(predictor.promptable.structures)
-            found = predictor.predict(**predict_arguments(task.prompts, by_name))
-            labels = np.array([0, *sorted(task.prompts)], dtype=np.uint8)
-            maps.append(labels[found.label_map()])
+    maps = np.zeros(image.frames.shape[:3], dtype=np.uint8)
+    told(task, 0, len(maps))
+    for done, (frame, labels) in enumerate(_label_maps(predictor, task, image, automatic), start=1):
+        maps[frame] = labels
+        if done < len(maps):
+            told(task, done, len(maps))
     # An adapter may have been asked for more structures than it has names for: two nodules, say.
     asked = max(task.prompts or (0,))
     named = (asked or predictor.promptable.structures) and asked <= len(predictor.structures)
     task.masks.parent.mkdir(parents=True, exist_ok=True)
-    write_masks(task.masks, np.stack(maps), image, predictor.structures if named else ())
-    return any(each.any() for each in maps)
+    write_masks(task.masks, maps, image, predictor.structures if named else ())
+    return bool(maps.any())
+
+
+def _label_maps(
+    predictor: Predictor, task: Task, image: ImageFile, automatic: Mapping[str, Any]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H W"]]]:
+    """Each frame of an image, in some order, and its label map."""
+    by_name = len(predictor.promptable.structures)
+    if task.prompts is None and not by_name:
+        for frame in predictor.each_frame(image):
+            # No more than a label map has room for.
+            yield frame, predictor.predict_automatic(count=255, **automatic).label_map()
+        return
+    prompts = {} if task.prompts is None else predict_arguments(task.prompts, by_name)
+    asked = range(1, by_name + 1) if task.prompts is None else sorted(task.prompts)
+    labels = np.array([0, *asked], dtype=np.uint8)
+    for frame, found in predictor.predict_sequence(image, task.frame, **prompts):
+        yield frame, labels[found.label_map()]
 
 
 class Worker:

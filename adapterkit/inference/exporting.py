@@ -87,7 +87,8 @@ def export(
         TypeError: `sam` is none that a `Segmenter` takes.
         FileExistsError: the folder exists and is not empty.
         FileNotFoundError: there is no folder to make it in.
-        ValueError: int8 is asked of PyTorch's format, or the extra `export` is not installed.
+        ValueError: int8 is asked of PyTorch's format, the adapter in use has temporal parts, or
+            the extra `export` is not installed.
         OSError: it cannot be written; the disk is full, say.
     """
     family = family_of(sam)
@@ -101,6 +102,14 @@ def export(
         raise ValueError(
             "an adapter with ClassMasks or PromptGenerator, which needs no prompt, cannot be "
             "exported: what is written is a decoder of prompts"
+        )
+    reach = Segmenter(sam).reach
+    if reach:
+        raise ValueError(
+            f"the adapter in use has temporal parts, which compute a frame of {reach} before and "
+            "after it, and an exported encoder takes each image of a batch on its own; "
+            "run it with Predictor.predict_sequence or adapterkit predict, or export an adapter "
+            "without temporal parts"
         )
     mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)

@@ -91,6 +91,11 @@ Fit = Squash | Pad
 """How an image of H x W pixels lies in a square input of S x S."""
 
 
+def fit_of(size: tuple[int, int], side: int, colour: Float[Tensor, "3"] | None) -> Fit:
+    """How a model takes an image: padded with a colour, or squashed where there is none."""
+    return Squash(size, side) if colour is None else Pad(size, side, colour)
+
+
 def boxes_in_input(fit: Fit, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:
     """A box (x0, y0, x1, y1) of the image, from edge to edge, in pixels of the input."""
     return box * np.tile(_scale(fit), 2)
@@ -119,3 +124,8 @@ def _scale(fit: Fit) -> Float[np.ndarray, "2"]:
     """Pixels of the input for one of the image, along x and along y."""
     (height, width), (rows, columns) = fit.size, fit.shown
     return np.array([columns / width, rows / height])
+
+
+def at_side(low_res: Float[Tensor, "n h w"], side: int) -> Float[Tensor, "n S S"]:
+    """Logits at the size of the model's input."""
+    return F.interpolate(low_res[None], (side, side), mode="bilinear", align_corners=False)[0]

@@ -5,38 +5,32 @@ files needs `adapterkit[files]`, and DICOM `adapterkit[dicom]`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from segment_anything.utils.amg import (
-    batched_mask_to_box,
-    build_point_grid,
-    calculate_stability_score,
-)
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from adapterkit.adapters.file import inspect_adapter, load_adapter
 from adapterkit.adapters.injection import activate, adapters_of
 from adapterkit.attach.attachment import Adapter
 from adapterkit.data.dataset import warn_of_few_levels
-from adapterkit.data.image_file import DataError, ImageFile, image_of_array
-from adapterkit.inference.fitting import Fit, Pad, Squash
+from adapterkit.data.image_file import ImageFile
+from adapterkit.inference.automatic import good_masks, grid_of_points, without_overlaps
+from adapterkit.inference.fitting import Fit, at_side, fit_of
+from adapterkit.inference.given_images import chosen_frame, image_file
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.prompt_arrays import kind_of, read_prompts, together
+from adapterkit.inference.sequences import Embedded, carried, embeddings
 from adapterkit.kernels.fast_forward import fast_if_known
 from adapterkit.promptable.loading import load
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.protocol import ABSENT, Embedding, Masks
 from adapterkit.promptable.segmenter import as_promptable
-
-MIN_SIDE = 8
-"""Rows and columns that an image has at least, in pixels."""
 
 
 class Predictor:
@@ -51,8 +45,8 @@ class Predictor:
     gives, for a `Sam` `SamPredictor`. An image is encoded once for each adapter that is used on
     it: a further prompt costs the decoder alone.
 
-    It is about one image at a time, and so for one thread at a time. A server gives each of its
-    users one that is `sharing` the model, and uses them behind one lock.
+    It is about one image, and so for one thread, at a time. A server gives each of its users one
+    that is `sharing` the model, and uses them behind one lock.
 
     Args:
         base: a `Sam`, or any `Promptable`, with or without adapters on it; put in evaluation mode,
@@ -124,7 +118,7 @@ class Predictor:
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """What the adapter in use segments, in the order of its training; () where no file says."""
+        """What the adapter in use segments, in the order of its training; () where unknown."""
         return self._structures.get(self.in_use or "", ()) or self.promptable.structures
 
     def load(self, path: str | Path, name: str | None = None) -> str:
@@ -164,7 +158,10 @@ class Predictor:
     # Images
 
     def set_image(
-        self, image: str | Path | ImageFile | np.ndarray, frame: int | None = None
+        self,
+        image: str | Path | ImageFile | np.ndarray,
+        frame: int | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
         """Encode an image, which `predict` is then about.
 
@@ -172,51 +169,34 @@ class Predictor:
             image: a file that `read_image` reads, what that gave, or an array, grey (H, W) or
                 colour (H, W, 3); its values become grey values as `SegmentationDataset` says.
             frame: of a sequence or stack, from 0; None: the only one.
+            embedding: of it, by the adapter in use; None: it is computed.
 
         Raises:
             DataError: as `read_image`, or it is a DICOM segmentation, or has another shape, fewer
                 than 8 x 8 pixels, or values that are not finite; the image set before stays.
             ValueError: there is no such frame, or there are several and none is chosen.
         """
-        image = image if isinstance(image, ImageFile) else _image_file(image, frames=False)
-        if image.dicom is not None and image.dicom.get("Modality") == "SEG":
-            raise DataError(
-                f"{image.path} is a DICOM segmentation: expected an image; give the one that it "
-                "refers to."
-            )
-        count, height, width = image.frames.shape[:3]
-        if frame is None and count != 1:
-            raise ValueError(
-                f"{image.path} has {count} frames: choose one with frame=, or take predict_frames"
-            )
-        if not 0 <= (frame or 0) < count:
-            raise ValueError(f"frame is {frame}, and {image.path} has frames 0 to {count - 1}")
-        if min(height, width) < MIN_SIDE:
-            raise DataError(
-                f"{image.path} is {height} x {width} pixels (rows x columns): expected at least "
-                f"{MIN_SIDE} x {MIN_SIDE}."
-            )
-        warn_of_few_levels(image.frames[frame or 0], image.path)
-        self.image, self.frame = image, frame or 0
+        image = image_file(image, frames=False)
+        chosen = chosen_frame(image, frame)
+        warn_of_few_levels(image.frames[chosen], image.path)
+        self.image, self.frame = image, chosen
         self._embeddings.clear()
+        if embedding is not None:
+            self._embeddings[self._active] = embedding
         self.embedding()
 
     def embedding(self) -> Embedding:
-        """Of the image that was set, by the adapter in use; computed if it has not been.
+        """Of the image that was set, by the adapter in use; computed if it has not been. That of a
+        frame depends on those around it where the adapter has temporal parts.
 
         Raises:
             ValueError: no image was set.
         """
         if self.image is None:
             raise ValueError("there is no image to segment: give set_image one first")
-        found = adapters_of(self.promptable.model)
-        active = tuple(found[name] for name in found.active) if found else ()
-        if active not in self._embeddings:
-            square = self._fit.image(self.image.frames[self.frame])
-            device = next(self.promptable.parameters()).device
-            with torch.no_grad():
-                self._embeddings[active] = self.promptable.encode(square[None].to(device))
-        return self._embeddings[active]
+        if self._active not in self._embeddings:
+            _, self._embeddings[self._active] = next(self._embedded(self.image, [self.frame]))
+        return self._embeddings[self._active]
 
     # Masks
 
@@ -260,8 +240,7 @@ class Predictor:
         given["classes"] = classes
         if named and all(each is None for each in given.values()):
             given["classes"] = named
-        low_res = 4 * embedding.image.shape[-2], 4 * embedding.image.shape[-1]
-        prompts = read_prompts(given, self._fit, low_res, named)
+        prompts = read_prompts(given, self._fit, self._mask_size, named)
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         squares, scores, presence = list(logits), list(logits), list(logits)
         # Prompts of one kind are decoded together. To pad the others would change their masks.
@@ -284,22 +263,53 @@ class Predictor:
             None if multimask else torch.stack(squares),
         )
 
-    def predict_frames(
-        self, image: str | Path | ImageFile | np.ndarray, **prompts: Any
-    ) -> Iterator[Prediction]:
-        """Segment each frame of a sequence or stack in turn, from the same prompts.
+    def predict_sequence(
+        self, image: str | Path | ImageFile | np.ndarray, frame: int | None = None, **prompts: Any
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Segment each frame of a sequence or stack; with temporal parts, as all frames at once do.
+
+        Frames are encoded in windows, so that memory does not grow with the sequence.
 
         Args:
             image: as in `set_image`; an array has the axes (T, H, W) or (T, H, W, 3).
+            frame: the one that the prompts are in. Its masks, with the classes, prompt the next
+                frame, and so on to the last and back to the first. None: they are in every frame.
             prompts: the arguments of `predict`.
 
         Yields:
-            The prediction of each frame, which is then the one that is set.
+            A frame, which is then set, and its prediction; from `frame` on, and then back from it.
+
+        Raises:
+            ValueError: there is no such frame, it has no prompt, or as `predict`.
         """
-        image = image if isinstance(image, ImageFile) else _image_file(image, frames=True)
-        for frame in range(len(image.frames)):
-            self.set_image(image, frame)
-            yield self.predict(**prompts)
+        image = image_file(image, frames=True)
+        count, first = len(image.frames), frame or 0
+        if frame is not None and all(each is None for each in prompts.values()):
+            raise ValueError(f"frame={frame} has no prompt: give points, boxes or masks")
+        given = back = prompts
+        for order in (range(first, count), range(first - 1, -1, -1)):
+            for number in self.each_frame(image, order):
+                found = self.predict(**given)
+                given = given if frame is None else carried(found, prompts, self._mask_size)
+                back = given if number == first else back
+                yield number, found
+            given = back
+
+    def each_frame(
+        self, image: str | Path | ImageFile | np.ndarray, order: Sequence[int] | None = None
+    ) -> Iterator[int]:
+        """Set each frame, as `predict_sequence` does, of all or of an `order`, and yield it."""
+        image = image_file(image, frames=True)
+        order = range(len(image.frames)) if order is None else order
+        for number, embedding in self._embedded(image, order):
+            self.set_image(image, number, embedding)
+            yield number
+
+    def predict_frames(
+        self, image: str | Path | ImageFile | np.ndarray, **prompts: Any
+    ) -> Iterator[Prediction]:
+        """The predictions of `predict_sequence` alone, from the same prompts in each frame."""
+        return (found for _, found in self.predict_sequence(image, **prompts))
 
     def predict_automatic(
         self,
@@ -328,35 +338,43 @@ class Predictor:
         """
         if min(points_per_side, points_per_batch) < 1:
             raise ValueError("points_per_side and points_per_batch: expected 1 or more")
-        embedding = self.embedding()
-        rows, columns = self._fit.shown
-        grid = torch.from_numpy(build_point_grid(points_per_side)) * torch.tensor([columns, rows])
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for points in grid.float().split(points_per_batch):
-            labels = torch.ones(1, len(points), 1, dtype=torch.int64)
-            each = self._decode(embedding, Prompts(points[None, :, None], labels))
-            scores = each.all_iou[0, :, 1:].flatten()
-            good = scores > min_score
-            logits, scores = each.all_logits[0, :, 1:].flatten(0, 1)[good], scores[good]
-            at_side = _at_side(logits, embedding.image_size) if len(logits) else logits
-            at_side = at_side[:, :rows, :columns]
-            stable = calculate_stability_score(at_side, 0, 1) >= min_stability
-            boxes = batched_mask_to_box(at_side[stable] > 0).float()
-            found.append((logits[stable], scores[stable], boxes))
-        logits, scores, boxes = (torch.cat(values) for values in zip(*found, strict=True))
-        kept = nms(boxes, scores.float(), max_overlap)[:count]
-        return self._prediction(logits[kept], scores[kept])
+        embedding, shown = self.embedding(), self._fit.shown
+        grid = [
+            good_masks(self._decode(embedding, prompts), shown, min_score, min_stability)
+            for prompts in grid_of_points(shown, points_per_side, points_per_batch)
+        ]
+        return self._prediction(*without_overlaps(grid, max_overlap, count))
 
     @torch.no_grad()
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
         return self.promptable.decode(embedding, prompts.to(embedding.image.device))
 
+    def _embedded(self, image: ImageFile, order: Sequence[int]) -> Iterator[Embedded]:
+        return embeddings(self.promptable, partial(self._square, image), order, len(image.frames))
+
+    @property
+    def _active(self) -> tuple[Adapter, ...]:
+        found = adapters_of(self.promptable.model)
+        return tuple(found[name] for name in found.active) if found else ()
+
+    @property
+    def _mask_size(self) -> tuple[int, int]:
+        """Of the logits that the model takes for a mask."""
+        rows, columns = self.embedding().image.shape[-2:]
+        return 4 * rows, 4 * columns
+
     @property
     def _fit(self) -> Fit:
         assert self.image is not None
-        size = self.image.frames.shape[1], self.image.frames.shape[2]
-        side, colour = self.promptable.image_size, self.promptable.padding
-        return Squash(size, side) if colour is None else Pad(size, side, colour)
+        return self._fit_of(self.image)
+
+    def _fit_of(self, image: ImageFile) -> Fit:
+        size = image.frames.shape[1], image.frames.shape[2]
+        return fit_of(size, self.promptable.image_size, self.promptable.padding)
+
+    def _square(self, image: ImageFile, frame: int) -> Float[Tensor, "3 S S"]:
+        """A frame as the model's input."""
+        return self._fit_of(image).image(image.frames[chosen_frame(image, frame)])
 
     def _prediction(
         self,
@@ -371,7 +389,7 @@ class Predictor:
         logits = low_res.new_zeros(*scores.shape, *fit.size)
         if len(scores):
             if square is None:
-                square = _at_side(low_res.flatten(0, -3), fit.side)
+                square = at_side(low_res.flatten(0, -3), fit.side)
             logits = fit.logits(square).view(logits.shape)
         if presence is not None:
             logits[presence < 0] = ABSENT
@@ -380,19 +398,3 @@ class Predictor:
             spacing=self.image.spacing,
             presence=None if presence is None else presence.float().sigmoid().cpu().numpy(),
         )
-
-
-def _at_side(low_res: Float[Tensor, "n h w"], side: int) -> Float[Tensor, "n S S"]:
-    """Logits at the size of the model's input."""
-    return F.interpolate(low_res[None], (side, side), mode="bilinear", align_corners=False)[0]
-
-
-# Images
-
-
-def _image_file(image: str | Path | np.ndarray, frames: bool) -> ImageFile:
-    if isinstance(image, str | Path):
-        from adapterkit.data.files.images import read_image  # Needs an extra.
-
-        return read_image(image)
-    return image_of_array(np.asarray(image), frames)

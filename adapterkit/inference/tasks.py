@@ -21,6 +21,7 @@ class Task:
         prompts: of its structures; None: those that the adapter knows by name, or else a grid of
             points finds what there is.
         slices: the files of a DICOM series, which `image` then is the folder or the first of.
+        frame: of a sequence, the one that the prompts are in, from 0; None: they are in each.
     """
 
     image: Path
@@ -28,6 +29,7 @@ class Task:
     masks: Path
     prompts: ImagePrompts | None
     slices: tuple[Path, ...] = ()
+    frame: int | None = None
 
     @property
     def done(self) -> bool:
@@ -57,6 +59,7 @@ def find_tasks(
     out: Path,
     ending: str,
     prompts: Callable[[str], ImagePrompts | None],
+    frame: int | None = None,
 ) -> Found:
     """A task for each file, and for each image in each folder and its subfolders.
 
@@ -70,6 +73,7 @@ def find_tasks(
         ending: of the masks' names, `.nii.gz` say.
         prompts: gives those of an image by its name: a file's own, within a folder with the
             subfolders.
+        frame: that these are in, as in `Task`.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -102,7 +106,8 @@ def find_tasks(
         if masks in tasks:
             twice.append(image)
             continue
-        tasks[masks] = Task(image, name.as_posix(), masks, prompts(name.as_posix()), slices)
+        of_image = prompts(name.as_posix())
+        tasks[masks] = Task(image, name.as_posix(), masks, of_image, slices, frame)
         if masks.name != own.name + ending:
             notes.append(f"the masks of {image} are named {masks.name}, as others share its stem")
     notes += _named(twice, "named as an image of another folder is; give it its own --out")

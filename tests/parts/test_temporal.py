@@ -243,6 +243,12 @@ def test_a_file_has_them_and_a_fast_model_computes_the_same(tmp_path: Path):
             assert ak.Segmenter(sam).reach == 0
 
 
+def test_an_export_which_knows_no_sequences_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="temporal parts, which compute a frame of 12 before and"):
+        ak.export(small("attention", 2), tmp_path / "exported", format="torch")
+    assert not (tmp_path / "exported").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
