@@ -19,6 +19,10 @@ SMALLER: dict[str, dict[str, str]] = {
     "export_and_run": {"PATIENTS, EPOCHS = 24, 10": "PATIENTS, EPOCHS = 3, 1"},
     "ejection_fraction": {"PATIENTS, EPOCHS, NEW = 24, 8, 6": "PATIENTS, EPOCHS, NEW = 3, 1, 1"},
     "from_other_tools": {},
+    "annotate_and_train": {
+        "PATIENTS, EPOCHS = 12, 30": "PATIENTS, EPOCHS = 4, 1",
+        "ANNOTATED, MOST = 32, 6": "ANNOTATED, MOST = 12, 1",
+    },
 }
 """What is written in each script, and what stands there in the test."""
 SLOW = {"choosing_a_method", "ablation", "export_and_run", "ejection_fraction"}
