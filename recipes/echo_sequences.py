@@ -163,7 +163,7 @@ def draw_patients(
     """A figure of the patients of the highest and the lowest ejection fraction."""
     from adapterkit.evaluation.sequence_figure import sequence_figure
 
-    rows = table.sort_values("true ef").to_dict("records")
+    rows = table.sort_values("true ef", kind="stable").to_dict("records")
     for patient in {rows[0]["patient"], rows[-1]["patient"]}:
         of_patient = [row for row in rows if row["patient"] == patient]
         said = ", ".join(f"{row['method']} {row['ef']:.0f} %" for row in of_patient)
