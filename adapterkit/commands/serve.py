@@ -42,21 +42,18 @@ def serve(
     Example: adapterkit serve scans --checkpoint sam_vit_b_01ec64.pth --adapter echo.safetensors
 
     Args:
-        folder: with the images in FOLDER/images or in FOLDER itself. Masks that are there count as
-            accepted.
-        adapter: an adapter file; give the option again for each further one.
-        checkpoint: the Segment Anything model that they fit: a file, a folder, or a name on the
-            Hugging Face Hub; by default the small one that comes with adapterkit.
-        annotator: who accepts masks, as written beside them; by default the name of the user.
-        group: what images of one patient share in their names, a regular expression, so that no
-            patient is both trained on and held out; by default the subfolder.
-        device: where the model computes, as PyTorch calls it.
-        host: address to listen at; one that other machines can reach needs --token.
+        folder: images, in it or its folder images; masks there count as accepted.
+        adapter: an adapter file.
+        checkpoint: their base: a file, folder or Hub name; without, the small model.
+        annotator: who accepts masks; by default the user's name.
+        group: a regular expression for what a patient's images share in their names; by default
+            the subfolder.
+        device: where the model computes.
+        host: address to listen at; others than this machine's need --token.
         port: to listen at.
-        token: a secret that page and programs have to show, of at least 16 characters.
-        max_upload: the largest image file that can be uploaded, in MiB.
-        trust: a name by which browsers reach the page, beside localhost and the host, as where a
-            container or a proxy has another; give the option again for each further one.
+        token: a secret to ask for, of at least 16 characters.
+        max_upload: the largest file that can be uploaded, in MiB.
+        trust: a further name by which browsers reach the page.
     """
     if max_upload < 1:
         raise ValueError(f"--max-upload {max_upload}: expected a size in MiB, at least 1")

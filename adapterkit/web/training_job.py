@@ -206,8 +206,9 @@ class TrainingJob:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A Ctrl+C in the server's terminal is the server's.
-                start_new_session=True,
+                # A Ctrl+C in the server's terminal is the server's. In a session of its own, Linux
+                # would share the processor between sessions, whatever `nice` says.
+                process_group=0,
             )
         assert self._job is not None
         self._put(replace(self._job, process=self._process.pid))
