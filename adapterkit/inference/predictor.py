@@ -266,9 +266,9 @@ class Predictor:
     def predict_sequence(
         self, image: str | Path | ImageFile | np.ndarray, frame: int | None = None, **prompts: Any
     ) -> Iterator[tuple[int, Prediction]]:
-        """Segment each frame of a sequence or stack; with temporal parts, as all frames at once do.
+        """Segment each frame of a sequence or stack, which temporal parts see with those around it.
 
-        Frames are encoded in windows, so that memory does not grow with the sequence.
+        Frames are encoded in windows that overlap, so that memory does not grow with the sequence.
 
         Args:
             image: as in `set_image`; an array has the axes (T, H, W) or (T, H, W, 3).

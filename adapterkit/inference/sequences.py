@@ -11,9 +11,15 @@ from torch import Tensor
 
 from adapterkit.inference.prediction import Prediction
 from adapterkit.promptable.protocol import Embedding, Promptable
+from adapterkit.system.allocator import give_back_freed_memory
 
 WINDOW = 8
 """Frames of which masks are made at a time, where a frame's depend on others."""
+
+MARGIN = 8
+"""Frames at most that are encoded with a window's before and after it: memory is of these and the
+window's. What several parts together reach beyond is left out; it has passed through all of them,
+and weighs little."""
 
 Embedded = tuple[int, Embedding]
 """A frame, and its embedding as that of one image."""
@@ -25,10 +31,10 @@ def embeddings(
     order: Sequence[int],
     count: int,
 ) -> Iterator[Embedded]:
-    """The embedding of each frame of a sequence, as if all frames were encoded at once.
+    """The embedding of each frame of a sequence.
 
-    Frames are encoded in windows, with as many before and after these as they depend on. So memory
-    does not grow with the sequence.
+    Frames are encoded in windows, with as many before and after these as they depend on, up to
+    `MARGIN`: then as if all frames were encoded at once. Memory does not grow with the sequence.
 
     Args:
         promptable: the model.
@@ -37,8 +43,8 @@ def embeddings(
         count: how many frames the sequence has.
     """
     device = next(promptable.parameters()).device
-    reach = promptable.reach
-    window = max(WINDOW, reach) if reach else 1
+    reach = min(promptable.reach, MARGIN)
+    window = WINDOW if reach else 1
     for start in range(0, len(order), window):
         asked = order[start : start + window]
         first, end = max(0, min(asked) - reach), min(count, max(asked) + 1 + reach)
@@ -49,6 +55,8 @@ def embeddings(
             # A copy, since a part of a tensor keeps all of it.
             yield number, found.select(slice(number - first, number - first + 1)).map(torch.clone)
         del found
+        # Else the next window's tensors, of other sizes perhaps, would come to lie beside them.
+        give_back_freed_memory()
 
 
 def carried(found: Prediction, given: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:

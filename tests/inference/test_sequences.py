@@ -132,7 +132,11 @@ def test_windows_hold_as_much_of_a_long_sequence_as_of_a_short_one(
     monkeypatch.setattr(by_name.promptable, "encode", noted)
     long = np.concatenate([HEART] * 3)
     assert len(dict(by_name.predict_sequence(long))) == 36
-    assert max(sizes) <= sequences.WINDOW + 2 * 2
+    assert max(sizes) == sequences.WINDOW + 2 * 2
+    monkeypatch.setattr(sequences, "MARGIN", 1)
+    sizes.clear()
+    assert len(dict(by_name.predict_sequence(long))) == 36
+    assert max(sizes) == sequences.WINDOW + 2 * 1
 
 
 def test_the_command_writes_the_frames_as_they_are(tmp_path: Path, run: Any, by_name: ak.Predictor):
