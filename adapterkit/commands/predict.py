@@ -49,15 +49,14 @@ def predict(
 sam_vit_b_01ec64.pth --point 120,80 --out masks
 
     Args:
-        paths: NIfTI, MetaImage, DICOM and pictures; a folder's DICOM series are volumes.
+        paths: NIfTI, MetaImage, DICOM, pictures; DICOM series are volumes.
         out: the folder for the masks; subfolders are kept.
         adapter: an adapter file; without, the base alone.
         checkpoint: of the base: a file, folder or Hub name; without, the small model.
         point: the points of a structure in pixels, with 0 outside of it; again for the next one.
-        box: the box of a structure; the k-th one is of the same structure as the k-th --point.
+        box: of the structure of the k-th --point.
         prompts: a CSV or JSON file of each image's prompts; see docs/segmenting.md.
-        frame: of sequences, the one that the prompts are in, from 0: its masks prompt the next; \
-without, they are in each.
+        frame: the prompted one of a sequence, from 0.
         min_score: of a grid, the least predicted IoU.
         min_stability: of a grid, a mask's least stability.
         format: of the masks.
