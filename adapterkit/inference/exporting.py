@@ -98,19 +98,7 @@ def export(
         raise ValueError(f"int8 is for the format onnx, and the format is {format}")
     if format == "onnx":
         require("export", "onnx", "onnxscript", "onnxruntime")
-    if not Segmenter(sam).takes_clicks or Segmenter(sam).generates_prompts:
-        raise ValueError(
-            "an adapter with ClassMasks or PromptGenerator, which needs no prompt, cannot be "
-            "exported: what is written is a decoder of prompts"
-        )
-    reach = Segmenter(sam).reach
-    if reach:
-        raise ValueError(
-            f"the adapter in use has temporal parts, which compute a frame of {reach} before and "
-            "after it, and an exported encoder takes each image of a batch on its own; "
-            "run it with Predictor.predict_sequence or adapterkit predict, or export an adapter "
-            "without temporal parts"
-        )
+    _check_exportable(sam)
     mean, std = Segmenter(sam).normalisation
     found = adapters_of(sam)
     active = [found[name] for name in found.active] if found else []
@@ -141,6 +129,23 @@ def export(
                 _write_onnx(program, graph, file, int8)
             about[graph.name] = {"file": file.name, **graph.about()}
         (draft / "export.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _check_exportable(sam: nn.Module) -> None:
+    """Refuse adapters of which an encoder and a decoder of prompts is not all."""
+    if not Segmenter(sam).takes_clicks or Segmenter(sam).generates_prompts:
+        raise ValueError(
+            "an adapter with ClassMasks or PromptGenerator, which needs no prompt, cannot be "
+            "exported: what is written is a decoder of prompts"
+        )
+    reach = Segmenter(sam).reach
+    if reach:
+        raise ValueError(
+            f"the adapter in use has temporal parts, which compute a frame of {reach} before and "
+            "after it, and an exported encoder takes each image of a batch on its own; "
+            "run it with Predictor.predict_sequence or adapterkit predict, or export an adapter "
+            "without temporal parts"
+        )
 
 
 class Encoder(nn.Module):

@@ -298,7 +298,7 @@ class Predictor:
     def each_frame(
         self, image: str | Path | ImageFile | np.ndarray, order: Sequence[int] | None = None
     ) -> Iterator[int]:
-        """Set each frame, as `predict_sequence` does, of all or of an `order`, and yield it."""
+        """Set each frame of an image, as `predict_sequence` does, in order, and yield it."""
         image = image_file(image, frames=True)
         order = range(len(image.frames)) if order is None else order
         for number, embedding in self._embedded(image, order):
@@ -308,7 +308,7 @@ class Predictor:
     def predict_frames(
         self, image: str | Path | ImageFile | np.ndarray, **prompts: Any
     ) -> Iterator[Prediction]:
-        """The predictions of `predict_sequence` alone, from the same prompts in each frame."""
+        """The predictions of each frame of an image by the prompts, as `predict_sequence` gives."""
         return (found for _, found in self.predict_sequence(image, **prompts))
 
     def predict_automatic(
