@@ -158,11 +158,15 @@ def report(
 ) -> str:
     """The table, with what all runs share."""
     from adapterkit.evaluation.tables import markdown
+    from benchmarks.compare.tables import cell
 
     titles = list(dict.fromkeys(each.full_title for found in of_numbers.values() for each in found))
     rows = []
     for count, found in of_numbers.items():
-        cells = {each.full_title: _cell(each) for each in found}
+        cells = {
+            each.full_title: cell(each, [100 * dice for dice in each.over_seeds("dice")], "{:.2f}")
+            for each in found
+        }
         steps = next((_steps(each) for each in found if each.finished), "–")
         rows.append([str(count), steps, *(cells.get(title, "–") for title in titles)])
     setting = next(iter(settings.values()))
@@ -183,19 +187,6 @@ def _steps(each: "SystemResults") -> str:
     metrics = each.finished[0].metrics
     per_epoch = math.ceil(metrics["images"]["train"] / metrics["settings"]["batch_size"])
     return str(metrics["settings"]["epochs"] * per_epoch)
-
-
-def _cell(each: "SystemResults") -> str:
-    from benchmarks.compare.results import mean_and_deviation
-
-    found = [100 * dice for dice in each.over_seeds("dice")]
-    missing = [f"{len(each.failed)} failed"] if each.failed else []
-    missing += [f"{len(each.unfinished)} not finished"] if each.unfinished else []
-    if not found:
-        return ", ".join(missing)
-    mean, deviation = mean_and_deviation(found)
-    text = f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
-    return f"{text} ({', '.join(missing)})" if missing else text
 
 
 def draw(of_numbers: "Mapping[int, Sequence[SystemResults]]", path: Path) -> None:

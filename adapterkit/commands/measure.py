@@ -79,7 +79,7 @@ def _reader(
     from adapterkit.data.collections.camus import STRUCTURES
     from adapterkit.data.collections.labels import named_labels
     from adapterkit.data.files.label_maps import read_label_map
-    from adapterkit.evaluation.echo_files import VENTRICLE
+    from adapterkit.evaluation.clinical import VENTRICLE
 
     named = named_labels(structures)
     if adapter is None:

@@ -248,6 +248,15 @@ def to_native(
     return native.reshape(*maps.shape[:-2], *size)
 
 
+def to_label_map(maps: Real[Tensor, "K H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Of each pixel the structure of the highest value, 1 for the first; 0 where none is above 0.
+
+    Args:
+        maps: logits, or masks of 0 and 1, of each structure.
+    """
+    return torch.cat([torch.zeros_like(maps[:1]), maps]).argmax(dim=0).to(torch.uint8).numpy()
+
+
 def to_grey_values(image: Real[np.ndarray, "H W *rgb"]) -> Float[np.ndarray, "H W *rgb"]:
     """float32 in [0, 255], by the rule that `SegmentationDataset` states."""
     grey = np.ascontiguousarray(image, dtype=np.float32)

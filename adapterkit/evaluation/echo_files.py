@@ -14,6 +14,8 @@ from adapterkit.data.collections.camus import Frame, read_info
 from adapterkit.data.files.images import find_images, stem
 from adapterkit.data.image_file import DataError, ImageFile
 from adapterkit.evaluation.clinical import (
+    ATRIUM,
+    VENTRICLE,
     VIEWS,
     LeftHeart,
     Recording,
@@ -31,7 +33,6 @@ NAMES = (
 )
 """How files are named: patient, view and, where it is not a sequence, phase; as CAMUS has it."""
 
-VENTRICLE, ATRIUM = "left ventricle", "left atrium"
 _LEFT_HEART = {VENTRICLE: 1, ATRIUM: 3}
 _EXPERTS = "_gt"
 """What the names of CAMUS's masks end with."""

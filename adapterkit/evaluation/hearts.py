@@ -13,9 +13,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from adapterkit.data.collections.camus import PHASES
-from adapterkit.data.dataset import SegmentationDataset, to_native
+from adapterkit.data.dataset import SegmentationDataset, to_label_map, to_native
 from adapterkit.data.image_file import Spacing
-from adapterkit.evaluation.clinical import VIEWS, LeftHeart, View, measure_patient, measure_view
+from adapterkit.evaluation.clinical import (
+    ATRIUM,
+    VENTRICLE,
+    VIEWS,
+    LeftHeart,
+    View,
+    measure_patient,
+    measure_view,
+)
 from adapterkit.evaluation.clinical.patients import (
     HEADS,
     Comparison,
@@ -23,7 +31,6 @@ from adapterkit.evaluation.clinical.patients import (
     compare,
     values_of,
 )
-from adapterkit.evaluation.echo_files import ATRIUM, VENTRICLE
 from adapterkit.evaluation.evaluation import Predictions
 
 _Key = tuple[str, str, str]
@@ -114,9 +121,8 @@ class HeartsOfTest:
     def _labels(self, maps: Float[Tensor, "k H W"]) -> UInt8[np.ndarray, "H W"]:
         """1 is the ventricle and 3 the atrium; where masks overlap, the highest value's."""
         structures = self._dataset.structures
-        labels = torch.cat([torch.zeros_like(maps[:1]), maps]).argmax(dim=0)
         of = [0, *({VENTRICLE: 1, ATRIUM: 3}.get(name, 0) for name in structures)]
-        return np.array(of, dtype=np.uint8)[labels.numpy()]
+        return np.array(of, dtype=np.uint8)[to_label_map(maps)]
 
     def of_all(self) -> dict[str, Hearts]:
         """What all processes measured, by what was predicted."""

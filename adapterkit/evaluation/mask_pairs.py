@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from rich.progress import track
 from torch import Tensor
 
-from adapterkit.data.files.images import find_images, is_picture, stem
+from adapterkit.data.files.images import by_name, find_images, is_picture, stem
 from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.data.image_file import DataError, ImageFile, Spacing
 from adapterkit.evaluation.evaluation import Evaluation
@@ -48,7 +48,7 @@ def find_mask_pairs(predicted: Path, reference: Path) -> list[MaskPair]:
         raise DataError(f"{predicted} and {reference}: expected two files, or two folders")
     if not predicted.is_dir():
         return [MaskPair(stem(predicted.name), predicted, reference)]
-    ours, theirs = _by_name(predicted), _by_name(reference)
+    ours, theirs = (by_name(folder, find_images(folder)) for folder in (predicted, reference))
     for here, there, folder in ((theirs, ours, predicted), (ours, theirs, reference)):
         missing = sorted(here.keys() - there.keys())
         if missing:
@@ -58,16 +58,6 @@ def find_mask_pairs(predicted: Path, reference: Path) -> list[MaskPair]:
                 "same names in both folders"
             )
     return [MaskPair(name, ours[name], theirs[name]) for name in sorted(ours)]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in find_images(folder):
-        name = path.relative_to(folder).with_name(stem(path.name)).as_posix()
-        if name in found:
-            raise DataError(f"{found[name]} and {path} have the same name: expected one mask")
-        found[name] = path
-    return found
 
 
 def evaluate_masks(

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from adapterkit.data.clips import sequences_in
-from adapterkit.data.dataset import SegmentationDataset, to_native
+from adapterkit.data.dataset import SegmentationDataset, to_label_map, to_native
 from adapterkit.evaluation.clinical import (
+    ATRIUM,
+    VENTRICLE,
     LeftHeart,
     Recording,
     agreement,
@@ -75,7 +76,7 @@ def segment_sequences(
 ) -> list[SegmentedSequence]:
     """Segment and measure every sequence of a data set, frames without a reference too.
 
-    The first structure is the left ventricle, and the third, if there is one, the left atrium.
+    The left ventricle and the left atrium are measured, known by their names.
 
     Args:
         segmenter: any promptable model; one with temporal parts sees the frames together.
@@ -84,7 +85,14 @@ def segment_sequences(
         points: how the prompts are chosen.
         batch_size: frames at a time.
         progress: as in `predict`.
+
+    Raises:
+        ValueError: no structure is called "left ventricle".
     """
+    if VENTRICLE not in dataset.structures:
+        raise ValueError(
+            f'no structure is called "{VENTRICLE}": there is {", ".join(dataset.structures)}'
+        )
     masks: dict[int, tuple[Tensor, Tensor]] = {}
     everything = range(len(dataset))
     for each in predict(
@@ -113,11 +121,12 @@ def _segmented(
     for image in images:
         true, spacing = dataset.native_reference(image)
         logits = to_native(masks[image][0], true.shape[-2:])
-        predicted.append(_label_map(logits))
-        reference.append(_label_map(true.float() - 0.5))
+        predicted.append(to_label_map(logits))
+        reference.append(to_label_map(true.float()))
     found, true = np.stack(predicted), np.stack(reference)
     labelled = np.array([dataset.labelled[image] for image in images])
-    atrium = 3 if len(dataset.structures) > 2 else None
+    labels = {name: label for label, name in enumerate(dataset.structures, 1)}
+    ventricle, atrium = labels[VENTRICLE], labels.get(ATRIUM)
     return SegmentedSequence(
         name,
         {key: value for key, value in attributes.items() if key != "frame"},
@@ -126,15 +135,9 @@ def _segmented(
         found,
         true,
         labelled,
-        measure_sequence(found, spacing, name, atrium=atrium),
-        measure_sequence(true, spacing, name, atrium=atrium) if labelled.all() else None,
+        measure_sequence(found, spacing, name, ventricle, atrium),
+        measure_sequence(true, spacing, name, ventricle, atrium) if labelled.all() else None,
     )
-
-
-def _label_map(logits: Float[Tensor, "K H W"]) -> UInt8[np.ndarray, "H W"]:
-    """Of structures that overlap, the one that is surest."""
-    surest, which = logits.max(dim=0)
-    return torch.where(surest > 0, which + 1, 0).to(torch.uint8).numpy()
 
 
 def measure_patients(sequences: Sequence[SegmentedSequence]) -> dict[str, LeftHeart]:

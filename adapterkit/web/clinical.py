@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from adapterkit.evaluation.clinical import VIEWS, View, find_phases, measure_patient, measure_view
+from adapterkit.evaluation.clinical import (
+    ATRIUM,
+    VENTRICLE,
+    VIEWS,
+    View,
+    find_phases,
+    measure_patient,
+    measure_view,
+)
 from adapterkit.web.workspace import Workspace
-
-VENTRICLE, ATRIUM = "left ventricle", "left atrium"
-"""The structures that are measured, by their names in any case."""
 
 
 def view_of(name: str) -> str | None:

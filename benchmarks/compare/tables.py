@@ -263,9 +263,9 @@ def _clicks(shown: Sequence[SystemResults]) -> list[str]:
         reached = [100 * share for share in each.cost("clicks_to_90_iou", "mean", "reached")]
         if clicks:
             lines.append(
-                f"{each.title} needs {_cell(each, clicks, '{:.1f}')} clicks to an IoU of 90 %, "
+                f"{each.title} needs {cell(each, clicks, '{:.1f}')} clicks to an IoU of 90 %, "
                 f"of 20, which count where they were not enough; enough they are for "
-                f"{_cell(each, reached, '{:.0f}')} % of the structures."
+                f"{cell(each, reached, '{:.0f}')} % of the structures."
             )
     return lines
 
@@ -286,7 +286,7 @@ def _validation(results: Sequence[SystemResults]) -> str:
         best = [run.validation_dice for run in each.finished]
         found = [100 * dice for dice in best if dice is not None]
         if found or each.failed or each.unfinished:
-            rows.append([each.title, _cell(each, found, "{:.2f}")])
+            rows.append([each.title, cell(each, found, "{:.2f}")])
     if not rows:
         return "No system was trained."
     return (
@@ -298,10 +298,10 @@ def _validation(results: Sequence[SystemResults]) -> str:
 
 def _metric(each: SystemResults, metric: str, structure: str = "mean") -> str:
     scale = HEADS[metric][1]
-    return _cell(each, [scale * value for value in each.over_seeds(metric, structure)], "{:.2f}")
+    return cell(each, [scale * value for value in each.over_seeds(metric, structure)], "{:.2f}")
 
 
-def _cell(each: SystemResults, values: Sequence[float], form: str) -> str:
+def cell(each: SystemResults, values: Sequence[float], form: str) -> str:
     """Mean ± standard deviation over the seeds, and what of them is missing."""
     missing = [f"{len(each.failed)} failed"] if each.failed else []
     missing += [f"{len(each.unfinished)} not finished"] if each.unfinished else []

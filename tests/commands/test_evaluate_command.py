@@ -256,7 +256,7 @@ def cut(folder: Path) -> None:
     [
         (remove, "", "expert/b.nii has no counterpart in model: expected masks of the same names"),
         (add, "", "model/c0.nii has no counterpart in expert, and 1 more have none"),
-        (twice, "", "model/b.nii and model/b.png have the same name"),
+        (twice, "", "b is listed twice, as model/b.nii and as b.png"),
         (resize, "", "(frames, rows, columns): (1, 40, 49) and (1, 40, 50)"),
         (stretch, "", "differ in spacing (row, column): 0.5 x 0.3 mm and 0.5 x 0.25 mm"),
         (move, "", "model/b.nii and expert/b.nii lie elsewhere in space: row 1 of their affines"),

@@ -24,7 +24,7 @@ from adapterkit.data.collections.collection import (
 )
 from adapterkit.data.collections.labels import counted_as
 from adapterkit.data.collections.volumes import Volume, slices
-from adapterkit.data.files.images import find_images, stem
+from adapterkit.data.files.images import by_name, find_images
 from adapterkit.data.image_file import DataError
 
 STRUCTURES = "structures.json"
@@ -92,8 +92,9 @@ def find_annotated(path: Path) -> list[AnnotatedImage]:
         DataError: there is no image, two share a name, or a mask has no image.
     """
     images, masks = path / "images", path / MASKS
-    there = _by_name(images if images.is_dir() else path, leave_out=masks)
-    theirs = _by_name(masks) if masks.is_dir() and _holds_files(masks) else {}
+    folder = images if images.is_dir() else path
+    there = by_name(folder, (file for file in find_images(folder) if masks not in file.parents))
+    theirs = by_name(masks, find_images(masks)) if _holds_files(masks) else {}
     for name in [name for name in there if without_suffix(name) != name]:
         if without_suffix(name) in there:
             theirs.setdefault(without_suffix(name), there.pop(name))
@@ -159,20 +160,3 @@ def _holds_files(folder: Path) -> bool:
         return bool(find_images(folder))
     except DataError:
         return False
-
-
-def _by_name(folder: Path, leave_out: Path | None = None) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for file in find_images(folder):
-        if leave_out is not None and leave_out in file.parents:
-            continue
-        name = file.relative_to(folder).with_name(stem(file.name)).as_posix()
-        if name in found:
-            raise DataError(
-                f"{name} is listed twice, as {found[name]} and as {file.name}: expected one file "
-                "of a name."
-            )
-        found[name] = file
-    if not found:
-        raise DataError(f"{folder} holds no image.")
-    return found

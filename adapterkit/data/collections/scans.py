@@ -20,7 +20,7 @@ from adapterkit.data.collections.collection import (
 from adapterkit.data.collections.folders import holds_pictures
 from adapterkit.data.collections.labels import BINARY, check_binary, counted_as
 from adapterkit.data.collections.volumes import Volume, labels_of, slices
-from adapterkit.data.files.images import find_images, is_dicom, stem
+from adapterkit.data.files.images import by_name, find_images, is_dicom
 from adapterkit.data.files.series import is_series
 from adapterkit.data.image_file import DataError
 from adapterkit.system.extras import require
@@ -60,7 +60,7 @@ def open_scans(
             several labels of which none has a name, or a file cannot be read or does not fit.
     """
     folders = (images or path / "images", masks or path / "masks")
-    theirs = _by_name(folders[1], find_images(folders[1]))
+    theirs = by_name(folders[1], find_images(folders[1]))
     theirs = {without_suffix(name): file for name, file in theirs.items()}
     there = _images(folders[0], theirs)
     unmatched = sorted(there.keys() ^ theirs.keys())
@@ -102,20 +102,7 @@ def _images(folder: Path, masks: Mapping[str, Path]) -> dict[str, Path]:
         if parent.relative_to(folder).as_posix() in masks and is_series(parent)
     }
     alone = [file for file in files if file.parent not in series.values()]
-    return _by_name(folder, alone) | series
-
-
-def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for file in files:
-        name = file.relative_to(folder).with_name(stem(file.name)).as_posix()
-        if name in found:
-            raise DataError(
-                f"{name} is listed twice, as {found[name]} and as {file.name}: expected one file "
-                "of a name."
-            )
-        found[name] = file
-    return found
+    return by_name(folder, alone) | series
 
 
 def _named_in(masks: Mapping[Path, Path]) -> dict[int, str] | None:

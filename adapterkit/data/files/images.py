@@ -4,6 +4,7 @@ Reading needs nibabel, SimpleITK and Pillow, which come with `adapterkit[recipes
 `adapterkit[dicom]`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -106,6 +107,24 @@ def find_images(folder: str | Path) -> list[Path]:
         DataError: it is no folder, or there is none.
     """
     return sort_out(folder)[0]
+
+
+def by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their paths within a folder, without the endings of images.
+
+    Raises:
+        DataError: two have the same.
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        name = file.relative_to(folder).with_name(stem(file.name)).as_posix()
+        if name in found:
+            raise DataError(
+                f"{name} is listed twice, as {found[name]} and as {file.name}: expected one file "
+                "of a name."
+            )
+        found[name] = file
+    return found
 
 
 def sort_out(folder: str | Path) -> tuple[list[Path], list[Path]]:

@@ -9,7 +9,14 @@ clinical use.
 """
 
 from adapterkit.evaluation.clinical.agreement import Agreement, Estimate, agreement
-from adapterkit.evaluation.clinical.chambers import DISCS, Chamber, View, measure_view
+from adapterkit.evaluation.clinical.chambers import (
+    ATRIUM,
+    DISCS,
+    VENTRICLE,
+    Chamber,
+    View,
+    measure_view,
+)
 from adapterkit.evaluation.clinical.sequences import (
     Recording,
     dice_of_frames,
@@ -27,7 +34,9 @@ from adapterkit.evaluation.clinical.volumes import (
 )
 
 __all__ = [
+    "ATRIUM",
     "DISCS",
+    "VENTRICLE",
     "VIEWS",
     "Agreement",
     "Chamber",

@@ -11,6 +11,9 @@ from scipy import ndimage
 from adapterkit.data.image_file import Spacing
 from adapterkit.evaluation.clinical.contours import contour_of, plane_at_neighbour, plane_by_shape
 
+VENTRICLE, ATRIUM = "left ventricle", "left atrium"
+"""What is measured, by the names that the structures have in CAMUS."""
+
 DISCS = 20
 """That a chamber is divided into, as the American Society of Echocardiography recommends."""
 
