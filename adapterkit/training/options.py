@@ -50,8 +50,8 @@ class TrainingOptions:
     patients: int | None = None
     """Use so many of the groups, drawn at random."""
     prompts: TrainingStrategy | None = None
-    """What a structure is asked for by in training. By default "mixed" where the method knows
-    structures by name, else one click."""
+    """What a structure is asked for by in training. By default "mixed" where it is known by name,
+    else one click."""
     augment: AugmentationName = "none"
     """None, the published SAMUS's, or small changes of place and grey."""
     flips: tuple[Flip, ...] = ()
@@ -65,8 +65,7 @@ class TrainingOptions:
     batch_size: int = 8
     """Images per batch and process, or clips."""
     frames: int = 1
-    """Of a clip: so many consecutive frames of a sequence are seen together, for methods that look
-    over time; of data whose format has sequences."""
+    """Of a clip, consecutive ones of a sequence that are seen together."""
     accumulate: int = 1
     """Batches per step."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -76,7 +75,7 @@ class TrainingOptions:
     ema: float | None = None
     """Test and save a moving average of the weights, of which so much stays at a step, 0.99 say."""
     learning_rate: float | None = None
-    """The highest; by default 1e-4, or 1e-3 with the small SAM."""
+    """The highest; by default 1e-4, or 1e-3 with mini_sam."""
     schedule: Literal["cosine", "constant", "polynomial"] = "cosine"
     """Of the learning rate, after a short rise."""
     patience: int | None = None
@@ -94,7 +93,7 @@ class TrainingOptions:
     zero_shot: bool = False
     """Also evaluate the base as it comes, at its own size."""
     seed: int = 0
-    """Of the split, the first weights, the order and the prompts."""
+    """Of split, first weights, order and prompts."""
     out: Path | None = None
     """Folder for the results, new or empty. By default, a new one under runs/."""
     resume: Path | None = None
