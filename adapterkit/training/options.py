@@ -38,8 +38,7 @@ class TrainingOptions:
     colours: tuple[str, ...] = ()
     """What the colours of colour-coded masks stand for, as NAME=RED,GREEN,BLUE."""
     group: str | None = None
-    """The part of a name that images of one patient share, a regular expression; or a table's
-    column."""
+    """A regular expression for what a patient's images share in names; or a table's column."""
     axis: int | None = None
     """Along which volumes are cut into slices: 0 frames, as by default, 1 rows, 2 columns."""
     split: Path | None = None
@@ -50,8 +49,7 @@ class TrainingOptions:
     patients: int | None = None
     """Use so many of the groups, drawn at random."""
     prompts: TrainingStrategy | None = None
-    """What a structure is asked for by in training. By default "mixed" where it is known by name,
-    else one click."""
+    """What asks for a structure in training; by default "mixed" or one click."""
     augment: AugmentationName = "none"
     """None, the published SAMUS's, or small changes of place and grey."""
     flips: tuple[Flip, ...] = ()
