@@ -1,7 +1,9 @@
-"""The tests run with shape checks on every function of adapterkit and of the compared networks."""
+"""The tests run with shape checks on every function of adapterkit and of the compared networks that
+promises shapes."""
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-from tests import shape_checks as shape_checks
+from tests import shape_checks
 
-install_import_hook(["adapterkit", "benchmarks.models"], "tests.shape_checks.shapes_only")
+jaxtyping.jaxtyped = shape_checks.where_shapes_are_promised(jaxtyping.jaxtyped)
+jaxtyping.install_import_hook(["adapterkit", "benchmarks.models"], "tests.shape_checks.shapes_only")

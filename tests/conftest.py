@@ -1,4 +1,9 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share.
+
+They import what they make: the process that hands the tests out to others reads this file too.
+"""
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -6,31 +11,24 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jaxtyping
-import numpy as np
 import pytest
-import torch
 from hypothesis import settings
-from PIL import Image
-from safetensors.torch import load_file
-from segment_anything.modeling import Sam
-from torch import Tensor
 
-import adapterkit as ak
-from adapterkit import __main__ as cli
-from adapterkit.data.collections.camus import Frame
-from adapterkit.data.synthetic.phantom import write_phantom
-from adapterkit.kernels import linear
-from tests.camus_files import save
-from tests.models import TINY
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+    from torch import Tensor
+
+    from adapterkit.data.collections.camus import Frame
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # Of the processes that tests start.
+    import torch
+
+    torch.set_num_threads(1)
 
 # See encoders/test_any_parts.py.
 settings.register_profile("thorough")
@@ -49,18 +47,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture
 def sam() -> Sam:
     """A tiny Sam of stock classes with random weights; its grid is 64x64, as SAM's is."""
+    import adapterkit as ak
+    from tests.models import TINY
+
     return ak.build_sam(TINY, seed=0)
 
 
 @pytest.fixture
 def image() -> Tensor:
     """Two images, normalised, at the size that `inject_samus` gives a Sam."""
+    import torch
+
     return torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="session")
 def samus_reference() -> dict[str, Tensor]:
     """Inputs, weights, outputs and gradients of the published SAMUS."""
+    from safetensors.torch import load_file
+
     path = SHARED / "reference" / "samus_tiny.safetensors"
     if not path.is_file():
         pytest.skip("the published SAMUS's reference tensors are not beside the project")
@@ -70,6 +75,8 @@ def samus_reference() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def small_layers_are_fast() -> Iterator[None]:
     """The fast forward takes no layer for too small to be worth it."""
+    from adapterkit.kernels import linear
+
     with pytest.MonkeyPatch.context() as patch:
         # The package has a function of the module's name.
         patch.setattr(linear, "_MIN_MULTIPLICATIONS", 0)
@@ -79,6 +86,8 @@ def small_layers_are_fast() -> Iterator[None]:
 @pytest.fixture
 def unchecked_shapes():
     """Let wrong shapes reach the errors that a user, who runs without shape checks, will see."""
+    import jaxtyping
+
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -88,6 +97,7 @@ def unchecked_shapes():
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's pictures are written and not drawn, which takes as long as a short training; and how
     long an image takes is measured once."""
+    from PIL import Image
 
     def write(*arguments: Any) -> None:
         Image.new("L", (1, 1)).save(arguments[-1])
@@ -102,6 +112,8 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three synthetic patients in CAMUS's layout, not to be changed."""
+    from adapterkit.data.synthetic.phantom import write_phantom
+
     return write_phantom(tmp_path_factory.mktemp("camus") / "release", 3, image_size=64)
 
 
@@ -114,6 +126,11 @@ def release(phantom: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def frame(tmp_path: Path) -> Frame:
     """A frame of 6 rows and 4 columns whose files a test may replace."""
+    import numpy as np
+
+    from adapterkit.data.collections.camus import Frame
+    from tests.camus_files import save
+
     stem = tmp_path / "patient0007_2CH_ED"
     image, mask = Path(f"{stem}.nii.gz"), Path(f"{stem}_gt.nii.gz")
     save(image, np.arange(24, dtype=np.uint8).reshape(6, 4), spacing=(0.5, 0.75))
@@ -146,6 +163,7 @@ class Done:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """A call of the command within this process; a failure's status is its one line."""
+    from adapterkit import __main__ as cli
 
     def call(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["adapterkit", *map(str, arguments)])

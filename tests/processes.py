@@ -1,7 +1,8 @@
 """Processes of their own that start at once.
 
-They are forks of one that has imported PyTorch, timm and segment_anything, and nothing else:
-neither adapterkit nor the shape checks, which are imported anew in each.
+They are forks of one that has imported PyTorch, timm, segment_anything and MONAI, and with it most
+of what a training needs. Neither adapterkit nor the shape checks are in it: they are imported anew
+in each.
 """
 
 import os
@@ -23,7 +24,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 # Not multiprocessing's own, which imports what the first who asks for it wants.
 _SERVER = forkserver.ForkServer()
-_SERVER.set_forkserver_preload(["torch", "timm", "segment_anything"])
+_SERVER.set_forkserver_preload(["torch", "timm", "segment_anything", "monai"])
 _BEFORE = """
 import os, sys
 sys.argv, sys.path = {arguments!r}, [{root!r}, *sys.path]
@@ -79,6 +80,12 @@ class Process:
     def of_module(cls, module: str, *arguments: str | Path, **options: Any) -> "Process":
         """As `python -m`."""
         code = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        return cls(code, *arguments, **options)
+
+    @classmethod
+    def of_file(cls, path: Path, *arguments: str | Path, **options: Any) -> "Process":
+        """As `python path`."""
+        code = f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"
         return cls(code, *arguments, **options)
 
     def _read(self, name: str) -> str:

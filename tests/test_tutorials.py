@@ -1,12 +1,11 @@
 """The tutorials' scripts, at small size, as a reader runs them."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import Process, run
 
 PROJECT = Path(__file__).parents[1]
 TUTORIALS = PROJECT / "docs" / "tutorials"
@@ -50,14 +49,8 @@ def test_the_script_runs_and_leaves_its_figures(name: str, tmp_path: Path):
         code = script.read_text()
         assert written in code
         script.write_text(code.replace(written, smaller))
-    done = subprocess.run(
-        [sys.executable, f"{name}.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    environment = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    run(Process.of_file(script, folder=tmp_path, environment=environment))
     figures = {path.name for path in TUTORIALS.glob(f"{name}*.png")}
     assert figures <= {path.name for path in tmp_path.glob("*.png")}
 

@@ -34,7 +34,12 @@ def adapters_of(model: nn.Module) -> Adapters | None:
     Raises:
         TypeError: `model` is of no family that adapterkit knows.
     """
-    found = registry.view(model).encoder._modules.get(CONTAINER)
+    return adapters_on(registry.view(model).encoder)
+
+
+def adapters_on(encoder: nn.Module) -> Adapters | None:
+    """The adapters on an encoder that is the one of a view, whose making they do without."""
+    found = encoder._modules.get(CONTAINER)
     return found if isinstance(found, Adapters) else None
 
 
@@ -121,10 +126,11 @@ def eject(model: Model) -> Model:
     Raises:
         ValueError: there is no adapter on it.
     """
-    found = _adapters_or_raise(model)
+    encoder = registry.view(model).encoder
+    found = _or_raise(adapters_on(encoder))
     found.activate(())
     found.unfreeze()
-    delattr(registry.view(model).encoder, CONTAINER)
+    delattr(encoder, CONTAINER)
     return model
 
 
@@ -141,7 +147,7 @@ def remove(model: Model, name: str) -> Model:
     Raises:
         ValueError: there is no adapter of that name.
     """
-    found = _adapters_or_raise(model)
+    found = _or_raise(adapters_of(model))
     found.activate([each for each in found.active if found[name] is not found[each]])
     delattr(found, name)
     return model if found.names else eject(model)
@@ -162,7 +168,7 @@ def activate(model: Model, *names: str) -> Model:
             of them set the same (input size, normalisation), are made for images of other sizes,
             or change one module that peft adapts; the model is as before.
     """
-    _adapters_or_raise(model).activate(names)
+    _or_raise(adapters_of(model)).activate(names)
     return model
 
 
@@ -179,7 +185,7 @@ def disabled(model: Model) -> Iterator[Model]:
     Raises:
         ValueError: there is no adapter on it.
     """
-    _adapters_or_raise(model)
+    _or_raise(adapters_of(model))
     with deactivated(model):
         yield model
 
@@ -191,14 +197,16 @@ def deactivated(model: nn.Module) -> Iterator[ViT]:
     On leaving, those that were active and are still there are so again, unless others were
     activated meanwhile.
     """
-    found = adapters_of(model)
+    base = registry.view(model)
+    found = adapters_on(base.encoder)
     was_active = found.active if found else ()
-    if found:
+    if found and was_active:
         found.activate(())
+        base = registry.view(model)
     try:
-        yield registry.view(model)
+        yield base
     finally:
-        if found and adapters_of(model) is found and not found.active:
+        if found and adapters_on(base.encoder) is found and not found.active:
             found.activate([name for name in was_active if name in found.names])
 
 
@@ -209,7 +217,7 @@ def attach(base: ViT, adapter: Adapter, name: str) -> None:
         ValueError: the name is taken or is no valid name, or the encoder's forward does not reach
             what the adapter is attached to; nothing has changed then.
     """
-    found = adapters_of(base.encoder) or Adapters()
+    found = adapters_on(base.encoder) or Adapters()
     check_name(found, name)
     check_reached(base, adapter)
     adapter.train(base.encoder.training)
@@ -283,8 +291,7 @@ def _checked(parts: Sequence[Any]) -> list[Part]:
     return checked
 
 
-def _adapters_or_raise(model: nn.Module) -> Adapters:
-    found = adapters_of(model)
+def _or_raise(found: Adapters | None) -> Adapters:
     if found is None:
         raise ValueError("this model has no adapter; inject or load one first")
     return found

@@ -81,6 +81,11 @@ class SamFamily(ABC):
 
     @property
     @abstractmethod
+    def encoder(self) -> nn.Module:
+        """The image encoder, without what wraps it, as in the model's view."""
+
+    @property
+    @abstractmethod
     def image_size(self) -> int:
         """Side of the square input, in pixels."""
 

@@ -32,6 +32,10 @@ class SegmentAnything(SamFamily):
         save_sam(self.model, path)
 
     @property
+    def encoder(self) -> nn.Module:
+        return unwrapped(self.model.image_encoder)
+
+    @property
     def image_size(self) -> int:
         return self.model.image_encoder.img_size
 

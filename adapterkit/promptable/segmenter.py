@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from adapterkit.adapters.injection import adapters_of
+from adapterkit.adapters.injection import adapters_on
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.registry import view
 from adapterkit.encoders.wrappers import unwrapped
@@ -62,18 +62,18 @@ class Segmenter(Promptable):
     @property
     def parts(self) -> str:
         """What the active adapters add."""
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         return str([found[name].parts for name in found.active]) if found else ""
 
     @property
     def reach(self) -> int:
         """By the parts of the active adapters."""
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         return found.reach if found else 0
 
     def sequences(self, frames: int) -> AbstractContextManager[None]:
         """Within it, images that are encoded are sequences of so many frames."""
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         return found.sequences(frames) if found else nullcontext()
 
     @property
@@ -90,7 +90,7 @@ class Segmenter(Promptable):
     def padding(self) -> Float[Tensor, "3"] | None:
         """The mean colour for a base alone whose family pads images, as its own predictor does;
         adapters are trained on squashed images."""
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         if (found and found.active) or not self.family.keeps_proportions:
             return None
         return self.normalisation[0].flatten()
@@ -106,7 +106,7 @@ class Segmenter(Promptable):
     def encoder_tensors(self) -> dict[str, Tensor]:
         """The image encoder's, without what adapters add elsewhere, and the normalisation."""
         elsewhere = (".prompt_encoder.", ".mask_decoder.")
-        state = view(self.sam).encoder.state_dict(keep_vars=True)
+        state = self.family.encoder.state_dict(keep_vars=True)
         own = {key: each for key, each in state.items() if not any(e in key for e in elsewhere)}
         return own | dict(zip(("mean", "std"), self.normalisation, strict=True))
 
@@ -120,7 +120,7 @@ class Segmenter(Promptable):
             )
         mean, std = self.normalisation
         image, maps = self.family.encode(((images - mean) / std).to(self.family.dtype))
-        adapters = adapters_of(self.sam)
+        adapters = adapters_on(self.family.encoder)
         return Embedding(image, self.image_size, maps | (adapters.handed_on() if adapters else {}))
 
     def _decode(self, embedding: Embedding, prompts: Prompts) -> Masks:
@@ -174,7 +174,7 @@ class Segmenter(Promptable):
 
     def _active(self) -> list[Part]:
         """The parts of the active adapters, in order."""
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         return [part for name in found.active for part in found[name].parts] if found else []
 
     def _asked(self, embedding: Embedding, prompts: Prompts) -> Prompts:
@@ -221,7 +221,7 @@ class Segmenter(Promptable):
         Yields:
             What tells, after the decoder's forward, the presence that was judged.
         """
-        found = adapters_of(self.sam)
+        found = adapters_on(self.family.encoder)
         if found is None:
             yield lambda: None
             return

@@ -61,6 +61,10 @@ class TransformersPrompts(SamFamily):
                 (draft / "preprocessor_config.json").write_text(json.dumps(found))
 
     @property
+    def encoder(self) -> nn.Module:
+        return unwrapped(self.model.vision_encoder)
+
+    @property
     def image_size(self) -> int:
         return self.model.prompt_encoder.input_image_size
 

@@ -135,7 +135,7 @@ def test_a_compiled_model_follows_every_switch(backend: str):
             def graphs():
                 return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-            options = {"depth": 2, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
+            options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "num_classes": 3}
             options["global_pool"] = ""
             for name, parts in CASES.items():
                 size = 32 if name == "Attribute" else 64

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -7,7 +9,7 @@ from PIL import Image
 
 from adapterkit.evaluation import plots
 from adapterkit.evaluation.plots import Case, segmentation_figure, training_curves
-from tests.processes import Process, run
+from tests.processes import ROOT
 
 STRUCTURES = ["LV endocardium", "myocardium", "left atrium"]
 
@@ -132,7 +134,7 @@ def test_training_curves_without_validation(tmp_path, drawn):
 
 def test_pyplot_is_not_imported():
     code = "import sys, adapterkit.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
-    run(Process(code))
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(
