@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import adapterkit as ak
 from adapterkit.adapters.trial import SITES, TRIED
 from adapterkit.attach.attachment import Adapter
+from adapterkit.attach.probe import run_once
 from adapterkit.encoders import timm_families, transformers_families
 from adapterkit.encoders.examples import EXAMPLES
 from adapterkit.parts import FeatureAdapter, LoRA, Peft, Resize
@@ -78,16 +80,38 @@ def refused(model: nn.Module, parts: Any) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """A model without adapters, all there is to compare of it, and what it computes."""
+
+    model: nn.Module
+    before: dict[str, Any]
+    plain: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Untouched":
+        return cls(model, snapshot(model), computed(model, ak.view(model).image_size))
+
+
+@pytest.fixture(scope="module")
+def untouched() -> Iterator[dict[str, Untouched]]:
+    """By example, what the last test has left as it was: a test takes it out, and puts it back when
+    it has shown that."""
+    with run_once():
+        yield {}
+
+
 @pytest.mark.parametrize("part", TRIED)
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_a_part_works_or_is_refused(example: str, part: str):
-    model = fresh(example)
+def test_a_part_works_or_is_refused(untouched: dict[str, Untouched], example: str, part: str):
+    given = untouched.pop(example, None) or Untouched.of(fresh(example))
+    model, before, plain = given.model, given.before, given.plain
     base = ak.view(model)
-    before, plain = snapshot(model), computed(model, base.image_size)
     reason = refused(model, TRIED[part](base))
     if reason is not None:
         assert len(reason) > 40
         assert snapshot(model) == before
+        untouched[example] = given
         return
     found = ak.adapters_of(model)
     assert found is not None
@@ -111,6 +135,7 @@ def test_a_part_works_or_is_refused(example: str, part: str):
     result(model.train(), size)
     assert snapshot(ak.eject(model.eval())) == before
     assert torch.equal(computed(model, base.image_size), plain)
+    untouched[example] = given
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
