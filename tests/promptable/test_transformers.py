@@ -110,6 +110,11 @@ def test_gradients_are_those_of_the_library(model: Any, images: Tensor):
             torch.testing.assert_close(mine, own, rtol=1e-4, atol=1e-4, msg=name)
 
 
+def test_the_encoder_is_that_of_the_view(model: Any, sam: Any):
+    for each in (model, sam):
+        assert ak.Segmenter(each).family.encoder is ak.view(each).encoder
+
+
 def test_an_image_is_encoded_once_and_decoded_often(model: Any, images: Tensor):
     calls: list[int] = []
     model.vision_encoder.register_forward_hook(lambda module, args, output: calls.append(1))
