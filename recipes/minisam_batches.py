@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from adapterkit.data.synthetic.scenes import Scene, draw_scene
+from adapterkit.data.synthetic.canvas import Scene
+from adapterkit.data.synthetic.recorded_scenes import draw_recorded_scene
+from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.promptable.points import boxes_around
 
-SMALLEST_SCENE = 256
-"""In pixels. Smaller images are quarters of scenes twice as large, which show as much detail."""
+LARGEST_SCENE = 512
+"""In pixels. Smaller images are quarters of scenes twice as large."""
+
+RECORDED = 0.4
+"""Share of scenes as instruments record them; the others are photographs."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,10 @@ class Stage:
     """Side in pixels."""
     batch_size: int
     """Images per step, of all processes together."""
-
-    @property
-    def pixels(self) -> int:
-        """Of a step."""
-        return self.batch_size * self.image_size**2
+    rounds: int
+    """Decodings per prompted mask: by its first prompt, then after corrections."""
+    learning_rate: float
+    """Peak of the stage's schedule."""
 
 
 class Batches(Dataset[Mapping[str, Tensor]]):
@@ -36,19 +40,23 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
     Each depends on seed, stage, step and process alone. It has "images" (B, 3, S, S) in [0, 255],
     "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0, x1, y1) in
-    pixels, and the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them.
+    pixels, the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them, and the
+    "corner" (2,): the patch (row, column) of the model's image where the window that they are
+    begins, both below `places`.
     """
 
     def __init__(
         self,
         stage: Stage,
         first_step: int,
+        places: int,
         prompts: int,
         seed: int,
         rank: int = 0,
         processes: int = 1,
     ):
-        self.stage, self.first_step, self.prompts, self.seed = stage, first_step, prompts, seed
+        self.stage, self.first_step, self.places = stage, first_step, places
+        self.prompts, self.seed = prompts, seed
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
@@ -63,7 +71,8 @@ class Batches(Dataset[Mapping[str, Tensor]]):
             images += draw_images(rng, size)
         images = images[: self.stage.batch_size // self.processes]
         samples = [self._sample(rng, image) for image in images]
-        return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
+        batch = {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
+        return batch | {"corner": torch.from_numpy(rng.integers(self.places, size=2))}
 
     def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
         low_res = scene.masks[:, 2::4, 2::4]
@@ -82,9 +91,10 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
     """A scene of `size`, or the quarters of one twice as large."""
-    if size >= SMALLEST_SCENE:
-        return [draw_scene(rng, size)]
-    scene = draw_scene(rng, 2 * size)
+    draw = draw_recorded_scene if rng.random() < RECORDED else draw_scene
+    scene = draw(rng, min(2 * size, LARGEST_SCENE))
+    if size == LARGEST_SCENE:
+        return [scene]
     quarters = [
         np.s_[row : row + size, column : column + size] for row in (0, size) for column in (0, size)
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,8 @@ class Config:
     """Factor on the steps of all stages; 0.01 for a trial."""
     prompts: int = 4
     """Prompted masks per image."""
-    rounds: int = 2
-    """Decodings per prompted mask: by its first prompt, then after corrections."""
-    learning_rate: float = 1e-3
-    """Peak of the schedule: a rise over the first 2 %, then half a cosine."""
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    """Of the forward passes; "no" where the processor has no arithmetic in bfloat16."""
     seed: int = 0
     """Of weights, scenes and prompts."""
     workers: int = 1

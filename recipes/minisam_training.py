@@ -1,7 +1,7 @@
 """The pretraining of the small Segment Anything model; see `minisam`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,24 +22,32 @@ from torch.utils.data import DataLoader
 from adapterkit.promptable.points import random_points
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.segmenter import Segmenter
-from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_sam
+from adapterkit.promptable.stock_sam import MINI, build_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.state import Progress, load_state, save_state
 from recipes.minisam_batches import Batches, Stage
 from recipes.minisam_options import Config
+from recipes.minisam_windows import Window
 
 console = Console()
 
-STAGES = (Stage(14000, 128, 8), Stage(6500, 256, 4), Stage(550, 512, 4))
+STAGES = (
+    Stage(7000, 128, 8, rounds=2, learning_rate=3e-3),
+    Stage(3000, 256, 4, rounds=2, learning_rate=2e-3),
+    Stage(600, 512, 4, rounds=3, learning_rate=1e-3),
+)
 SAVE_EVERY = 100
 """Steps between two saved states."""
+
+ADAMW_SHARE = 1 / 3
+"""The learning rate of what AdamW trains, as a share of Muon's."""
 
 
 def pretrain(config: Config) -> None:
     keep_freed_memory()
-    accelerator = make_accelerator(mixed_precision="no")
+    accelerator = make_accelerator(mixed_precision=config.mixed_precision)
     console.quiet = not accelerator.is_main_process
     plan = stages(config)
     for stage in plan:
@@ -58,22 +66,16 @@ def pretrain(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    model = Pretraining(build_sam(replace(MINI, image_size=plan[0].image_size), config.seed))
+    model = Pretraining(build_sam(MINI, config.seed)).to(accelerator.device).train()
     match_keys_to_queries(model.sam)
-    # The learning rate follows the pixels seen, so that every stage takes its share of the decay.
-    pixels = [0, *np.cumsum([stage.steps * stage.pixels for stage in plan])]
     with progress_bar() as bar:
         task = bar.add_task("step", total=sum(stage.steps for stage in plan))
-        for number, (stage, state_file) in enumerate(zip(plan, state_files, strict=True)):
-            rates = [
-                config.learning_rate * schedule((pixels[number] + step * stage.pixels) / pixels[-1])
-                for step in range(1, stage.steps + 1)
-            ]
-            model.sam = resized_sam(model.sam, stage.image_size)
-            model.to(accelerator.device).train()
-            train_stage(model, config, stage, rates, state_file, accelerator, bar, task)
-    if accelerator.is_main_process:
-        save_sam(model.sam, weights, dtype=torch.float16)
+        for number, (stage, state_file) in enumerate(zip(plan, state_files, strict=True), 1):
+            train_stage(model, config, stage, state_file, accelerator, bar, task)
+            if accelerator.is_main_process:
+                last = number == len(plan)
+                after = config.out / f"after_stage_{number}.safetensors"
+                save_sam(model.sam, weights if last else after, dtype=torch.float16)
     console.print(f"weights in {weights}")
 
 
@@ -99,21 +101,23 @@ class Pretraining(nn.Module):
 class Objective(nn.Module):
     """`step_loss` as a module, so that processes exchange the gradients of what it uses."""
 
-    def __init__(self, model: Pretraining, rounds: int):
+    def __init__(self, model: Pretraining, stage: Stage):
         super().__init__()
-        self.model, self.rounds = model, rounds
+        self.model, self.rounds = model, stage.rounds
+        self.window = Window(model.sam, stage.image_size)
 
     def forward(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        return step_loss(self.model, batch, self.rounds, generator)
+        row, column = batch["corner"].tolist()
+        sam = self.window.at(row, column)
+        return step_loss(sam, self.model.borders, batch, self.rounds, generator)
 
 
 def train_stage(
     model: Pretraining,
     config: Config,
     stage: Stage,
-    rates: Sequence[float],
     state_file: Path,
     accelerator: Accelerator,
     bar: ProgressBar,
@@ -122,38 +126,43 @@ def train_stage(
     """Take the steps of a stage that `state_file`, if it exists, does not hold yet."""
     rank, processes = accelerator.process_index, accelerator.num_processes
     parameters = list(model.parameters())
-    objective, optimizer = accelerator.prepare(
-        Objective(model, config.rounds),
-        torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
-    )
+    objective, *optimizers = accelerator.prepare(Objective(model, stage), *optimizers_of(model))
+    momenta = {
+        f"momentum.{number}": values["momentum_buffer"]
+        for number, values in enumerate(optimizers[0].state.values())
+    }
     run = {
         "stage": asdict(stage),
         "prompts": config.prompts,
-        "rounds": config.rounds,
-        "learning rates": [rates[0], rates[-1]],
+        "precision": config.mixed_precision,
         "seed": config.seed,
         "processes": processes,
     }
     done = Progress()
     if state_file.exists():
-        done = load_state(state_file, run, model, optimizer, scaler=None)
+        done = load_state(state_file, run, model, optimizers[1], scaler=None, averages=momenta)
     bar.advance(task, done.step)
-    batches = Batches(stage, done.step, config.prompts, config.seed, rank, processes)
+    places = Window(model.sam, stage.image_size).places
+    batches = Batches(stage, done.step, places, config.prompts, config.seed, rank, processes)
     loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):
-        for group in optimizer.param_groups:
-            group["lr"] = rates[step]
+        rate = stage.learning_rate * schedule((step + 1) / stage.steps)
+        for optimizer, share in zip(optimizers, (1, ADAMW_SHARE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = share * rate
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
         source = f"{stage.image_size} pixels, step {step}, process {rank}"
         generator = seeded_generator(config.seed, source)
         loss, iou = objective(batch, generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in step {step} of {stage}")
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         bar.advance(task)
         for name, value in {"loss": loss.item(), **iou}.items():
             log.setdefault(name, []).append(value)
@@ -165,9 +174,30 @@ def train_stage(
             log.clear()
             if accelerator.is_main_process:
                 state = Progress(step=step + 1)
-                save_state(state_file, run, state, model, optimizer, scaler=None)
-    # The next stage's model is another, and has an optimiser of its own.
-    accelerator.free_memory(objective, optimizer)
+                save_state(state_file, run, state, model, optimizers[1], None, averages=momenta)
+    # The next stage begins with momenta of its own.
+    accelerator.free_memory(objective, *optimizers)
+
+
+def optimizers_of(model: Pretraining) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
+    """Muon for the matrices of the transformers, AdamW for the rest.
+
+    Source: Jordan et al. 2024, Muon, https://kellerjordan.github.io/posts/muon; Liu et al. 2025,
+    Muon is Scalable for LLM Training, arXiv 2502.16982, for the rate that both share.
+    """
+    matrices = [
+        each
+        for name, each in model.named_parameters()
+        if each.ndim == 2
+        and ("image_encoder.blocks" in name or "mask_decoder.transformer" in name)
+        and "rel_pos" not in name
+    ]
+    known = set(matrices)
+    others = [each for each in model.parameters() if each not in known]
+    muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for each in matrices:
+        muon.state[each]["momentum_buffer"] = torch.zeros_like(each)
+    return muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
 
 def stages(config: Config) -> list[Stage]:
@@ -201,13 +231,19 @@ def match_keys_to_queries(sam: Sam) -> None:
 
 
 def step_loss(
-    model: Pretraining, batch: Mapping[str, Tensor], rounds: int, generator: torch.Generator
+    sam: Sam,
+    borders_of: Callable[[Tensor], Tensor],
+    batch: Mapping[str, Tensor],
+    rounds: int,
+    generator: torch.Generator,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss of the borders and of the masks of all rounds; and the mean IoU of each round's."""
-    segmenter = Segmenter(model.sam)
+    segmenter = Segmenter(sam)
     target = batch["masks"]
     embedding = segmenter.encode(batch["images"].float())
-    borders = F.binary_cross_entropy_with_logits(model.borders(embedding.image), batch["borders"])
+    borders = F.binary_cross_entropy_with_logits(
+        borders_of(embedding.image).float(), batch["borders"]
+    )
     points = labels = boxes = masks = None
     if torch.rand((), generator=generator) < 0.4:
         boxes = shaken(batch["boxes"], segmenter.image_size, generator)
@@ -218,7 +254,7 @@ def step_loss(
     iou: dict[str, float] = {}
     for number in range(rounds):
         found = segmenter.decode(embedding, Prompts(points, labels, boxes, masks))
-        logits, predicted_iou = found.all_logits, found.all_iou
+        logits, predicted_iou = found.all_logits.float(), found.all_iou.float()
         ambiguous = number == 0 and boxes is None
         if not ambiguous:
             logits, predicted_iou = logits[:, :, :1], predicted_iou[:, :, :1]

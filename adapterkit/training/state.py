@@ -75,7 +75,7 @@ def save_state(
         run: what identifies the run, of JSON values; `load_state` compares it.
         progress: how far it has come.
         model: whose parameters that require gradients, and buffers, are saved.
-        optimizer: of these parameters, in their order in `model`.
+        optimizer: of these parameters, or of some.
         scaler: of the gradients, in half precision.
         averages: what else changes, by name.
 
@@ -83,7 +83,7 @@ def save_state(
         OSError: the file cannot be written; the one before is as it was.
     """
     tensors = {f"model.{name}": value for name, value in _changing(model).items()}
-    names = _trained_names(model)
+    names = _names(model, optimizer)
     for index, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             tensors[f"optimizer.{key}.{names[index]}"] = value
@@ -118,7 +118,7 @@ def load_state(
                 f"{_short(now)}; resume with what the run was started with"
             )
     own = _changing(model)
-    names = _trained_names(model)
+    names = _names(model, optimizer)
     saved = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     for key in {**own, **saved}:
         if key not in saved or key not in own or saved[key].shape != own[key].shape:
@@ -184,8 +184,10 @@ def _changing(model: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not isinstance(v, Parameter) or v.requires_grad}
 
 
-def _trained_names(model: nn.Module) -> list[str]:
-    return [name for name, each in model.named_parameters() if each.requires_grad]
+def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Of what an optimiser trains, in its order."""
+    names = {each: name for name, each in model.named_parameters()}
+    return [names[each] for group in optimizer.param_groups for each in group["params"]]
 
 
 def _short(value: Any) -> str:

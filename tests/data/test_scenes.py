@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterkit.data.synthetic.scenes import MIN_AREA, draw_scene
+from adapterkit.data.synthetic.canvas import MIN_AREA
+from adapterkit.data.synthetic.scenes import draw_scene
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([64, 128, 250, 512]))
