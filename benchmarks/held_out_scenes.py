@@ -15,6 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 import adapterkit as ak
+from adapterkit.data.synthetic.canvas import Scene
 from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.promptable.points import boxes_around
 from adapterkit.promptable.prompts import Prompts
@@ -34,6 +35,7 @@ class Answers:
         box: by the exact box.
         five_clicks: after five clicks.
         predicted, true: of the three masks of one click, the decoder's estimate and the truth.
+        roughness: of the outline by the box, as a multiple of the target's: 1 is as smooth.
     """
 
     click: Float[Tensor, "k"]
@@ -42,6 +44,21 @@ class Answers:
     five_clicks: Float[Tensor, "k"]
     predicted: Float[Tensor, "k 3"]
     true: Float[Tensor, "k 3"]
+    roughness: Float[Tensor, "k"]
+
+
+@dataclass(frozen=True)
+class Everything:
+    """What `SamAutomaticMaskGenerator` finds in a scene with its default thresholds.
+
+    Attributes:
+        masks: their number.
+        found: of each thing that covers more than 1 % of the scene, whether one of the masks has an
+            IoU of at least 0.7 with it.
+    """
+
+    masks: int
+    found: Bool[np.ndarray, "n"]
 
 
 def held_out(number: int) -> np.random.Generator:
@@ -83,6 +100,7 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
 
     boxes = boxes_around(torch.from_numpy(targets))[None]
     by_box = segmenter.decode(embedding, Prompts(boxes=scale * boxes)).low_res_logits
+    outlined = compactness((full_size(by_box)[0] > 0).numpy())
     return Answers(
         click=true.gather(1, best)[:, 0],
         oracle=true.amax(1),
@@ -90,7 +108,30 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
         five_clicks=iou(previous[:, :, None])[:, 0],
         predicted=predicted,
         true=true,
+        roughness=torch.from_numpy(outlined / compactness(targets)),
     )
+
+
+def find_everything(sam: Sam, scene: Scene) -> Everything:
+    """Segment a scene without a prompt."""
+    answers = SamAutomaticMaskGenerator(sam).generate(scene.image)
+    things = scene.masks[scene.masks.mean((1, 2)) > 0.01].reshape(-1, SCENE_SIZE**2).astype(int)
+    found = np.zeros(len(things), bool)
+    for answer in answers:
+        mask = answer["segmentation"].ravel().astype(int)
+        common = things @ mask
+        found |= common >= 0.7 * (things.sum(1) + mask.sum() - common)
+    return Everything(len(answers), found)
+
+
+def compactness(masks: Bool[np.ndarray, "k S S"]) -> Float[np.ndarray, "k"]:
+    """Perimeter squared over 4 pi times the area: 1 for a disc, more the more ragged it is; NaN for
+    an empty mask. The perimeter is by Crofton's formula in two directions, pi / 4 times the
+    borders of pixels."""
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1))).astype(int)
+    borders = sum(np.abs(np.diff(padded, axis=axis)).sum((1, 2)) for axis in (1, 2))
+    with np.errstate(invalid="ignore"):
+        return (np.pi / 4 * borders) ** 2 / (4 * np.pi * masks.sum((1, 2)))
 
 
 def full_size(logits: Float[Tensor, "k m h w"]) -> Float[Tensor, "k m S S"]:

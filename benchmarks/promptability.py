@@ -5,7 +5,8 @@
 
 No scene of the pretraining is among them. Of each, some masks are asked for by one click at their
 most interior pixel, by their exact box, and by five clicks, each in the middle of the greatest
-error of the mask before it. Printed are mean IoUs, and how well the decoder ranks its own masks.
+error of the mask before it. Printed are mean IoUs, how well the decoder ranks its own masks, how
+rough its outlines are, and how much it finds without a prompt.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, sections 7.1 and D.1.
 """
@@ -29,17 +30,26 @@ class Config:
     """Held-out scenes."""
     masks: int = 4
     """Masks of each, drawn at random."""
+    everything: int = 50
+    """Scenes of which all is segmented without a prompt."""
     figure: Path | None = None
     """Also write a picture: scenes, masks by one click, and all masks found without a prompt."""
 
 
 def main(config: Config) -> None:
+    import numpy as np
     import torch
     from rich.progress import track
 
     from adapterkit.data.synthetic.scenes import draw_scene
     from adapterkit.evaluation.tables import markdown
-    from benchmarks.held_out_scenes import SCENE_SIZE, ask, draw_figure, held_out
+    from benchmarks.held_out_scenes import (
+        SCENE_SIZE,
+        ask,
+        draw_figure,
+        find_everything,
+        held_out,
+    )
 
     sam = ak.load_sam(config.weights)
     segmenter = ak.Segmenter(sam)
@@ -74,6 +84,24 @@ def main(config: Config) -> None:
         f"the best is ranked first in {right:.0%} (by chance 33%)",
         soft_wrap=True,
     )
+    roughness = every("roughness").nanmedian()
+    console.print(
+        f"outlines by the box are {roughness:.2f} times as rough as the true ones "
+        "(median of perimeter squared over area)",
+        soft_wrap=True,
+    )
+    whole = [
+        find_everything(sam, draw_scene(held_out(number), SCENE_SIZE))
+        for number in track(range(config.everything), "all", console=console, transient=True)
+    ]
+    if whole:
+        found = np.concatenate([each.found for each in whole])
+        console.print(
+            f"without a prompt, at SAM's default thresholds: a mask in "
+            f"{np.mean([each.masks > 0 for each in whole]):.0%} of {len(whole)} scenes; "
+            f"{found.mean():.0%} of {len(found)} things above 1 % of the area found at IoU 0.7",
+            soft_wrap=True,
+        )
     if config.figure is not None:
         draw_figure(sam, config.figure, rows=min(4, config.scenes))
         console.print(f"picture in {config.figure}")

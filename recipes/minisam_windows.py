@@ -68,11 +68,15 @@ class Window:
 class _WindowPositions(PositionEmbeddingRandom):
     """The positional encoding of a window's points and cells, in the whole's coordinates."""
 
+    positional_encoding_gaussian_matrix: Tensor
+
     def __init__(self, whole: PositionEmbeddingRandom, image_size: int, patch_size: int):
         super().__init__()
-        self.positional_encoding_gaussian_matrix = whole.positional_encoding_gaussian_matrix
+        self.positional_encoding_gaussian_matrix = cast(
+            Tensor, whole.positional_encoding_gaussian_matrix
+        )
         self.image_size, self.patch_size = image_size, patch_size
-        self.corner = (0, 0)
+        self.corner: tuple[int, int] = (0, 0)
 
     def forward(self, size: tuple[int, int]) -> Float[Tensor, "c h w"]:
         """Of the cells of a grid of `size`, each a patch."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import adapterkit as ak
+from adapterkit.data.synthetic.canvas import Scene
 from adapterkit.promptable.protocol import Masks
 from adapterkit.promptable.stock_sam import save_sam
 from benchmarks import held_out_scenes, promptability
@@ -16,6 +17,34 @@ def test_the_middle_is_farthest_from_the_border():
     region[2:9, 3:10] = True
     assert held_out_scenes.middle(region).tolist() == [6, 5]
     assert held_out_scenes.middle(np.zeros((4, 4), bool)).tolist() == [0, 0]
+
+
+def test_a_disc_is_the_most_compact():
+    y, x = np.mgrid[-50:50, -50:50]
+    disc, cross = x**2 + y**2 < 40**2, (abs(x) < 5) | (abs(y) < 5)
+    of_disc, of_cross, of_none = held_out_scenes.compactness(np.stack([disc, cross, x > 100]))
+    assert of_disc == pytest.approx(1, abs=0.03)
+    assert of_cross > 3
+    assert np.isnan(of_none)
+
+
+def test_everything_is_found_by_a_generator_that_knows_it(monkeypatch):
+    masks = np.zeros((3, 512, 512), bool)
+    masks[0, :100, :100] = masks[1, 200:, 200:] = masks[2, :4, :4] = True
+    known = [{"segmentation": masks[0]}, {"segmentation": np.roll(masks[1], 150, axis=0)}]
+
+    class Generator:
+        def __init__(self, sam):
+            pass
+
+        def generate(self, image):
+            return known
+
+    monkeypatch.setattr(held_out_scenes, "SamAutomaticMaskGenerator", Generator)
+    scene = Scene(np.zeros((512, 512, 3), np.uint8), masks)
+    answer = held_out_scenes.find_everything(ak.build_sam(ECHO, seed=0), scene)
+    assert answer.masks == 2
+    assert answer.found.tolist() == [True, False]  # the third is smaller than 1 %
 
 
 class Planted(ak.Segmenter):
@@ -65,11 +94,17 @@ def test_it_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     save_sam(ak.build_sam(ECHO, seed=0), tmp_path / "sam.safetensors")
     promptability.main(
         promptability.Config(
-            weights=tmp_path / "sam.safetensors", scenes=2, masks=2, figure=tmp_path / "a.png"
+            weights=tmp_path / "sam.safetensors",
+            scenes=2,
+            masks=2,
+            everything=1,
+            figure=tmp_path / "a.png",
         )
     )
     printed = capsys.readouterr().out
     assert "2 held-out scenes, 4 masks" in printed
     assert "| five clicks | 0." in printed
     assert "correlation" in printed
+    assert "times as rough" in printed
+    assert "of 1 scenes" in printed
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterkit.data.synthetic.canvas import MIN_AREA
+from adapterkit.data.synthetic.recorded_scenes import draw_recorded_scene
 from adapterkit.data.synthetic.scenes import draw_scene
 
 
@@ -53,3 +54,17 @@ def test_the_same_generator_state_draws_the_same_scene():
 def test_a_size_out_of_range_is_refused(size):
     with pytest.raises(ValueError, match=f"size is {size} pixels: expected between 32 and 512"):
         draw_scene(np.random.default_rng(0), size)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([64, 250]))
+@settings(max_examples=20, deadline=None)
+def test_masks_of_recorded_scenes_are_distinct_and_large_enough(seed, size):
+    scene = draw_recorded_scene(np.random.default_rng(seed), size)
+    again = draw_recorded_scene(np.random.default_rng(seed), size)
+    assert np.array_equal(scene.image, again.image)
+    assert np.array_equal(scene.masks, again.masks)
+    assert scene.image.shape == (size, size, 3)
+    assert scene.image.dtype == np.uint8
+    assert scene.masks.shape[1:] == (size, size)
+    assert (scene.masks.mean((1, 2)) >= MIN_AREA).all()
+    assert len({mask.tobytes() for mask in scene.masks}) == len(scene.masks)

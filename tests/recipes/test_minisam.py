@@ -17,7 +17,10 @@ from tests.processes import Process
 
 @pytest.fixture(scope="module")
 def short():
-    stages = (minisam_training.Stage(3, 64, 4), minisam_training.Stage(1, 512, 1))
+    stages = (
+        minisam_training.Stage(3, 64, 4, rounds=2, learning_rate=1e-3),
+        minisam_training.Stage(1, 512, 1, rounds=3, learning_rate=1e-3),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minisam_training, "STAGES", stages)
         patch.setattr(minisam_training, "SAVE_EVERY", 1)
