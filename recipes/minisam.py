@@ -5,14 +5,18 @@
     python -m recipes.minisam                              one process
     python -m recipes.minisam --resume                     goes on where it was interrupted
 
-The procedure is SAM's in small. Procedural scenes stand in for SA-1B; the first prompt of a mask is
-a point or a box, and the next ones are clicks where the mask is wrong, with the mask itself;
-the loss is 20 focal + Dice, of an ambiguous point's three masks only the lowest, and the squared
-error of the predicted IoU. The image embedding also tells, through a linear map that is dropped in
-the end, where one thing borders on another: at first, masks alone teach the encoder little.
-Training begins on 128x128 pixels, a quarter of a scene, where an image costs a twentieth of one at
-the model's 512x512, and ends there. It leaves the weights in half precision,
-`mini_sam.safetensors`; `python -m benchmarks.promptability` measures them.
+The procedure is SAM's in small. Procedural scenes stand in for SA-1B, as photographs and as
+instruments record them; the first prompt of a mask is a point or a box, and the next ones are
+clicks where the mask is wrong, with the mask itself; the loss is 20 focal + Dice, of an ambiguous
+point's three masks only the lowest, and the squared error of the predicted IoU. The image embedding
+also tells, through a linear map that is dropped in the end, where one thing borders on another: at
+first, masks alone teach the encoder little.
+
+Training goes through stages, each with a learning rate that rises and falls to zero, so that any
+may be the last; each leaves its weights, `after_stage_N.safetensors`. It begins on windows of
+128x128 pixels, which cost a fortieth of the model's 512x512 and see them as it does (`Window`).
+The last stage leaves `mini_sam.safetensors`, in half precision as all;
+`python -m benchmarks.promptability` measures them.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and appendix A.
 """

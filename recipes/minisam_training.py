@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from adapterkit.promptable.points import random_points
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.segmenter import Segmenter
-from adapterkit.promptable.stock_sam import MINI, build_sam, save_sam
+from adapterkit.promptable.stock_sam import SamConfig, build_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.accelerator import make_accelerator
@@ -32,6 +32,18 @@ from recipes.minisam_options import Config
 from recipes.minisam_windows import Window
 
 console = Console()
+
+SIZES = SamConfig(
+    width=192,
+    depth=8,
+    num_heads=6,
+    global_blocks=(1, 3, 5, 7),
+    window_size=8,
+    image_size=512,
+    prompt_width=128,
+    decoder_mlp_width=512,
+)
+"""4.9 M parameters."""
 
 STAGES = (
     Stage(7000, 128, 8, rounds=2, learning_rate=3e-3),
@@ -66,7 +78,7 @@ def pretrain(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    model = Pretraining(build_sam(MINI, config.seed)).to(accelerator.device).train()
+    model = Pretraining(build_sam(SIZES, config.seed)).to(accelerator.device).train()
     match_keys_to_queries(model.sam)
     with progress_bar() as bar:
         task = bar.add_task("step", total=sum(stage.steps for stage in plan))

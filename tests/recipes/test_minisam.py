@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapterkit.promptable.stock_sam import MINI, load_sam
+from adapterkit.promptable.stock_sam import SamConfig, load_sam
 from recipes import minisam, minisam_training
 from tests.processes import Process
 
@@ -37,7 +37,7 @@ def whole(short, tmp_path_factory):
 
 def test_leaves_weights_of_the_mini_sam(whole):
     sam = load_sam(whole / "mini_sam.safetensors")
-    assert sam.image_encoder.img_size == MINI.image_size
+    assert SamConfig.of(sam.state_dict()) == minisam_training.SIZES
     tensors = load_file(whole / "mini_sam.safetensors").values()
     assert {each.dtype for each in tensors} == {torch.float16}
 
