@@ -1,6 +1,7 @@
 """A window of a Sam's image, as a Sam of its own."""
 
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 import torch
@@ -36,13 +37,15 @@ def test_a_window_as_large_as_the_image_is_the_model(sam):
 def test_positions_are_those_of_the_image(sam):
     window = Window(sam, 64)
     assert window.places == 5
-    part = window.at(1, 3)
+    part, whole = window.at(1, 3), sam.image_encoder
     assert torch.equal(
         part.prompt_encoder.get_dense_pe(), sam.prompt_encoder.get_dense_pe()[..., 1:5, 3:7]
     )
-    assert torch.equal(part.image_encoder.pos_embed, sam.image_encoder.pos_embed[:, 1:5, 3:7])
-    table = sam.image_encoder.blocks[1].attn.rel_pos_h
-    assert torch.equal(part.image_encoder.blocks[1].attn.rel_pos_h, table[4:11])
+    positions, table = "pos_embed", "blocks.1.attn.rel_pos_h"
+    expected = whole.get_parameter(positions)[:, 1:5, 3:7]
+    assert torch.equal(attrgetter(positions)(part.image_encoder), expected)
+    expected = whole.get_parameter(table)[4:11]
+    assert torch.equal(attrgetter(table)(part.image_encoder), expected)
     label = torch.ones(1, 1, dtype=torch.long)
     here, _ = part.prompt_encoder((torch.tensor([[[5.0, 7.0]]]), label), None, None)
     there, _ = sam.prompt_encoder((torch.tensor([[[53.0, 23.0]]]), label), None, None)
