@@ -29,6 +29,8 @@ class Stage:
     """Side in pixels."""
     batch_size: int
     """Images per step, of all processes together."""
+    prompts: int
+    """Prompted masks per image."""
     rounds: int
     """Decodings per prompted mask: by its first prompt, then after corrections."""
     learning_rate: float
@@ -50,13 +52,12 @@ class Batches(Dataset[Mapping[str, Tensor]]):
         stage: Stage,
         first_step: int,
         places: int,
-        prompts: int,
         seed: int,
         rank: int = 0,
         processes: int = 1,
     ):
         self.stage, self.first_step, self.places = stage, first_step, places
-        self.prompts, self.seed = prompts, seed
+        self.seed = seed
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class Batches(Dataset[Mapping[str, Tensor]]):
     def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
         low_res = scene.masks[:, 2::4, 2::4]
         visible = rng.permutation(np.flatnonzero(low_res.any((1, 2))))
-        chosen = np.resize(visible, self.prompts)
+        chosen = np.resize(visible, self.stage.prompts)
         borders = np.zeros((2, *low_res.shape[1:]), np.float32)
         borders[0, :, :-1] = (low_res[:, :, 1:] != low_res[:, :, :-1]).any(0)
         borders[1, :-1] = (low_res[:, 1:] != low_res[:, :-1]).any(0)

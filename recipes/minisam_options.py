@@ -11,8 +11,6 @@ class Config:
     """Folder for the weights and the states to resume from."""
     length: float = 1.0
     """Factor on the steps of all stages; 0.01 for a trial."""
-    prompts: int = 4
-    """Prompted masks per image."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """Of the forward passes; "no" where the processor has no arithmetic in bfloat16."""
     seed: int = 0

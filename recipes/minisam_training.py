@@ -46,9 +46,10 @@ SIZES = SamConfig(
 """4.9 M parameters."""
 
 STAGES = (
-    Stage(7000, 128, 8, rounds=2, learning_rate=3e-3),
-    Stage(3000, 256, 4, rounds=2, learning_rate=2e-3),
-    Stage(600, 512, 4, rounds=3, learning_rate=1e-3),
+    Stage(7000, 128, batch_size=8, prompts=4, rounds=2, learning_rate=3e-3),
+    Stage(3000, 256, batch_size=4, prompts=4, rounds=2, learning_rate=2e-3),
+    Stage(600, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1e-3),
+    Stage(9000, 512, batch_size=4, prompts=8, rounds=3, learning_rate=2e-3),
 )
 SAVE_EVERY = 100
 """Steps between two saved states."""
@@ -145,7 +146,6 @@ def train_stage(
     }
     run = {
         "stage": asdict(stage),
-        "prompts": config.prompts,
         "precision": config.mixed_precision,
         "seed": config.seed,
         "processes": processes,
@@ -155,7 +155,7 @@ def train_stage(
         done = load_state(state_file, run, model, optimizers[1], scaler=None, averages=momenta)
     bar.advance(task, done.step)
     places = Window(model.sam, stage.image_size).places
-    batches = Batches(stage, done.step, places, config.prompts, config.seed, rank, processes)
+    batches = Batches(stage, done.step, places, config.seed, rank, processes)
     loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):

@@ -18,8 +18,8 @@ from tests.processes import Process
 @pytest.fixture(scope="module")
 def short():
     stages = (
-        minisam_training.Stage(3, 64, 4, rounds=2, learning_rate=1e-3),
-        minisam_training.Stage(1, 512, 1, rounds=3, learning_rate=1e-3),
+        minisam_training.Stage(3, 64, 4, prompts=2, rounds=2, learning_rate=1e-3),
+        minisam_training.Stage(1, 512, 1, prompts=2, rounds=3, learning_rate=1e-3),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minisam_training, "STAGES", stages)
@@ -31,7 +31,7 @@ def short():
 def whole(short, tmp_path_factory):
     """The folder of a training that was not interrupted, not to be changed."""
     folder = tmp_path_factory.mktemp("minisam") / "whole"
-    minisam.main(minisam.Config(out=folder, prompts=2))
+    minisam.main(minisam.Config(out=folder))
     return folder
 
 
@@ -44,7 +44,7 @@ def test_leaves_weights_of_the_mini_sam(whole):
 
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, step):
-    cut = minisam.Config(out=tmp_path / "cut", prompts=2)
+    cut = minisam.Config(out=tmp_path / "cut")
     step_loss, calls = minisam_training.step_loss, []
 
     def interrupted(*arguments):
@@ -57,7 +57,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         minisam.main(cut)
     monkeypatch.setattr(minisam_training, "step_loss", step_loss)
-    minisam.main(minisam.Config(out=tmp_path / "cut", prompts=2, resume=True))
+    minisam.main(minisam.Config(out=tmp_path / "cut", resume=True))
 
     expected, found = (
         load_file(folder / "mini_sam.safetensors") for folder in (whole, tmp_path / "cut")
@@ -67,15 +67,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path, monkeyp
 
 
 def test_a_finished_folder_is_not_overwritten(whole, tmp_path):
-    config = minisam.Config(out=tmp_path / "run", prompts=2)
+    config = minisam.Config(out=tmp_path / "run")
     shutil.copytree(whole, config.out)
     with pytest.raises(ValueError, match="this pretraining is finished"):
         minisam.main(config)
     (config.out / "mini_sam.safetensors").unlink()
     with pytest.raises(ValueError, match="holds a pretraining: give --resume"):
         minisam.main(config)
-    with pytest.raises(ValueError, match="a run with prompts 2, and this one has 3"):
-        minisam.main(replace(config, prompts=3, resume=True))
+    with pytest.raises(ValueError, match="a run with seed 0, and this one has 1"):
+        minisam.main(replace(config, seed=1, resume=True))
 
 
 def test_a_mistake_is_one_line(tmp_path):
@@ -121,13 +121,13 @@ def test_the_schedule_rises_and_falls_to_zero():
 def test_two_processes_share_the_batches_and_resume(tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "recipes.minisam", "--length", "0.0001", "--prompts", "2", "--out", str(tmp_path),
+        "-m", "recipes.minisam", "--length", "0.0001", "--out", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights in") == 1
     expected = load_file(tmp_path / "mini_sam.safetensors")
-    for name in ("mini_sam", "stage_3", "stage_2"):
+    for name in ("mini_sam", "stage_4", "stage_3", "stage_2"):
         (tmp_path / f"{name}.safetensors").unlink()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
