@@ -73,13 +73,14 @@ def _squashed(labels: UInt8[np.ndarray, "H W"], side: int) -> UInt8[np.ndarray, 
 def _draw_curves(panel: Axes, by_expert: Recording | None, curves: Mapping[str, Recording]) -> None:
     drawn = [("reference", by_expert, "0.2")] if by_expert is not None else []
     drawn += [(name, each, c) for (name, each), c in zip(curves.items(), _COLOURS, strict=False)]
+    in_mm = all(recording.unit == "mm" for _, recording, _ in drawn)
     for name, recording, colour in drawn:
-        areas = np.array(recording.areas) / 100
+        areas = np.array(recording.areas) / (100 if in_mm else 1)
         style = "dashed" if name == "reference" else "solid"
         panel.plot(areas, color=colour, linestyle=style, linewidth=1, label=name)
         for frame, marker in ((recording.ed, "^"), (recording.es, "v")):
             if frame is not None:
                 panel.plot(frame, areas[frame], marker, color=colour, markersize=5)
     panel.set_xlabel("frame", fontsize=6)
-    panel.set_ylabel("left ventricle, cm² (100 pixels)", fontsize=6)
+    panel.set_ylabel(f"left ventricle, {'cm²' if in_mm else 'pixels'}", fontsize=6)
     panel.tick_params(labelsize=6)

@@ -94,7 +94,8 @@ class DetailNet(nn.Module):
 class OverTime(nn.Module):
     """Each channel of a frame's maps becomes a weighted sum of those of the frames around it.
 
-    The weights start at 1/4, 1/2 and 1/4 of the frames before, at and after it; beyond its ends a
+    The weights start at 1/8, 3/4 and 1/8 of the frames before, at and after it: a training moves
+    them little, and through several layers wider ones would flatten a beat. Beyond its ends a
     sequence stands still.
 
     Args:
@@ -106,8 +107,8 @@ class OverTime(nn.Module):
         super().__init__()
         self.reach = reach
         weights = torch.zeros(2 * reach + 1, channels)
-        weights[reach] = 1 / 2
-        weights[reach - 1] = weights[reach + 1] = 1 / 4
+        weights[reach] = 3 / 4
+        weights[reach - 1] = weights[reach + 1] = 1 / 8
         self.weights = nn.Parameter(weights)
 
     def forward(

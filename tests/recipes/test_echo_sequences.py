@@ -61,6 +61,25 @@ def test_both_methods_are_measured_on_the_same_patients_and_a_run_goes_on(
     assert (out / "table.md").read_text() == text
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_clicks_in_one_frame_are_compared_with_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_phantom(tmp_path / "echo", 3, image_size=64, beat=Beat(irregular=0))
+    torch.save(ak.build_sam(ECHO, seed=0).state_dict(), tmp_path / "tiny.pth")
+    said = "--data echo --checkpoint tiny.pth --image-size 64 --epochs 1 --frames 3 --batch-size 4"
+    given = (*said.split(), "--labelled", "ed-es", "--clicks", "--out", "out")
+    assert recipe(tmp_path, monkeypatch, *given) == 0, capsys.readouterr().err
+    rows = pd.read_csv(tmp_path / "out" / "samus_plus_seed_0" / "patients.csv").set_index("method")
+    assert list(rows.index) == ["frame by frame", "frame by frame, from clicks in one frame"]
+    assert rows["dice"].nunique() == 2
+    # What is measured are all frames, though two of each sequence were learned from.
+    assert (rows["jitter of the reference"] > 0).all()
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| over time, from clicks in one frame |" in text
+    assert "Dice over time, beside frame by frame, from clicks in one frame: " in text
+
+
 def test_the_comparison_pairs_patients_over_seeds():
     rows = [
         {"patient": f"p{patient}", "seed": seed, "method": method, "jitter of the reference": 0.02,
