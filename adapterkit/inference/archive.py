@@ -19,7 +19,7 @@ import torch
 from jaxtyping import UInt8
 
 from adapterkit.data.files.images import read_image
-from adapterkit.data.files.masks import write_masks
+from adapterkit.data.files.masks import check_holds, write_masks
 from adapterkit.data.files.series import read_series
 from adapterkit.data.image_file import ImageFile
 from adapterkit.inference.predictor import Predictor
@@ -168,6 +168,8 @@ def segment_file(
         raise ValueError(f"there is no prompt for {task.name}: add some, or leave the image out")
     told(task, 0, 0)
     image = read_series(task.slices, task.image) if task.slices else read_image(task.image)
+    # Before the work is done, which takes minutes for a long sequence.
+    check_holds(task.masks, image)
     maps = np.zeros(image.frames.shape[:3], dtype=np.uint8)
     told(task, 0, len(maps))
     for done, (frame, labels) in enumerate(_label_maps(predictor, task, image, automatic), start=1):

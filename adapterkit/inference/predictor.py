@@ -283,7 +283,7 @@ class Predictor:
             ValueError: there is no such frame, it has no prompt, or as `predict`.
         """
         image = image_file(image, frames=True)
-        count, first = len(image.frames), frame or 0
+        count, first = len(image.frames), 0 if frame is None else chosen_frame(image, frame)
         if frame is not None and all(each is None for each in prompts.values()):
             raise ValueError(f"frame={frame} has no prompt: give points, boxes or masks")
         given = back = prompts

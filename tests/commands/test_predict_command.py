@@ -430,6 +430,15 @@ def test_long_work_is_heard_of(
 # What goes wrong
 
 
+def test_what_the_format_cannot_hold_is_refused_before_it_is_segmented(
+    run: Run, model: tuple[str | Path, ...], scans: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Predictor, "predict_sequence", lambda *_, **__: pytest.fail("segmented"))
+    sequence, out = scans / "p1" / "b.c.nii.gz", scans.parent / "masks"
+    done = run("predict", sequence, *model, *POINTS, "--format", "png", "--out", out)
+    assert "b.c.png: a PNG holds one label map, and " in str(done.status)
+
+
 def test_a_failed_file_does_not_stop_the_rest(
     run: Run, model: tuple[str | Path, ...], scans: Path, tmp_path: Path
 ):

@@ -1,6 +1,8 @@
 """Sequences are measured as their masks say."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -121,3 +123,24 @@ def test_a_patient_is_drawn(beating: Path, tmp_path: Path):
     found = segment_sequences(Planted(data), data, seed=0)[:2]
     sequence_figure("patient0001: 50 %", {"one": found, "other": found}, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("unit", "said", "scale"), [("mm", "cm²", 100), ("px", "pixels", 1)])
+def test_areas_are_drawn_in_their_unit(
+    beating: Path, monkeypatch: pytest.MonkeyPatch, unit: Literal["mm", "px"], said: str, scale: int
+):
+    data = dataset(beating)
+    found = segment_sequences(Planted(data), data, seed=0)[:1]
+    found = [
+        replace(each, measured=replace(each.measured, unit=unit), by_expert=None) for each in found
+    ]
+    figures = []
+    monkeypatch.setattr(
+        "adapterkit.evaluation.sequence_figure.save_figure",
+        lambda figure, path: figures.append(figure),
+    )
+    sequence_figure("patient0001", {"one": found}, Path("p.png"))
+    curves = figures[0].axes[-1]
+    assert curves.get_ylabel() == f"left ventricle, {said}"
+    areas = np.array(found[0].measured.areas) / scale
+    np.testing.assert_allclose(curves.lines[0].get_ydata(), areas)

@@ -108,6 +108,7 @@ def test_masks_of_one_frame_prompt_the_next_in_both_directions(by_name: ak.Predi
     ("frame", "prompts", "message"),
     [
         (9, CLICK, "frame is 8, and the array has frames 0 to 4|frame is 9"),
+        (5, CLICK, "frame is 5, and the array has frames 0 to 4"),
         (-1, CLICK, "frame is -1, and the array has frames 0 to 4"),
         (1, {}, "frame=1 has no prompt: give points, boxes or masks"),
     ],

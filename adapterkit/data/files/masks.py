@@ -47,11 +47,11 @@ def write_masks(
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
         OSError: it cannot be written; the disk is full, say.
-        DataError: `path` ends otherwise, the labels have another shape than the image or exceed the
-            structures, a PNG is to hold several images, or DICOM-SEG to refer to no DICOM image or
-            to one that lacks what it must state.
+        DataError: as `check_holds`, the labels have another shape than the image or exceed the
+            structures, or a DICOM image lacks what DICOM-SEG must state.
     """
     path = Path(path)
+    check_holds(path, image)
     if labels.shape != image.frames.shape[:3]:
         raise DataError(
             f"labels have the shape {labels.shape}: expected {image.frames.shape[:3]} (frames, "
@@ -71,13 +71,9 @@ def write_masks(
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     elif name.endswith(".png"):
-        _write_png(path, labels, image)
-    elif name.endswith(".dcm"):
-        if image.dicom is None:
-            raise DataError(
-                f"{path}: DICOM-SEG refers to a DICOM image, and {image.path} is none; write "
-                ".nii.gz or .png instead."
-            )
+        _write_png(path, labels[0])
+    else:
+        assert image.dicom is not None
         from adapterkit.data.files.dicom_seg import segmentation
 
         sources = image.series or (image.dicom,)
@@ -85,8 +81,28 @@ def write_masks(
             found = segmentation(labels, image.path, sources, image.spacing, names)
         with atomic_write(path) as temporary:
             found.save_as(temporary)
-    else:
+
+
+def check_holds(path: Path, image: ImageFile) -> None:
+    """Whether a file of the kind that its name says can hold masks of an image.
+
+    Raises:
+        DataError: `path` ends otherwise than `write_masks` takes it, a PNG is to hold several
+            images, or DICOM-SEG to refer to no DICOM image.
+    """
+    name, count = path.name.lower(), len(image.frames)
+    if not name.endswith(ENDINGS):
         raise DataError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}.")
+    if name.endswith(".png") and count != 1:
+        raise DataError(
+            f"{path}: a PNG holds one label map, and {image.path} has {count} frames; write "
+            ".nii.gz instead."
+        )
+    if name.endswith(".dcm") and image.dicom is None:
+        raise DataError(
+            f"{path}: DICOM-SEG refers to a DICOM image, and {image.path} is none; write "
+            ".nii.gz or .png instead."
+        )
 
 
 def _nifti(labels: UInt8[np.ndarray, "T H W"], image: ImageFile) -> bytes:
@@ -109,13 +125,8 @@ def _nifti(labels: UInt8[np.ndarray, "T H W"], image: ImageFile) -> bytes:
     return nifti.to_bytes()
 
 
-def _write_png(path: Path, labels: UInt8[np.ndarray, "T H W"], image: ImageFile) -> None:
-    if len(labels) != 1:
-        raise DataError(
-            f"{path}: a PNG holds one label map, and {image.path} has {len(labels)} frames; write "
-            ".nii.gz instead."
-        )
-    picture = Image.fromarray(labels[0])
+def _write_png(path: Path, labels: UInt8[np.ndarray, "H W"]) -> None:
+    picture = Image.fromarray(labels)
     picture.putpalette([channel for label in range(256) for channel in colour(label)])
     with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")
