@@ -238,7 +238,16 @@ def _table(shown: Sequence[SystemResults], setting: Setting) -> str:
                 f"{PAPER[each.name][column]:.2f}" if each.name in PAPER else "" for each in shown
             ]
             rows.append([f"{head}, paper", *paper])
+    rows += errors_of_hearts(shown)
     return markdown(["", *(each.full_title for each in shown)], rows)
+
+
+def errors_of_hearts(shown: Sequence[SystemResults]) -> list[list[str]]:
+    """A row with the mean absolute error of the ejection fraction, against the reference masks;
+    none where the images are not apical views at ED and ES."""
+    errors = [each.cost("hearts", each.full_title, "ef", "mae", "value") for each in shown]
+    cells = [cell(*pair, "{:.2f}") for pair in zip(shown, errors, strict=True)]
+    return [["EF MAE (points)", *cells]] if any(errors) else []
 
 
 def _table_by_kind(shown: Sequence[SystemResults], trained_on: str) -> str:

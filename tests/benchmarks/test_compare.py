@@ -433,6 +433,17 @@ def test_of_few_patients_no_difference_is_called_real_and_it_says_why():
     assert 'a "no" here says nothing' in text
 
 
+def test_systems_are_compared_by_the_ejection_fraction_where_there_are_hearts():
+    unet, samus = (planted(name, [0.2, 0.3], [0, 1]) for name in ("unet", "samus"))
+    assert tables.errors_of_hearts([unet, samus]) == []
+    errors = [
+        {"hearts": {unet.full_title: {"ef": {"mae": {"value": value}}}}} for value in (4.0, 5.0)
+    ]
+    runs_of = [replace(run, metrics=of) for run, of in zip(unet.finished, errors, strict=True)]
+    found = tables.errors_of_hearts([replace(unet, finished=runs_of), samus])
+    assert found == [["EF MAE (points)", "4.50 ± 0.71", "–"]]
+
+
 def test_networks_are_read_as_masks_of_their_own_probabilities():
     logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     maps = ClassMaps.of(logits, image_size=16)
