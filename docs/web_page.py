@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
 import adapterkit as ak
 from adapterkit.data.synthetic.beat import Beat
@@ -19,8 +19,8 @@ from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.web.model import Model
 from adapterkit.web.server import Service, serving
 
-PATIENTS, EPOCHS, NEW = 46, 20, 4
-SHOWN = "patient0002_4CH_half_sequence"
+PATIENTS, EPOCHS, NEW = 46, 20, 6
+SHOWN = "patient0005_4CH_half_sequence"
 PORT = 7871
 PICTURE = Path(__file__).with_name("web_page.png")
 
@@ -45,12 +45,6 @@ def write_hearts(folder: Path) -> Path:
     return images.parent
 
 
-def is_known(tab: Page) -> bool:
-    """Whether the masks of all frames are there."""
-    curve = tab.locator("#areas path").get_attribute("d") or ""
-    return "M" in curve and tab.locator("#areas .extreme").count() == 2
-
-
 def picture(address: str) -> None:
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -64,8 +58,7 @@ def picture(address: str) -> None:
         tab.goto(f"{address}#{SHOWN}")
         tab.reload()
         tab.wait_for_selector("body.ready:not(.working)")
-        while not is_known(tab):
-            tab.wait_for_timeout(200)
+        tab.wait_for_selector("#volumes:visible", timeout=300_000)  # All frames of both views.
         tab.wait_for_timeout(1000)
         tab.screenshot(path=PICTURE)
         browser.close()

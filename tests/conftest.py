@@ -95,18 +95,10 @@ def unchecked_shapes():
 
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's pictures are written and not drawn, which takes as long as a short training; and how
-    long an image takes is measured once."""
-    from PIL import Image
+    """See `leave_figures_blank`."""
+    from tests.in_small import leave_figures_blank
 
-    def write(*arguments: Any) -> None:
-        Image.new("L", (1, 1)).save(arguments[-1])
-
-    of_outcome = "training_curves", "segmentation_figure", "agreement_figure"
-    for name in (*(f"outcome.{each}" for each in of_outcome), "runner.batch_figure"):
-        monkeypatch.setattr(f"adapterkit.training.{name}", write)
-    monkeypatch.setattr("adapterkit.evaluation.report._curves", lambda history: None)
-    monkeypatch.setattr("adapterkit.evaluation.cost._REPEATS", 1)
+    leave_figures_blank(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,8 @@ PAGES = {
         *sorted((PROJECT / "docs").rglob("*.md")),
     ]
 }
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FLAGS = re.MULTILINE | re.DOTALL
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", FLAGS)
 each_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -60,6 +61,10 @@ def commands(page: str) -> list[str]:
 
 @each_page
 def test_every_block_says_what_it_is(page: str):
+    """And is found: one that is indented, quoted or of tildes would be in no test."""
+    lines = re.findall(r"^[ \t>*-]*(?:```|~~~)", PAGES[page], re.MULTILINE)
+    assert len(lines) == 2 * len(FENCED.findall(PAGES[page]))
+    assert not re.search(r"<pre|<code", PAGES[page])
     assert {kind for kind, _ in FENCED.findall(PAGES[page])} <= {"python", "sh", "text"}
 
 
@@ -129,6 +134,8 @@ def test_command_lines_are_understood(page: str, monkeypatch: pytest.MonkeyPatch
                     runpy.run_module(words[2], run_name="__main__")
             else:
                 assert shutil.which(words[0]), f"{line}: there is no such program"
+                if words[0] == "python":
+                    assert (PROJECT / words[1]).is_file(), line
                 done.append(line)
         except SystemExit as end:
             if end.code or "--help" not in words:
@@ -238,6 +245,30 @@ def test_the_reference_has_every_part_with_its_drawing():
     assert drawn["PARTS"].keys() == parts
     for name, part in drawn["PARTS"].items():
         assert (drawn["FOLDER"] / f"{name}.svg").read_text() == drawn["draw"](part)
+
+
+@pytest.mark.parametrize("name", sorted(ak.parts.PARTS))
+def test_the_reference_has_every_parts_equation_and_paper(name: str):
+    page = PAGES["docs/reference/parts.md"]
+    section = re.search(rf"^### {name}$(.*?)^::: adapterkit.parts.{name}$", page, FLAGS)
+    assert section is not None
+    _, _, below = section[1].partition(f"![Where it attaches](parts/{name}.svg)")
+    says, _, source = below.partition("\nSource: ")
+    assert says.strip()
+    assert source.strip()
+
+
+def test_the_concepts_have_their_drawings():
+    drawn = runpy.run_path(str(PROJECT / "docs/concepts/draw.py"))
+    for name, draw in drawn["DRAWINGS"].items():
+        assert (drawn["FOLDER"] / f"{name}.svg").read_text() == draw()
+    page = "\n".join(text for name, text in PAGES.items() if name.startswith("docs/concepts/"))
+    drawings = {path.name for path in drawn["FOLDER"].glob("*.svg")}
+    assert drawings == {*re.findall(r"\]\((\w+\.svg)\)", page)}
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
 
 
 def test_the_reference_has_every_method():

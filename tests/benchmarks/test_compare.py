@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors import safe_open
 
 import adapterkit as ak
@@ -35,6 +34,7 @@ from benchmarks.compare.figures import binary_entropy
 from benchmarks.compare.subjects import AnySize, parts_of, subject_of
 from benchmarks.compare.systems import SYSTEMS, Base, Network, Prompted, System
 from benchmarks.compare.tables import PAPER, TABLES
+from tests.in_small import performed_here
 from tests.models import ECHO
 from tests.transformers_models import MODELS
 
@@ -59,24 +59,13 @@ class Done:
 Compare = Callable[..., Done]
 
 
-def in_this_process(given: Sequence[engines.Run]) -> Iterator[tuple[engines.Run, str]]:
-    """In a fraction of the time that processes take to start."""
-    for each in given:
-        AcceleratorState._reset_state()
-        try:
-            runs.perform(*each)
-        except SystemExit:  # As `perform` ends a process that is interrupted.
-            raise KeyboardInterrupt from None
-        yield each, ""
-
-
 @pytest.fixture
 def compare(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Compare:
     """The command, in this process and an empty folder, with a tiny base."""
     monkeypatch.setattr(ak, "mini_sam", lambda: ak.build_sam(ECHO, seed=0))
-    monkeypatch.setattr(engines, "on_this_machine", in_this_process)
+    monkeypatch.setattr(engines, "on_this_machine", performed_here)
     monkeypatch.setattr(runner, "keep_freed_memory", lambda: True)
 
     def call(*arguments: object, program: Any = command) -> Done:
