@@ -30,8 +30,8 @@ SMALLER: dict[str, dict[str, str]] = {
 AS_A_READER = {"first_adapter", "own_folder", "extending", "from_other_tools", "annotate_and_train"}
 """Those that run on the small Sam, with all processes that they start; the others as
 `tests.in_small` runs them."""
-SLOW = {"choosing_a_method", "ablation", "export_and_run", "ejection_fraction"}
-"""Those with several trainings or an export, which `.ci/run` runs after the suite."""
+SLOW = {"choosing_a_method", "export_and_run"}
+"""Three trainings of a comparison, and an export: what `.ci/run` runs after the suite."""
 
 
 def scripts_of(name: str) -> dict[str, str]:
