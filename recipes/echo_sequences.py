@@ -276,8 +276,8 @@ def comparison(patients: "pd.DataFrame") -> str:
             markdown(["", *(head for head, _ in heads.values())], rows),
             "",
             *(line for pair in pairs for line in differences(patients, *pair)),
-            f"Wilcoxon's signed-rank test over {len({*patients['patient']})} patients, each with "
-            f"the mean of {len({*patients['seed']})} trainings.",
+            f"Over {len({*patients['patient']})} patients, each with the mean of "
+            f"{len({*patients['seed']})} trainings; p of Wilcoxon's signed-rank test, of more than 5.",
             f"Jitter of the reference: {100 * patients['jitter of the reference'].mean():.2f} %.",
         ]
     )

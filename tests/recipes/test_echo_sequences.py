@@ -99,4 +99,4 @@ def test_the_comparison_pairs_patients_over_seeds():
     assert over_time.startswith("| over time | 81.85 ± 0.71 | 10.35 ± 0.00 | 2.00 ± 0.00 | -2.00")
     assert dice == "Dice over time, beside frame by frame: +1.00 points, p = 0.0078"
     assert jitter == "Jitter over time, beside frame by frame: -49.1 %, p = 0.0078"
-    assert "over 8 patients, each with the mean of 2 trainings" in text
+    assert "Over 8 patients, each with the mean of 2 trainings" in text
