@@ -277,7 +277,7 @@ def comparison(patients: "pd.DataFrame") -> str:
             "",
             *(line for pair in pairs for line in differences(patients, *pair)),
             f"Over {len({*patients['patient']})} patients, each with the mean of "
-            f"{len({*patients['seed']})} trainings; p of Wilcoxon's signed-rank test, of more than 5.",
+            f"{len({*patients['seed']})} trainings; p by Wilcoxon's signed-rank test.",
             f"Jitter of the reference: {100 * patients['jitter of the reference'].mean():.2f} %.",
         ]
     )
