@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from adapterkit.promptable.stock_sam import SamConfig, load_sam
@@ -15,8 +16,16 @@ from recipes import minisam, minisam_training
 from tests.processes import Process
 
 
+@pytest.fixture(scope="module", autouse=True)
+def precision():
+    """Which accelerate keeps as it was first given in a process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="module")
-def short():
+def short(precision):
     stages = (
         minisam_training.Stage(3, 64, 4, prompts=2, rounds=2, learning_rate=1e-3),
         minisam_training.Stage(1, 512, 1, prompts=2, rounds=3, learning_rate=1e-3),
