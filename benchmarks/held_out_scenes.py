@@ -35,7 +35,7 @@ class Answers:
         box: by the exact box.
         five_clicks: after five clicks.
         predicted, true: of the three masks of one click, the decoder's estimate and the truth.
-        roughness: of the outline by the box, as a multiple of the target's: 1 is as smooth.
+        raggedness: of the outline by the box, as a multiple of the target's: 1 is as smooth.
     """
 
     click: Float[Tensor, "k"]
@@ -44,7 +44,7 @@ class Answers:
     five_clicks: Float[Tensor, "k"]
     predicted: Float[Tensor, "k 3"]
     true: Float[Tensor, "k 3"]
-    roughness: Float[Tensor, "k"]
+    raggedness: Float[Tensor, "k"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
 
     boxes = boxes_around(torch.from_numpy(targets))[None]
     by_box = segmenter.decode(embedding, Prompts(boxes=scale * boxes)).low_res_logits
-    outlined = compactness((full_size(by_box)[0] > 0).numpy())
+    outlined = raggedness((full_size(by_box)[0] > 0).numpy())
     return Answers(
         click=true.gather(1, best)[:, 0],
         oracle=true.amax(1),
@@ -108,7 +108,7 @@ def ask(segmenter: ak.Segmenter, image: np.ndarray, targets: Bool[np.ndarray, "k
         five_clicks=iou(previous[:, :, None])[:, 0],
         predicted=predicted,
         true=true,
-        roughness=torch.from_numpy(outlined / compactness(targets)),
+        raggedness=torch.from_numpy(outlined / raggedness(targets)),
     )
 
 
@@ -124,7 +124,7 @@ def find_everything(sam: Sam, scene: Scene) -> Everything:
     return Everything(len(answers), found)
 
 
-def compactness(masks: Bool[np.ndarray, "k S S"]) -> Float[np.ndarray, "k"]:
+def raggedness(masks: Bool[np.ndarray, "k S S"]) -> Float[np.ndarray, "k"]:
     """Perimeter squared over 4 pi times the area: 1 for a disc, more the more ragged it is; NaN for
     an empty mask. The perimeter is by Crofton's formula in two directions, pi / 4 times the
     borders of pixels."""

@@ -6,7 +6,7 @@
 No scene of the pretraining is among them. Of each, some masks are asked for by one click at their
 most interior pixel, by their exact box, and by five clicks, each in the middle of the greatest
 error of the mask before it. Printed are mean IoUs, how well the decoder ranks its own masks, how
-rough its outlines are, and how much it finds without a prompt.
+ragged its outlines are, and how much it finds without a prompt.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, sections 7.1 and D.1.
 """
@@ -84,9 +84,9 @@ def main(config: Config) -> None:
         f"the best is ranked first in {right:.0%} (by chance 33%)",
         soft_wrap=True,
     )
-    roughness = every("roughness").nanmedian()
+    raggedness = every("raggedness").nanmedian()
     console.print(
-        f"outlines by the box are {roughness:.2f} times as rough as the true ones "
+        f"outlines by the box are {raggedness:.2f} times as ragged as the true ones "
         "(median of perimeter squared over area)",
         soft_wrap=True,
     )

@@ -14,7 +14,7 @@ first, masks alone teach the encoder little.
 
 Training goes through stages, each with a learning rate that rises and falls to zero, so that any
 may be the last; each leaves its weights, `after_stage_N.safetensors`. It begins on windows of
-128x128 pixels, which cost a fortieth of the model's 512x512 and see them as it does (`Window`).
+128x128 pixels, which cost a fraction of the model's 512x512 and see them as it does (`Window`).
 The last stage leaves `mini_sam.safetensors`, in half precision as all;
 `python -m benchmarks.promptability` measures them.
 

@@ -38,34 +38,33 @@ class Stage:
 
 
 class Batches(Dataset[Mapping[str, Tensor]]):
-    """One process's share of the batches of a stage, from `first_step` on.
+    """One process's share of the batches of a stage, those of the given numbers.
 
-    Each depends on seed, stage, step and process alone. It has "images" (B, 3, S, S) in [0, 255],
-    "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0, x1, y1) in
-    pixels, the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them, and the
-    "corner" (2,): the patch (row, column) of the model's image where the window that they are
-    begins, both below `places`.
+    Each depends on seed, image size, number and process alone. It has "images" (B, 3, S, S) in
+    [0, 255], "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0,
+    x1, y1) in pixels, the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them,
+    and the "corner" (2,): the patch (row, column) of the model's image where the window that they
+    are begins, both below `places`.
     """
 
     def __init__(
         self,
         stage: Stage,
-        first_step: int,
+        numbers: range,
         places: int,
         seed: int,
         rank: int = 0,
         processes: int = 1,
     ):
-        self.stage, self.first_step, self.places = stage, first_step, places
-        self.seed = seed
+        self.stage, self.numbers, self.places, self.seed = stage, numbers, places, seed
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
-        return self.stage.steps - self.first_step
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> Mapping[str, Tensor]:
         size = self.stage.image_size
-        number = (self.first_step + index) * self.processes + self.rank
+        number = self.numbers[index] * self.processes + self.rank
         rng = np.random.default_rng((self.seed, size, number))
         images: list[Scene] = []
         while len(images) < self.stage.batch_size // self.processes:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from adapterkit.promptable.points import random_points
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.segmenter import Segmenter
-from adapterkit.promptable.stock_sam import SamConfig, build_sam, save_sam
+from adapterkit.promptable.stock_sam import MINI, build_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.accelerator import make_accelerator
@@ -33,17 +33,8 @@ from recipes.minisam_windows import Window
 
 console = Console()
 
-SIZES = SamConfig(
-    width=192,
-    depth=8,
-    num_heads=6,
-    global_blocks=(1, 3, 5, 7),
-    window_size=8,
-    image_size=512,
-    prompt_width=128,
-    decoder_mlp_width=512,
-)
-"""4.9 M parameters."""
+SIZES = replace(MINI, width=192, num_heads=6, prompt_width=128, decoder_mlp_width=512)
+"""The first edition's, but wider: 4.9 M parameters."""
 
 STAGES = (
     Stage(7000, 128, batch_size=8, prompts=4, rounds=2, learning_rate=3e-3),
@@ -84,7 +75,9 @@ def pretrain(config: Config) -> None:
     with progress_bar() as bar:
         task = bar.add_task("step", total=sum(stage.steps for stage in plan))
         for number, (stage, state_file) in enumerate(zip(plan, state_files, strict=True), 1):
-            train_stage(model, config, stage, state_file, accelerator, bar, task)
+            earlier = [each for each in plan[: number - 1] if each.image_size == stage.image_size]
+            drawn = sum(each.steps for each in earlier)
+            train_stage(model, config, stage, drawn, state_file, accelerator, bar, task)
             if accelerator.is_main_process:
                 last = number == len(plan)
                 after = config.out / f"after_stage_{number}.safetensors"
@@ -131,21 +124,27 @@ def train_stage(
     model: Pretraining,
     config: Config,
     stage: Stage,
+    drawn: int,
     state_file: Path,
     accelerator: Accelerator,
     bar: ProgressBar,
     task: TaskID,
 ) -> None:
-    """Take the steps of a stage that `state_file`, if it exists, does not hold yet."""
+    """Take the steps of a stage that `state_file`, if it exists, does not hold yet.
+
+    `drawn` steps of earlier stages had images of this size; the stage goes on with other ones.
+    """
     rank, processes = accelerator.process_index, accelerator.num_processes
     parameters = list(model.parameters())
-    objective, *optimizers = accelerator.prepare(Objective(model, stage), *optimizers_of(model))
+    own = Objective(model, stage)
+    objective, *optimizers = accelerator.prepare(own, *optimizers_of(model))
     momenta = {
         f"momentum.{number}": values["momentum_buffer"]
         for number, values in enumerate(optimizers[0].state.values())
     }
     run = {
         "stage": asdict(stage),
+        "drawn before": drawn,
         "precision": config.mixed_precision,
         "seed": config.seed,
         "processes": processes,
@@ -154,8 +153,8 @@ def train_stage(
     if state_file.exists():
         done = load_state(state_file, run, model, optimizers[1], scaler=None, averages=momenta)
     bar.advance(task, done.step)
-    places = Window(model.sam, stage.image_size).places
-    batches = Batches(stage, done.step, places, config.seed, rank, processes)
+    numbers = range(drawn + done.step, drawn + stage.steps)
+    batches = Batches(stage, numbers, own.window.places, config.seed, rank, processes)
     loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):
@@ -164,7 +163,7 @@ def train_stage(
             for group in optimizer.param_groups:
                 group["lr"] = share * rate
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-        source = f"{stage.image_size} pixels, step {step}, process {rank}"
+        source = f"{stage.image_size} pixels, step {drawn + step}, process {rank}"
         generator = seeded_generator(config.seed, source)
         loss, iou = objective(batch, generator)
         if not torch.isfinite(loss):

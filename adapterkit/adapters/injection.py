@@ -38,7 +38,7 @@ def adapters_of(model: nn.Module) -> Adapters | None:
 
 
 def adapters_on(encoder: nn.Module) -> Adapters | None:
-    """The adapters on an encoder that is the one of a view, whose making they do without."""
+    """The adapters on an image encoder, as `view(model).encoder` gives it; None if it has none."""
     found = encoder._modules.get(CONTAINER)
     return found if isinstance(found, Adapters) else None
 

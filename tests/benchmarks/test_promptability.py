@@ -19,10 +19,10 @@ def test_the_middle_is_farthest_from_the_border():
     assert held_out_scenes.middle(np.zeros((4, 4), bool)).tolist() == [0, 0]
 
 
-def test_a_disc_is_the_most_compact():
+def test_a_disc_is_the_least_ragged():
     y, x = np.mgrid[-50:50, -50:50]
     disc, cross = x**2 + y**2 < 40**2, (abs(x) < 5) | (abs(y) < 5)
-    of_disc, of_cross, of_none = held_out_scenes.compactness(np.stack([disc, cross, x > 100]))
+    of_disc, of_cross, of_none = held_out_scenes.raggedness(np.stack([disc, cross, x > 100]))
     assert of_disc == pytest.approx(1, abs=0.03)
     assert of_cross > 3
     assert np.isnan(of_none)
@@ -105,6 +105,6 @@ def test_it_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     assert "2 held-out scenes, 4 masks" in printed
     assert "| five clicks | 0." in printed
     assert "correlation" in printed
-    assert "times as rough" in printed
+    assert "times as ragged" in printed
     assert "of 1 scenes" in printed
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -51,9 +51,10 @@ def test_the_same_generator_state_draws_the_same_scene():
 
 
 @pytest.mark.parametrize("size", [31, 513])
-def test_a_size_out_of_range_is_refused(size):
+@pytest.mark.parametrize("draw", [draw_scene, draw_recorded_scene])
+def test_a_size_out_of_range_is_refused(draw, size):
     with pytest.raises(ValueError, match=f"size is {size} pixels: expected between 32 and 512"):
-        draw_scene(np.random.default_rng(0), size)
+        draw(np.random.default_rng(0), size)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([64, 250]))

@@ -29,14 +29,22 @@ def recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> in
     return 0
 
 
-@pytest.mark.usefixtures("blank_figures")
-def test_both_methods_are_measured_on_the_same_patients_and_a_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    """Options for three patients and a Sam that trains within seconds."""
     write_phantom(tmp_path / "echo", 3, image_size=64, beat=Beat(irregular=0))
     torch.save(ak.build_sam(ECHO, seed=0).state_dict(), tmp_path / "tiny.pth")
     said = "--data echo --checkpoint tiny.pth --image-size 64 --epochs 1 --frames 3 --batch-size 4"
-    given = (*said.split(), "--labelled", "ed-es", "--out", "out")
+    return [*said.split(), "--labelled", "ed-es", "--out", "out"]
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_both_methods_are_measured_on_the_same_patients_and_a_run_goes_on(
+    tmp_path: Path,
+    given: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     assert recipe(tmp_path, monkeypatch, *given) == 0, capsys.readouterr().err
     out = tmp_path / "out"
     tables = {name: out / f"{name}_seed_0" / "patients.csv" for name in METHODS.values()}
@@ -63,13 +71,12 @@ def test_both_methods_are_measured_on_the_same_patients_and_a_run_goes_on(
 
 @pytest.mark.usefixtures("blank_figures")
 def test_clicks_in_one_frame_are_compared_with_names_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    given: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    write_phantom(tmp_path / "echo", 3, image_size=64, beat=Beat(irregular=0))
-    torch.save(ak.build_sam(ECHO, seed=0).state_dict(), tmp_path / "tiny.pth")
-    said = "--data echo --checkpoint tiny.pth --image-size 64 --epochs 1 --frames 3 --batch-size 4"
-    given = (*said.split(), "--labelled", "ed-es", "--clicks", "--out", "out")
-    assert recipe(tmp_path, monkeypatch, *given) == 0, capsys.readouterr().err
+    assert recipe(tmp_path, monkeypatch, *given, "--clicks") == 0, capsys.readouterr().err
     rows = pd.read_csv(tmp_path / "out" / "samus_plus_seed_0" / "patients.csv").set_index("method")
     assert list(rows.index) == ["frame by frame", "frame by frame, from clicks in one frame"]
     assert len({*rows["dice"]}) == 2

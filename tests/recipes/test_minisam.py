@@ -75,6 +75,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one(whole, tmp_path, monkeyp
         assert torch.equal(tensor, found[name]), name
 
 
+def test_stages_of_one_size_draw_other_images(tmp_path, monkeypatch):
+    drawn = []
+
+    class Batches(minisam_training.Batches):
+        def __init__(self, stage, numbers, *arguments):
+            super().__init__(stage, numbers, *arguments)
+            drawn.append(numbers)
+
+    stage = minisam_training.Stage(2, 64, 1, prompts=1, rounds=1, learning_rate=1e-3)
+    stages = (stage, replace(stage, image_size=128), replace(stage, steps=3))
+    monkeypatch.setattr(minisam_training, "STAGES", stages)
+    monkeypatch.setattr(minisam_training, "Batches", Batches)
+    minisam.main(minisam.Config(out=tmp_path))
+    assert drawn == [range(2), range(2), range(2, 5)]
+
+
 def test_a_finished_folder_is_not_overwritten(whole, tmp_path):
     config = minisam.Config(out=tmp_path / "run")
     shutil.copytree(whole, config.out)

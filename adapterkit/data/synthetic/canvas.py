@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from adapterkit.data.synthetic.materials import Material
+from adapterkit.data.synthetic.materials import LARGEST, Material
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Canvas:
     """The image so far, and which thing each pixel shows."""
 
     def __init__(self, size: int):
+        if not 32 <= size <= LARGEST:
+            raise ValueError(f"size is {size} pixels: expected between 32 and {LARGEST}")
         self.size = size
         self.colour = np.zeros((size, size, 3), np.float32)
         self.shown = np.zeros((size, size), np.uint8)

@@ -36,6 +36,9 @@ def draw_recorded_scene(rng: Generator, size: int) -> Scene:
     Args:
         rng: the source of all that is random.
         size: between 32 and 512.
+
+    Raises:
+        ValueError: `size` is not.
     """
     canvas = Canvas(size)
     draw_background(rng, canvas)

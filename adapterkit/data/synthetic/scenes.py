@@ -17,7 +17,7 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from adapterkit.data.synthetic.canvas import Canvas, Coverage, Scene
-from adapterkit.data.synthetic.materials import LARGEST, Material, random_texture
+from adapterkit.data.synthetic.materials import Material, random_texture
 from adapterkit.data.synthetic.outlines import bounding_box, random_outline, rasterise
 
 
@@ -27,8 +27,6 @@ def draw_scene(rng: Generator, size: int) -> Scene:
     Raises:
         ValueError: `size` is not between 32 and 512.
     """
-    if not 32 <= size <= LARGEST:
-        raise ValueError(f"size is {size} pixels: expected between 32 and {LARGEST}")
     canvas = Canvas(size)
     draw_background(rng, canvas)
     for _ in range(rng.integers(2, 10)):
