@@ -26,6 +26,7 @@ from adapterkit.promptable.stock_sam import MINI, build_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.accelerator import make_accelerator
+from adapterkit.training.settings import Settings
 from adapterkit.training.state import Progress, load_state, save_state
 from recipes.minisam_batches import Batches, Stage
 from recipes.minisam_options import Config
@@ -153,15 +154,15 @@ def train_stage(
     if state_file.exists():
         done = load_state(state_file, run, model, optimizers[1], scaler=None, averages=momenta)
     bar.advance(task, done.step)
+    rates = learning_rates(stage)
     numbers = range(drawn + done.step, drawn + stage.steps)
     batches = Batches(stage, numbers, own.window.places, config.seed, rank, processes)
     loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):
-        rate = stage.learning_rate * schedule((step + 1) / stage.steps)
         for optimizer, share in zip(optimizers, (1, ADAMW_SHARE), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = share * rate
+                group["lr"] = share * rates[step]
         batch = {name: value.to(accelerator.device) for name, value in batch.items()}
         source = f"{stage.image_size} pixels, step {drawn + step}, process {rank}"
         generator = seeded_generator(config.seed, source)
@@ -211,13 +212,20 @@ def optimizers_of(model: Pretraining) -> tuple[torch.optim.Muon, torch.optim.Ada
     return muon, torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
 
+def learning_rates(stage: Stage) -> list[float]:
+    """Of each step: a rise over the first 2 %, then half a cosine."""
+    settings = Settings(
+        epochs=1,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        schedule="cosine",
+        warmup_steps=stage.steps // 50,
+    )
+    return settings.learning_rates(stage.steps)
+
+
 def stages(config: Config) -> list[Stage]:
     return [replace(stage, steps=math.ceil(config.length * stage.steps)) for stage in STAGES]
-
-
-def schedule(progress: float) -> float:
-    """Share of the peak learning rate when `progress`, in (0, 1], of the training is done."""
-    return min(1.0, progress / 0.02) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
 @torch.no_grad()

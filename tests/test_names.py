@@ -1,5 +1,6 @@
 """What documents and docstrings name is there."""
 
+import ast
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -66,3 +67,21 @@ def test_what_is_not_there_is_found():
         "parts/none.py",
         "training.loop.no_such",
     ]
+
+
+@pytest.mark.parametrize("package", sorted((ROOT / "adapterkit").rglob("__init__.py*")), ids=str)
+def test_a_package_binds_no_other_thing_to_the_name_of_a_module_in_it(package: Path):
+    """Else `import package.module as m` gives that thing."""
+    modules = {path.stem for path in package.parent.glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in package.parent.glob("*/__init__.py")}
+    bound = {
+        (alias.asname or alias.name)
+        for node in ast.walk(ast.parse(package.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module not in (None, _name(package))
+        for alias in node.names
+    }
+    assert not bound & modules
+
+
+def _name(package: Path) -> str:
+    return ".".join(package.parent.relative_to(ROOT).parts)

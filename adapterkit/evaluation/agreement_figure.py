@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from adapterkit.evaluation.clinical.agreement import Estimate
+from adapterkit.evaluation.clinical.bland_altman import Estimate
 from adapterkit.evaluation.clinical.patients import Comparison
 from adapterkit.evaluation.plots import new_figure, save_figure
 

@@ -8,7 +8,7 @@ clinical use.
     heart.ef, heart.edv, heart.notes
 """
 
-from adapterkit.evaluation.clinical.agreement import Agreement, Estimate, agreement
+from adapterkit.evaluation.clinical.bland_altman import Agreement, Estimate, agreement
 from adapterkit.evaluation.clinical.chambers import (
     ATRIUM,
     DISCS,

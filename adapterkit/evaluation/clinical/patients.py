@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from adapterkit.evaluation.clinical.agreement import Agreement, agreement
+from adapterkit.evaluation.clinical.bland_altman import Agreement, agreement
 from adapterkit.evaluation.clinical.volumes import LeftHeart
 
 Values = Mapping[str, float]
