@@ -41,7 +41,7 @@ STAGES = (
     Stage(7000, 128, batch_size=8, prompts=4, rounds=2, learning_rate=3e-3),
     Stage(3000, 256, batch_size=4, prompts=4, rounds=2, learning_rate=2e-3),
     Stage(600, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1e-3),
-    Stage(9000, 512, batch_size=4, prompts=8, rounds=3, learning_rate=2e-3),
+    Stage(6000, 512, batch_size=4, prompts=4, rounds=3, learning_rate=2e-3),
 )
 SAVE_EVERY = 100
 """Steps between two saved states."""

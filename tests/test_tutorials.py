@@ -24,14 +24,22 @@ SMALLER: dict[str, dict[str, str]] = {
     },
     "classification": {"PATIENTS, EPOCHS, SIDE = 80, 20": "PATIENTS, EPOCHS, SIDE = 4, 1"},
     "sam2": {"PATIENTS, EPOCHS, SIDE = 20, 10": "PATIENTS, EPOCHS, SIDE = 3, 1"},
+    "several_processes": {"PATIENTS, EPOCHS, NEW = 30, 6, 4": "PATIENTS, EPOCHS, NEW = 3, 2, 1"},
     "add_an_encoder": {"PATIENTS, STEPS = 80, 200": "PATIENTS, STEPS = 4, 3"},
 }
 """What is written in each script, and what stands there in the test."""
-AS_A_READER = {"first_adapter", "own_folder", "extending", "from_other_tools", "annotate_and_train"}
+AS_A_READER = {
+    "first_adapter",
+    "own_folder",
+    "extending",
+    "from_other_tools",
+    "annotate_and_train",
+    "several_processes",
+}
 """Those that run on the small Sam, with all processes that they start; the others as
 `tests.in_small` runs them."""
-SLOW = {"choosing_a_method", "export_and_run"}
-"""Three trainings of a comparison, and an export: what `.ci/run` runs after the suite."""
+SLOW = {"choosing_a_method", "export_and_run", "several_processes"}
+"""Several trainings, and an export: what `.ci/run` runs after the suite."""
 
 
 def scripts_of(name: str) -> dict[str, str]:
