@@ -13,10 +13,11 @@ also tells, through a linear map that is dropped in the end, where one thing bor
 first, masks alone teach the encoder little.
 
 Training goes through stages, each with a learning rate that rises and falls to zero, so that any
-may be the last; each leaves its weights, `after_stage_N.safetensors`. It begins on windows of
-128x128 pixels, which cost a fraction of the model's 512x512 and see them as it does (`Window`).
-The last stage leaves `mini_sam.safetensors`, in half precision as all;
-`python -m benchmarks.promptability` measures them.
+may be the last; each leaves its weights, `after_stage_N.safetensors`. It begins on images of
+128x128 pixels, which cost a fraction of the last ones' 512x512. Between two sizes the positions are
+stretched, not continued: a box over half of the image stays one over half of the image, and large
+things, which small images cut, are known before they are seen. The last stage leaves
+`mini_sam.safetensors`, in half precision as all; `python -m benchmarks.promptability` measures it.
 
 Source: Kirillov et al. 2023, Segment Anything, arXiv 2304.02643, section 3 and appendix A.
 """

@@ -14,7 +14,10 @@ from adapterkit.data.synthetic.scenes import draw_scene
 from adapterkit.promptable.points import boxes_around
 
 LARGEST_SCENE = 512
-"""In pixels. Smaller images are quarters of scenes twice as large."""
+"""In pixels."""
+
+WHOLE = 0.5
+"""Share of scenes of a smaller size; the others are quarters of scenes twice as large."""
 
 RECORDED = 0.4
 """Share of scenes as instruments record them; the others are photographs."""
@@ -42,21 +45,19 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
     Each depends on seed, image size, number and process alone. It has "images" (B, 3, S, S) in
     [0, 255], "masks" (B, K, S/4, S/4), K of the masks of each, their "boxes" (B, K, 4) as (x0, y0,
-    x1, y1) in pixels, the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts them,
-    and the "corner" (2,): the patch (row, column) of the model's image where the window that they
-    are begins, both below `places`.
+    x1, y1) in pixels, and the "borders" (B, 2, S/4, S/4) of all masks, as `Pretraining` predicts
+    them.
     """
 
     def __init__(
         self,
         stage: Stage,
         numbers: range,
-        places: int,
         seed: int,
         rank: int = 0,
         processes: int = 1,
     ):
-        self.stage, self.numbers, self.places, self.seed = stage, numbers, places, seed
+        self.stage, self.numbers, self.seed = stage, numbers, seed
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
@@ -71,8 +72,7 @@ class Batches(Dataset[Mapping[str, Tensor]]):
             images += draw_images(rng, size)
         images = images[: self.stage.batch_size // self.processes]
         samples = [self._sample(rng, image) for image in images]
-        batch = {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
-        return batch | {"corner": torch.from_numpy(rng.integers(self.places, size=2))}
+        return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
 
     def _sample(self, rng: np.random.Generator, scene: Scene) -> dict[str, Tensor]:
         low_res = scene.masks[:, 2::4, 2::4]
@@ -90,11 +90,12 @@ class Batches(Dataset[Mapping[str, Tensor]]):
 
 
 def draw_images(rng: np.random.Generator, size: int) -> list[Scene]:
-    """A scene of `size`, or the quarters of one twice as large."""
+    """A scene of `size`, whose things are whole, or the quarters of one twice as large, whose
+    textures are those of larger scenes."""
     draw = draw_recorded_scene if rng.random() < RECORDED else draw_scene
-    scene = draw(rng, min(2 * size, LARGEST_SCENE))
-    if size == LARGEST_SCENE:
-        return [scene]
+    if size == LARGEST_SCENE or rng.random() < WHOLE:
+        return [draw(rng, size)]
+    scene = draw(rng, 2 * size)
     quarters = [
         np.s_[row : row + size, column : column + size] for row in (0, size) for column in (0, size)
     ]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from adapterkit.promptable.points import random_points
 from adapterkit.promptable.prompts import Prompts
 from adapterkit.promptable.segmenter import Segmenter
-from adapterkit.promptable.stock_sam import MINI, build_sam, save_sam
+from adapterkit.promptable.stock_sam import MINI, build_sam, resized_sam, save_sam
 from adapterkit.system.allocator import keep_freed_memory
 from adapterkit.system.random import seeded_generator
 from adapterkit.training.accelerator import make_accelerator
@@ -30,7 +30,6 @@ from adapterkit.training.settings import Settings
 from adapterkit.training.state import Progress, load_state, save_state
 from recipes.minisam_batches import Batches, Stage
 from recipes.minisam_options import Config
-from recipes.minisam_windows import Window
 
 console = Console()
 
@@ -38,10 +37,9 @@ SIZES = replace(MINI, width=192, num_heads=6, prompt_width=128, decoder_mlp_widt
 """The first edition's, but wider: 4.9 M parameters."""
 
 STAGES = (
-    Stage(7000, 128, batch_size=8, prompts=4, rounds=2, learning_rate=3e-3),
-    Stage(3000, 256, batch_size=4, prompts=4, rounds=2, learning_rate=2e-3),
-    Stage(600, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1e-3),
-    Stage(6000, 512, batch_size=4, prompts=4, rounds=3, learning_rate=2e-3),
+    Stage(3500, 128, batch_size=16, prompts=4, rounds=2, learning_rate=3e-3),
+    Stage(4500, 256, batch_size=8, prompts=4, rounds=2, learning_rate=2e-3),
+    Stage(3300, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1.5e-3),
 )
 SAVE_EVERY = 100
 """Steps between two saved states."""
@@ -71,13 +69,16 @@ def pretrain(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    model = Pretraining(build_sam(SIZES, config.seed)).to(accelerator.device).train()
+    first_sizes = replace(SIZES, image_size=plan[0].image_size)
+    model = Pretraining(build_sam(first_sizes, config.seed).train())
     match_keys_to_queries(model.sam)
     with progress_bar() as bar:
         task = bar.add_task("step", total=sum(stage.steps for stage in plan))
         for number, (stage, state_file) in enumerate(zip(plan, state_files, strict=True), 1):
             earlier = [each for each in plan[: number - 1] if each.image_size == stage.image_size]
             drawn = sum(each.steps for each in earlier)
+            model.sam = resized_sam(model.sam, stage.image_size)
+            model.to(accelerator.device)
             train_stage(model, config, stage, drawn, state_file, accelerator, bar, task)
             if accelerator.is_main_process:
                 last = number == len(plan)
@@ -111,14 +112,11 @@ class Objective(nn.Module):
     def __init__(self, model: Pretraining, stage: Stage):
         super().__init__()
         self.model, self.rounds = model, stage.rounds
-        self.window = Window(model.sam, stage.image_size)
 
     def forward(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        row, column = batch["corner"].tolist()
-        sam = self.window.at(row, column)
-        return step_loss(sam, self.model.borders, batch, self.rounds, generator)
+        return step_loss(self.model.sam, self.model.borders, batch, self.rounds, generator)
 
 
 def train_stage(
@@ -137,8 +135,7 @@ def train_stage(
     """
     rank, processes = accelerator.process_index, accelerator.num_processes
     parameters = list(model.parameters())
-    own = Objective(model, stage)
-    objective, *optimizers = accelerator.prepare(own, *optimizers_of(model))
+    objective, *optimizers = accelerator.prepare(Objective(model, stage), *optimizers_of(model))
     momenta = {
         f"momentum.{number}": values["momentum_buffer"]
         for number, values in enumerate(optimizers[0].state.values())
@@ -156,7 +153,7 @@ def train_stage(
     bar.advance(task, done.step)
     rates = learning_rates(stage)
     numbers = range(drawn + done.step, drawn + stage.steps)
-    batches = Batches(stage, numbers, own.window.places, config.seed, rank, processes)
+    batches = Batches(stage, numbers, config.seed, rank, processes)
     loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=4)
     log: dict[str, list[float]] = {}
     for step, batch in enumerate(loader, done.step):

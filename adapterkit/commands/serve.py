@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +84,7 @@ def serve(
         checkpoint=checkpoint,
         group=group,
     )
-    with _unwound(), serving(service) as url:
+    with _unwound(), serving(service) as url, closing(service.model):
         print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
         threading.Event().wait()
 

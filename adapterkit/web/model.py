@@ -92,6 +92,7 @@ class Model:
         self._lock = threading.Lock()
         self._urgent = 0
         self._last_urgent = 0.0
+        self._closed = False
         self._frames: OrderedDict[Hashable, _Frame] = OrderedDict()
         self._known: dict[str | None, tuple[str, ...]] = {}
         self._classes: dict[str | None, tuple[str, ...]] = {}
@@ -170,7 +171,8 @@ class Model:
             urgent: whether a user waits for it.
 
         Raises:
-            ValueError: the model cannot take the image or a prompt, or there is no such adapter.
+            ValueError: the model cannot take the image or a prompt, there is no such adapter, or
+                the model is closed.
         """
         with self._turn(urgent):
             frame = self._frame(key, read, adapter, encode=False)
@@ -222,21 +224,38 @@ class Model:
             predictor.set_image(image, frame)
             return predictor.predict(**prompts)
 
+    def close(self) -> None:
+        """Let the present answer be completed, and refuse those who wait for theirs.
+
+        To be called before the interpreter ends, which a thread that still computes would abort.
+        """
+        self._closed = True
+        with self._lock:
+            pass
+
     @contextmanager
     def _turn(self, urgent: bool) -> Iterator[None]:
         if not urgent:
-            while self._urgent or time.monotonic() - self._last_urgent < _QUIET:
+            while not self._closed and (
+                self._urgent or time.monotonic() - self._last_urgent < _QUIET
+            ):
                 time.sleep(0.05)
             with self._lock:
+                self._check_open()
                 yield
             return
         self._urgent += 1
         try:
             with self._lock:
+                self._check_open()
                 yield
         finally:
             self._urgent -= 1
             self._last_urgent = time.monotonic()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the server is ending")
 
     def _look_at(self, name: str | None) -> None:
         self._predictor.use(name)

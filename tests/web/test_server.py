@@ -2,7 +2,9 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.system.extras import MissingExtraError
 from adapterkit.system.lock import FolderLockedError
 from adapterkit.web import rle
-from adapterkit.web.model import Model
+from adapterkit.web.model import Ask, Model
 from adapterkit.web.server import Service, serving
 from tests.data.dicom_files import write_dicom
 from tests.web.served import HERE, PIXELS, STACK, client, free_port, make_model, write_images
@@ -49,6 +51,32 @@ def uploads(model: Model, tmp_path: Path) -> Iterator[TestClient]:
 def picture(tmp_path: Path) -> bytes:
     Image.fromarray(PIXELS).save(tmp_path / "picture.png")
     return (tmp_path / "picture.png").read_bytes()
+
+
+def test_a_closed_model_completes_an_answer_and_refuses_those_who_wait(tmp_path: Path):
+    model, begun, go_on = make_model(tmp_path), threading.Event(), threading.Event()
+    image = read_image(write_images(tmp_path / "scans", 1) / "images" / "scan0.png")
+
+    def slow_to_read():
+        begun.set()
+        go_on.wait(30)
+        return image, 0
+
+    def ask(key: str, urgent: bool):
+        return model.ask(key, slow_to_read, "named", [Ask("atrium")], urgent)
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, "first", True)
+        assert begun.wait(30)
+        waiting = [pool.submit(ask, "other", urgent) for urgent in (True, False)]
+        closing = pool.submit(model.close)
+        assert not wait([closing], timeout=0.1).done
+        go_on.set()
+        assert len(first.result(30)) == 1
+        closing.result(30)
+        for each in waiting:
+            with pytest.raises(ValueError, match="the server is ending"):
+                each.result(30)
 
 
 def test_a_folder_from_the_list_to_the_mask(page: TestClient, folder: Path):
