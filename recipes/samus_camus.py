@@ -6,14 +6,24 @@
 
 The protocol is the paper's: patients split 7:2:1 at random into training, test and validation;
 one random positive point per structure as prompt; Dice + BCE; Adam at 1e-4, batches of 8 images.
+SAMUS+, asked by the structures' names instead, is trained beside it on the same images, in the
+folder `samus_plus` of the run, and stands in the same tables.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.command_line import check_positive, run
+
+if TYPE_CHECKING:
+    from adapterkit.training.experiment import Experiment
+    from adapterkit.training.subjects import Base
+
+PLUS = "samus_plus"
+"""The folder of SAMUS+, within that of the run."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Config:
     """Write loss, learning rate and Dice for TensorBoard too."""
     zero_shot: bool = True
     """Also evaluate the base as it comes, at its own input size."""
+    samus_plus: bool = True
+    """Also train SAMUS+, which needs no click."""
     seed: int = 0
     """Of the split, the initial weights, the order and the prompts."""
 
@@ -73,11 +85,12 @@ def main(config: Config) -> None:
     from adapterkit.data.collections import open_collection
     from adapterkit.data.synthetic.phantom import SYNTHETIC, synthetic_echo
     from adapterkit.encoders.registry import view
+    from adapterkit.evaluation.evaluation import Evaluation
     from adapterkit.methods import parts_of
     from adapterkit.parts import Train
     from adapterkit.training.accelerator import make_accelerator
     from adapterkit.training.experiment import Experiment
-    from adapterkit.training.run_folder import as_configured, open_run
+    from adapterkit.training.run_folder import as_configured, open_run, subfolder
     from adapterkit.training.runner import perform
     from adapterkit.training.settings import settings_from
     from adapterkit.training.subjects import Adapted, Base
@@ -86,6 +99,7 @@ def main(config: Config) -> None:
     check_positive(config, "image_size", "epochs", "batch_size", "learning_rate", "patients")
     trackers = ("tensorboard",) if config.tensorboard else ()
     accelerator = make_accelerator(config.mixed_precision, trackers)
+    console = Console(quiet=not accelerator.is_main_process)
     base = Base.of(config.checkpoint)
     image_size = config.image_size or view(base.sam).image_size // 4
     rate = config.learning_rate or base.learning_rate
@@ -110,10 +124,51 @@ def main(config: Config) -> None:
         zero_shot=config.zero_shot,
     )
 
+    @cache
     def folder_of_run() -> Path:
         return open_run(config, "samus_camus", image_size=image_size, **decided)
 
-    perform(experiment, folder_of_run, accelerator, Console(quiet=not accelerator.is_main_process))
+    if config.samus_plus:
+        done = config.resume is not None and (config.resume / PLUS / "metrics.json").exists()
+        if not done:
+            plus = samus_plus(experiment, Base.of(config.checkpoint), accelerator.num_processes)
+            perform(plus, lambda: subfolder(folder_of_run(), PLUS), accelerator, console)
+            accelerator.free_memory()
+            accelerator.wait_for_everyone()
+        found = Evaluation.read_csv(folder_of_run() / PLUS / "per_image.csv")
+        experiment = replace(experiment, others={"SAMUS+, by name": found})
+    perform(experiment, folder_of_run, accelerator, console)
+
+
+def samus_plus(samus: "Experiment", base: "Base", processes: int) -> "Experiment":
+    """SAMUS+, asked by name, trained as `adapterkit train` does on what SAMUS is trained on.
+
+    Args:
+        samus: the experiment that it stands beside.
+        base: another one like that experiment's.
+        processes: that train.
+    """
+    from adapterkit.methods import parts_of
+    from adapterkit.training.settings import short_warmup
+    from adapterkit.training.subjects import Adapted
+
+    structures = tuple(samus.collection.structures.values())
+    parts = parts_of("samus_plus", image_size=samus.image_size, structures=structures)
+    settings, images = samus.settings, len(samus.collection.of_groups(samus.split.train))
+    images_per_step = settings.batch_size * settings.accumulate * processes
+    return replace(
+        samus,
+        subject=Adapted(base.sam, base.name, "SAMUS+", parts),
+        settings=replace(
+            settings,
+            schedule="cosine",
+            warmup_steps=short_warmup(images, settings.epochs, images_per_step),
+            clip_norm=1.0,
+            points="class",
+        ),
+        prompts=("class",),
+        zero_shot=False,
+    )
 
 
 if __name__ == "__main__":

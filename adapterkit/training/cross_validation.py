@@ -22,7 +22,7 @@ from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.tables import markdown, markdown_table
 from adapterkit.system.files import remove_half_written
 from adapterkit.training.experiment import Experiment
-from adapterkit.training.run_folder import resumable, write_json, write_text
+from adapterkit.training.run_folder import subfolder, write_json, write_text
 from adapterkit.training.runner import perform
 
 
@@ -77,16 +77,10 @@ def cross_validate(
         def open_fold(number: int = number, experiment: Experiment = experiment) -> Path:
             nonlocal root
             root = root or open_folder(experiment)
-            return _folder(root, number)
+            return subfolder(root, f"fold_{number}")
 
         accelerator = make_accelerator()
-        try:
-            perform(experiment, open_fold, accelerator, console)
-        except KeyboardInterrupt:
-            if root is None:
-                raise
-            with resumable(root):
-                raise
+        perform(experiment, open_fold, accelerator, console)
         accelerator.free_memory()
     if root is None or not PartialState().is_main_process:
         return None
@@ -99,15 +93,6 @@ def cross_validate(
     console.print(f"mean ± standard deviation over {len(splits)} folds, in {root}", soft_wrap=True)
     adapters = sorted(root.glob("fold_*/*.safetensors"), key=lambda path: int(path.parent.name[5:]))
     return CrossValidation(root, tuple(adapters), metrics)
-
-
-def _folder(root: Path, number: int) -> Path:
-    """Of a fold, there for every process."""
-    state, folder = PartialState(), root / f"fold_{number}"
-    if state.is_main_process:
-        folder.mkdir(exist_ok=True)
-    state.wait_for_everyone()
-    return folder
 
 
 def _metrics(root: Path, count: int) -> dict[str, Any]:

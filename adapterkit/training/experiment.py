@@ -1,6 +1,7 @@
 """What an experiment is: a subject, a collection, how it is trained and how it is measured."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from adapterkit.data.collections.collection import Collection
@@ -30,6 +31,7 @@ class Experiment:
         cache: bytes for the decoded images of each part of the split.
         prompts: with which the test images are segmented; the first is the table's main one.
         zero_shot: whether the base as it comes is measured too, at its own input size.
+        others: what others come to on the same test images, by name, to stand in the same tables.
     """
 
     subject: Subject
@@ -43,6 +45,7 @@ class Experiment:
     cache: int = CACHE
     prompts: tuple[PromptStrategy, ...] = ("1",)
     zero_shot: bool = False
+    others: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @property
     def groups_are(self) -> str:

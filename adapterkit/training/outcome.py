@@ -39,7 +39,7 @@ class Outcome:
         model: as the best epoch left it.
         test: the images.
         of_prompts: its metrics, by what it was asked with; the first is the main one.
-        beside: those of others, by name.
+        beside: those of the base, by what it is called.
         history: of the training; none where there was nothing to train.
         extremes: what was predicted for the images of `tables.extremes`, by index.
         drawings: a small one of each image.
@@ -68,7 +68,8 @@ class Outcome:
     def evaluations(self) -> dict[str, Evaluation]:
         """All, by their titles."""
         title = self.experiment.title_with
-        return {**self.beside, **{title(each): found for each, found in self.of_prompts.items()}}
+        own = {title(each): found for each, found in self.of_prompts.items()}
+        return {**self.beside, **own, **self.experiment.others}
 
     @property
     def reported(self) -> list[str]:

@@ -76,6 +76,15 @@ def open_run(config: Any, name: str, **decided: Any) -> Path:
     return folder
 
 
+def subfolder(folder: Path, name: str) -> Path:
+    """A folder within a run's, there for every process."""
+    state, found = PartialState(), folder / name
+    if state.is_main_process:
+        found.mkdir(exist_ok=True)
+    state.wait_for_everyone()
+    return found
+
+
 def interrupted_run(folder: Path, config: type[Config]) -> Config:
     """The configuration of an interrupted run.
 
@@ -112,11 +121,14 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Within it, an interruption says how to go on."""
+    """Within it, an interruption says how to go on: with the run, where the folder is a part of
+    one, as a fold's is."""
     try:
         yield
     except KeyboardInterrupt:
-        how = f"interrupted; go on with --resume {folder}" if PartialState().is_main_process else ""
+        is_part = (folder.parent / "config.json").exists()
+        run = folder.parent if is_part else folder
+        how = f"interrupted; go on with --resume {run}" if PartialState().is_main_process else ""
         raise KeyboardInterrupt(how) from None
 
 

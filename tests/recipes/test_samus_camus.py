@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import adapterkit as ak
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.system.command_line import run
+from adapterkit.training import loop
 from recipes.samus_camus import Config, main
 from tests.models import ECHO
 from tests.processes import ROOT, Process
@@ -93,7 +94,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_leaves_adapter_metrics_table_and_figures(
     tmp_path: Path, phantom: Path, checkpoint: Path, recipe
 ):
-    done = recipe("--data", phantom, "--checkpoint", checkpoint, "--epochs", "2", "--out", "run")
+    arguments = "--data", phantom, "--checkpoint", checkpoint, "--no-samus-plus"
+    done = recipe(*arguments, "--epochs", "2", "--out", "run")
     assert done.status == 0, done.errors
     folder = tmp_path / "run"
     assert {each.name for each in folder.iterdir()} - IF_MEASURED == FILES
@@ -161,9 +163,42 @@ def test_without_data_and_checkpoint_it_says_what_it_uses(
     for word in ("SYNTHETIC", "adapterkit's small SAM"):
         assert word in done.output
         assert word in table
-    assert "| SAMUS | mean |" in table
-    sam = ak.load_adapter(ak.mini_sam(), folder / "adapter.safetensors")
-    assert sam.image_encoder.img_size == 128
+    rows = [line.split(" | ")[0][2:] for line in done.output.splitlines() if " | mean | " in line]
+    assert rows == ["SAMUS+", "SAMUS", "SAMUS+, by name"]
+    assert "| SAMUS+, by name | mean |" in table
+    for adapter in (folder / "adapter.safetensors", folder / "samus_plus" / "adapter.safetensors"):
+        assert ak.load_adapter(ak.mini_sam(), adapter).image_encoder.img_size == 128
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_samus_plus_beside_it_is_not_trained_again(
+    tmp_path: Path, phantom: Path, checkpoint: Path, recipe, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = "--data", phantom, "--checkpoint", checkpoint, "--epochs", "1"
+    trained: list[Path] = []
+    interrupted_in = "samus_plus"
+
+    def save_state(path: Path, *rest: Any, _save: Any = loop.save_state, **options: Any) -> None:
+        _save(path, *rest, **options)
+        trained.append(path.parent)
+        if path.parent.name == interrupted_in:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", save_state)
+    told = "interrupted; go on with --resume run\n"
+    assert recipe(*arguments, "--out", "run").errors == told
+    interrupted_in = "run"
+    assert recipe("--resume", "run").errors == told
+    monkeypatch.undo()
+    interrupted_in = ""
+    done = recipe("--resume", "run")
+    assert done.status == 0, done.errors
+    assert trained == [Path("run") / "samus_plus", Path("run")]
+    assert recipe(*arguments, "--out", "whole").status == 0
+    for file in ("table.md", "per_image.csv", "samus_plus/per_image.csv"):
+        assert (tmp_path / "run" / file).read_text() == (tmp_path / "whole" / file).read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(metrics["test"]) == ["zero-shot", "SAMUS", "SAMUS+, by name"]
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -175,7 +210,7 @@ def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe
         listed = "".join(f"patient{number:04d}\n" for number in numbers)
         (data / "database_split" / f"subgroup_{name}.txt").write_text(listed)
     arguments = "--data", data, "--checkpoint", checkpoint, "--split", "release", "--no-zero-shot"
-    done = recipe(*arguments, "--epochs", "1", "--out", "run")
+    done = recipe(*arguments, "--no-samus-plus", "--epochs", "1", "--out", "run")
     assert done.status == 0, done.errors
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["patients"] == {
         "train": ["patient0001", "patient0003"],
@@ -188,7 +223,7 @@ def test_the_releases_own_split_is_used(tmp_path: Path, checkpoint: Path, recipe
 
 TRAINING = [
     "--epochs", "10", "--batch-size", "2", "--learning-rate", "1e-3", "--train-decoder",
-    "--augment", "--points", "2-max-distance", "--schedule", "cosine",
+    "--augment", "--points", "2-max-distance", "--schedule", "cosine", "--no-samus-plus",
 ]  # fmt: skip
 
 
@@ -264,8 +299,9 @@ def test_it_runs_in_two_processes(tmp_path: Path, phantom: Path, checkpoint: Pat
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert {each.name for each in (tmp_path / "run").iterdir()} - IF_MEASURED == FILES
-    assert done.stdout.count("results in run") == 1
+    found = {each.name for each in (tmp_path / "run").iterdir()}
+    assert found - IF_MEASURED == {*FILES, "samus_plus"}
+    assert done.stdout.count("results in run\n") == 1
     assert (
         len(list(csv.DictReader((tmp_path / "run" / "per_image.csv").read_text().splitlines())))
         == 4 * 3
@@ -343,7 +379,8 @@ def test_resume_takes_no_other_option(recipe):
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     tmp_path: Path, phantom: Path, checkpoint: Path, recipe
 ):
-    arguments = "--data", phantom, "--checkpoint", checkpoint, "--epochs", "1", "--out", "run"
+    arguments = "--data", phantom, "--checkpoint", checkpoint, "--epochs", "1", "--no-samus-plus"
+    arguments = *arguments, "--out", "run"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
