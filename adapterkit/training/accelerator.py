@@ -1,5 +1,6 @@
 """Devices, processes, precision and trackers of a training, by accelerate."""
 
+import atexit
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ def make_accelerator(
         raise ValueError(
             f"--track {missing[0]}: it is not installed: pip install {missing[0]}, or do without"
         )
+    # Not by `end_training`, after which a recipe's next training would find no processes.
+    atexit.register(_end_processes)
     return Accelerator(
         # Processes that torchrun starts find each other without a GPU only if told so.
         cpu=not torch.accelerator.is_available(),
@@ -48,6 +51,11 @@ def make_accelerator(
         # The loss does not use all: not a trained decoder's estimate of its own quality, say.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def _end_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def log_to(folder: Path, accelerator: Accelerator, run: str, config: Mapping[str, Any]) -> None:

@@ -137,7 +137,8 @@ def _performed(
     clicks = _clicks(experiment, model, test)
     extremes = predict_extremes(model, test, of_prompts[main], seed=settings.seed, points=main)
     images, of_hearts = drawings.of_all(), hearts.of_all()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if not accelerator.is_main_process:
         return None
     outcome = Outcome(
