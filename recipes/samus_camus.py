@@ -131,8 +131,12 @@ def main(config: Config) -> None:
     if config.samus_plus:
         done = config.resume is not None and (config.resume / PLUS / "metrics.json").exists()
         if not done:
-            plus = samus_plus(experiment, Base.of(config.checkpoint), accelerator.num_processes)
-            perform(plus, lambda: subfolder(folder_of_run(), PLUS), accelerator, console)
+            perform(
+                samus_plus(experiment, Base.of(config.checkpoint), accelerator.num_processes),
+                lambda: subfolder(folder_of_run(), PLUS),
+                accelerator,
+                console,
+            )
             accelerator.free_memory()
             accelerator.wait_for_everyone()
         found = Evaluation.read_csv(folder_of_run() / PLUS / "per_image.csv")

@@ -40,8 +40,6 @@ def make_accelerator(
         raise ValueError(
             f"--track {missing[0]}: it is not installed: pip install {missing[0]}, or do without"
         )
-    # Not by `end_training`, after which a recipe's next training would find no processes.
-    atexit.register(_end_processes)
     return Accelerator(
         # Processes that torchrun starts find each other without a GPU only if told so.
         cpu=not torch.accelerator.is_available(),
@@ -53,7 +51,9 @@ def make_accelerator(
     )
 
 
+@atexit.register
 def _end_processes() -> None:
+    # Not at the end of a training, after which there may be another: a fold's, or a recipe's next.
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -22,7 +22,7 @@ from adapterkit.evaluation.metrics import Statistics
 from adapterkit.evaluation.tables import markdown, markdown_table
 from adapterkit.system.files import remove_half_written
 from adapterkit.training.experiment import Experiment
-from adapterkit.training.run_folder import resumable, subfolder, write_json, write_text
+from adapterkit.training.run_folder import subfolder, write_json, write_text
 from adapterkit.training.runner import perform
 
 
@@ -80,13 +80,7 @@ def cross_validate(
             return subfolder(root, f"fold_{number}")
 
         accelerator = make_accelerator()
-        try:
-            perform(experiment, open_fold, accelerator, console)
-        except KeyboardInterrupt:
-            if root is None:
-                raise
-            with resumable(root):
-                raise
+        perform(experiment, open_fold, accelerator, console)
         accelerator.free_memory()
     if root is None or not PartialState().is_main_process:
         return None

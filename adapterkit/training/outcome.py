@@ -39,7 +39,7 @@ class Outcome:
         model: as the best epoch left it.
         test: the images.
         of_prompts: its metrics, by what it was asked with; the first is the main one.
-        beside: those of the base, by what it is called.
+        of_base: those of the base as it comes, by what it is called; none where not measured.
         history: of the training; none where there was nothing to train.
         extremes: what was predicted for the images of `tables.extremes`, by index.
         drawings: a small one of each image.
@@ -52,7 +52,7 @@ class Outcome:
     model: Promptable
     test: SegmentationDataset
     of_prompts: Mapping[PromptStrategy, Evaluation]
-    beside: Mapping[str, Evaluation]
+    of_base: Mapping[str, Evaluation]
     history: Sequence[Epoch]
     extremes: Mapping[int, Predictions]
     drawings: Sequence[Drawing]
@@ -69,7 +69,7 @@ class Outcome:
         """All, by their titles."""
         title = self.experiment.title_with
         own = {title(each): found for each, found in self.of_prompts.items()}
-        return {**self.beside, **own, **self.experiment.others}
+        return {**self.of_base, **own, **self.experiment.others}
 
     @property
     def reported(self) -> list[str]:

@@ -99,7 +99,8 @@ def perform(
     model = experiment.subject.build().to(accelerator.device)
     sets = {part: experiment.dataset(part) for part in ("train", "validation", "test")}
     folder = open_folder()
-    with locked_folder(folder) if accelerator.is_main_process else nullcontext():
+    lock = locked_folder(folder) if accelerator.is_main_process else nullcontext()
+    with lock, resumable(folder):
         return _performed(experiment, model, sets, folder, accelerator, console, began)
 
 
@@ -125,8 +126,7 @@ def _performed(
     file = folder / subject.file if trained else None
     trained_from, history = time.monotonic(), []
     if file is not None:
-        with resumable(folder):
-            history = _train(experiment, model, sets, folder, accelerator)
+        history = _train(experiment, model, sets, folder, accelerator)
         subject.load(model, file)
         model.to(accelerator.device)
     seconds = time.monotonic() - trained_from

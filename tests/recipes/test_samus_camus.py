@@ -190,7 +190,6 @@ def test_samus_plus_beside_it_is_not_trained_again(
     interrupted_in = "run"
     assert recipe("--resume", "run").errors == told
     monkeypatch.undo()
-    interrupted_in = ""
     done = recipe("--resume", "run")
     assert done.status == 0, done.errors
     assert trained == [Path("run") / "samus_plus", Path("run")]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import adapterkit as ak
-from adapterkit.training import cross_validation
-from adapterkit.training.runner import perform
+from adapterkit.training import cross_validation, runner
 from tests.commands.test_train_command import write_discs
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -19,16 +18,16 @@ SHORT: dict[str, Any] = {"method": "samed", "epochs": 1, "image_size": 64, "batc
 
 def test_folds_are_trained_and_summed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = write_discs(tmp_path / "discs", images=8)
-    calls = 0
+    calls, performed = 0, runner._performed
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return perform(*arguments)
+        return performed(*arguments)
 
-    monkeypatch.setattr(cross_validation, "perform", interrupted)
+    monkeypatch.setattr(runner, "_performed", interrupted)
     root = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match=f"--resume {root}$"):
         ak.train(data, folds=3, group=r"\d", out=root, **SHORT)
