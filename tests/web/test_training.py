@@ -34,10 +34,10 @@ with locked_folder(folder):
     (folder / "training_state.safetensors").touch()
     while not (folder / "go on").exists():
         time.sleep(0.05)
-if (folder / "go on").read_text():
-    sys.exit((folder / "go on").read_text())
-(folder / "metrics.json").write_text(json.dumps({"history": [
-    {"epoch": 1, "loss": 0.5, "validation_dice": 0.25}]}))
+    if (folder / "go on").read_text():
+        sys.exit((folder / "go on").read_text())
+    (folder / "metrics.json").write_text(json.dumps({"history": [
+        {"epoch": 1, "loss": 0.5, "validation_dice": 0.25}]}))
 """
 """Trains until there is a file "go on"; what is in it, is its last word."""
 
