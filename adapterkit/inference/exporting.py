@@ -210,7 +210,8 @@ class Decoder(nn.Module):
         dense = torch.where(with_mask, family.embed_masks(mask[:, None]), family.no_mask())
         maps = dict(zip(self.maps, others, strict=False))
         classes = others[-1].flatten() if self.segmenter.structures else None
-        with self.segmenter.given(maps, classes) as presence_of:
+        # Of the labels, 2 and 3 are a box's corners.
+        with self.segmenter.given(maps, classes, (labels >= 1).any(dim=-1)) as presence_of:
             # What parts do after the stock prompt encoder.
             for hook in family.prompt_encoder._forward_hooks.values():
                 changed = hook(family.prompt_encoder, (), (sparse, dense))

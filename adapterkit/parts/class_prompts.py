@@ -15,6 +15,9 @@ from adapterkit.parts.structures import checked_names
 CLASSES = "classes"
 """Under this name the context of a pass holds the class of each prompt, (P,); -1 for none."""
 
+POINTED_AT = "pointed at"
+"""Under this one, whether a click or a box says where its structure is, (P,); absent: none does."""
+
 PRESENCE = "presence"
 """And under this one, after the decoder's forward, the logits that each is there, (P,)."""
 
@@ -55,9 +58,10 @@ class JudgePresence:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         classes = self.context.values.get(CLASSES)
         if classes is not None:
-            # A prompt without a class points at something that is there.
             presence = self.head(args[0].to(self.head.weight.dtype)).flatten()
-            self.context.values[PRESENCE] = presence.masked_fill(classes < 0, _CERTAIN)
+            # A prompt without a class points at something that is there, if only by a mask.
+            certain = self.context.values.get(POINTED_AT, classes < 0) | (classes < 0)
+            self.context.values[PRESENCE] = presence.masked_fill(certain, _CERTAIN)
 
 
 _CERTAIN = 20.0
@@ -71,7 +75,8 @@ class ClassPrompts:
     Each class has learned tokens, which stand before those of points and boxes in the mask
     decoder; without these, they are the whole prompt. From the decoder's token of the whole prompt
     a trained head judges whether the structure is in the image at all: where its logit is below 0,
-    the mask is empty. Prompts that name no class are as without this part.
+    the mask is empty. A click inside of it, or a box, says that it is there. Prompts that name no
+    class are as without this part.
 
     Args:
         structures: the names of the classes, each once.

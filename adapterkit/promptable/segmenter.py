@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from adapterkit.adapters.injection import adapters_on
@@ -14,7 +14,7 @@ from adapterkit.attach.attachment import Part
 from adapterkit.encoders.registry import view
 from adapterkit.encoders.wrappers import unwrapped
 from adapterkit.parts import ClassMasks, PromptGenerator
-from adapterkit.parts.class_prompts import CLASSES, PRESENCE
+from adapterkit.parts.class_prompts import CLASSES, POINTED_AT, PRESENCE
 from adapterkit.parts.normalise import normalisation_of
 from adapterkit.parts.structures import structures_of
 from adapterkit.promptable.class_maps import ClassMaps
@@ -129,7 +129,7 @@ class Segmenter(Promptable):
         prompts = self._asked(embedding, prompts)
         assert prompts.shape is not None
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
-        with self.given(embedding.maps, flat.get("classes")) as presence_of:
+        with self.given(embedding.maps, flat.get("classes"), _pointed_at(flat)) as presence_of:
             sparse, dense = self.family.embed(flat)
             positions, count = self.family.positions(), prompts.shape[1]
             logits, iou = self.family.predict(
@@ -210,13 +210,18 @@ class Segmenter(Promptable):
 
     @contextmanager
     def given(
-        self, maps: Mapping[str, Tensor], classes: Int[Tensor, "p"] | None
+        self,
+        maps: Mapping[str, Tensor],
+        classes: Int[Tensor, "p"] | None,
+        pointed_at: Bool[Tensor, "p"] | None = None,
     ) -> Iterator[Callable[[], Float[Tensor, "p"] | None]]:
         """Within it, parts in the decoder read what belongs to these images and prompts.
 
         Args:
             maps: what an embedding's images handed on.
             classes: of the prompts, all images' in one row.
+            pointed_at: whether a click or a box says that their structure is there; None: none
+                does.
 
         Yields:
             What tells, after the decoder's forward, the presence that was judged.
@@ -228,9 +233,18 @@ class Segmenter(Promptable):
         values = dict(maps)
         if classes is not None:
             values |= {f"{name}.{CLASSES}": classes for name in found.active}
+        if pointed_at is not None:
+            values |= {f"{name}.{POINTED_AT}": pointed_at for name in found.active}
         with found.given(values):
             contexts = [found[name].context.values for name in found.active]
             yield lambda: next((v[PRESENCE] for v in contexts if PRESENCE in v), None)
+
+
+def _pointed_at(prompts: Mapping[str, Tensor]) -> Bool[Tensor, "p"] | None:
+    """Of prompts, all images' in one row, whether each has a click inside or a box."""
+    if "boxes" in prompts:
+        return torch.ones_like(prompts["boxes"][:, 0], dtype=torch.bool)
+    return (prompts["labels"] == 1).any(dim=-1) if "labels" in prompts else None
 
 
 def _with_a_point(prompts: Prompts) -> Prompts:

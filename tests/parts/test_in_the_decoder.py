@@ -118,6 +118,14 @@ def test_a_structure_that_is_judged_absent_has_an_empty_mask(sam: Sam, images: T
     clicked = segmenter(images, ak.Prompts(points, labels, classes=torch.full((2, 1), -1)))
     assert clicked.presence is not None
     assert (clicked.presence > 0).all()
+    classes = torch.zeros(2, 1, dtype=torch.long)
+    inside = segmenter(images, ak.Prompts(points, torch.ones_like(labels), classes=classes))
+    beside = segmenter(images, ak.Prompts(points, torch.zeros_like(labels), classes=classes))
+    boxes = torch.tensor([4.0, 4, 20, 20]).expand(2, 1, 4)
+    within = segmenter(images, ak.Prompts(boxes=boxes, classes=classes))
+    for masks, judged_there in ((inside, True), (beside, False), (within, True)):
+        assert masks.presence is not None
+        assert ((masks.presence > 0) == judged_there).all()
 
 
 def test_all_of_it_is_trained(sam: Sam, images: Tensor):
