@@ -289,11 +289,14 @@ def differences(patients: "pd.DataFrame", method: str, other: str) -> list[str]:
 
     lines = []
     for name, title in (("dice", "Dice"), ("jitter", "Jitter")):
-        means = patients.pivot_table(name, index="patient", columns="method")
+        means = patients.pivot_table(name, index="patient", columns="method", dropna=False)
         ours, theirs = means[method].to_numpy(), means[other].to_numpy()
-        change = f"{100 * (ours.mean() / theirs.mean() - 1):+.1f} %"
         if name == "dice":
             change = f"{100 * (ours.mean() - theirs.mean()):+.2f} points"
+        elif theirs.mean() > 0:
+            change = f"{100 * (ours.mean() / theirs.mean() - 1):+.1f} %"
+        else:
+            change = "not known, as nothing was found"
         # Of fewer patients, no difference could be told from chance.
         if len(ours) > 5:
             p = wilcoxon(ours, theirs).pvalue  # pyright: ignore[reportAttributeAccessIssue]

@@ -40,7 +40,7 @@ STAGES = (
     Stage(3500, 128, batch_size=16, prompts=4, rounds=2, learning_rate=3e-3),
     Stage(4500, 256, batch_size=8, prompts=4, rounds=2, learning_rate=2e-3),
     Stage(2700, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1.5e-3),
-    Stage(4500, 512, batch_size=4, prompts=4, rounds=3, learning_rate=2e-3),
+    Stage(3600, 512, batch_size=4, prompts=4, rounds=3, learning_rate=1e-3),
 )
 SAVE_EVERY = 100
 """Steps between two saved states."""

@@ -1,5 +1,6 @@
 """What the project's command lines share."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from adapterkit.system.ending import INTERRUPTED, interruptions_raised
 from adapterkit.system.extras import MissingExtraError
 
 Config = TypeVar("Config")
+
+_UNREAD = 128 + 13
+"""The exit status of a program that SIGPIPE has ended."""
 
 console = Console()
 """Where commands print their results."""
@@ -31,11 +35,17 @@ def one_line_errors() -> Iterator[None]:
 
     A `ValueError`, `OSError` or `FloatingPointError`, which is what adapterkit raises for bad input
     and what becomes of it, or a `MissingExtraError` is printed as one line and ends the process
-    with status 1; an interruption ends it with one line too, and status 130.
+    with status 1; an interruption ends it with one line too, and status 130. Where nobody reads on
+    what is printed, as after `| head`, it ends without a word, as other programs do.
     """
     try:
         with interruptions_raised():
             yield
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # At its end, Python would write out the rest and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_UNREAD)
     except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interruption:

@@ -51,17 +51,20 @@ def test_a_block_has_the_tables_of_a_run_and_the_rest_stays(comparison: Path):
     assert with_block(page, "comparison", [comparison]) == page
 
 
-def test_what_a_training_took_is_told_and_folders_follow_each_other(tmp_path: Path):
+def test_of_a_training_the_table_of_all_is_taken_and_folders_follow_each_other(tmp_path: Path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-        (folder / "table.md").write_text(f"Of {folder.name}.\n\n{table(6)}")
+        (folder / "table.md").write_text(
+            f"Of {folder.name}.\n\n{table(6)}\n## A view\n\n{table(2)}"
+        )
     metrics = {"seconds": {"training": 90}, "peak_memory_bytes": {"process": 1.5e9}}
     (folders[0] / "metrics.json").write_text(json.dumps(metrics))
     page = with_block(PAGE, "comparison", folders)
     one, two = page.index("Of one."), page.index("Of two.")
     took = page.index("Training took 1.5 minutes; peak memory was 1.5 GB.")
-    assert one < took < two
+    assert one < took < two < page.index("### A view")
+    assert page.count("### A view") == 1
     assert "<details" not in page
 
 

@@ -14,7 +14,7 @@ import adapterkit as ak
 from adapterkit.data.synthetic.beat import Beat
 from adapterkit.data.synthetic.phantom import write_phantom
 from adapterkit.system.command_line import run
-from recipes.echo_sequences import METHODS, Config, comparison, main
+from recipes.echo_sequences import METHODS, Config, comparison, differences, main
 from tests.models import ECHO
 
 
@@ -107,3 +107,12 @@ def test_the_comparison_pairs_patients_over_seeds():
     assert dice == "Dice over time, beside frame by frame: +1.00 points, p = 0.0078"
     assert jitter == "Jitter over time, beside frame by frame: -49.1 %, p = 0.0078"
     assert "Over 8 patients, each with the mean of 2 trainings" in text
+
+
+def test_where_nothing_is_found_the_rest_is_compared():
+    methods = ["over time", "frame by frame"]
+    found = {"patient": "patient0001", "method": methods, "dice": [0.5, 0.0]}
+    patients = pd.DataFrame({**found, "jitter": [0.1, float("nan")]})
+    dice, jitter = differences(patients, *methods)
+    assert dice.endswith(": +50.00 points")
+    assert jitter.endswith(": not known, as nothing was found")

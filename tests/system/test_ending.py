@@ -97,6 +97,31 @@ def test_what_has_begun_can_end_well(python_s_own: None, capsys: pytest.CaptureF
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_what_nobody_reads_on_ends_a_program_without_a_word(lines: int):
+    program = (
+        "from adapterkit.system.command_line import one_line_errors\n"
+        "import sys\n"
+        "sys.stdin.readline()\n"
+        "with one_line_errors():\n"
+        f"    for _ in range({lines}): print('a line')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stdin is not None
+        process.stdin.write(b"go on\n")
+        process.stdin.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 @pytest.mark.parametrize("other", [signal.SIG_IGN, lambda number, frame: None])
 def test_what_is_ignored_or_handled_otherwise_stays_so(python_s_own: None, other: signal.Handlers):
     signal.signal(signal.SIGINT, other)
