@@ -124,7 +124,8 @@ def test_parts_in_the_decoder_change_masks_alone():
     before = snapshot(model)
     points, labels = torch.full((2, 1, 1, 2), 20.0), torch.ones(2, 1, 1, dtype=torch.int64)
     asked = ak.Prompts(points, labels)
-    named = ak.Prompts(points, labels, classes=torch.tensor([[1], [-1]]))
+    # A click beside says nothing of whether the structure is there.
+    named = ak.Prompts(points, torch.zeros_like(labels), classes=torch.tensor([[1], [-1]]))
     with torch.no_grad():
         base = segmenter(255 * IMAGES, asked).logits()
         ak.inject(model, [ClassPrompts(("a", "b")), Detail(width=2, channels=3, classes=2)])
