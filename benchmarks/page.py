@@ -10,8 +10,8 @@ A block of the page lies between two comments of its name:
 
 It is given the tables that the run has written, those of more than six rows folded; of a training
 the one of all test images, without those of their kinds; of several folders of one name, one after
-another. Pictures of the page that are called after the block and a
-picture of the run, `comparison_masks.png` after `masks.png`, are replaced too.
+another. Pictures of the page that are called after the block and a picture of the run,
+`comparison_masks.png` after `masks.png`, are replaced too.
 """
 
 import json
@@ -99,14 +99,11 @@ def of_run(folder: Path) -> str:
     text = re.sub(r"^# .*\n+", "", files[0].read_text(encoding="utf-8").strip())
     metrics = folder / "metrics.json"
     took = json.loads(metrics.read_text()) if metrics.is_file() else {}
-    is_training = "training" in took.get("seconds", {}) and "peak_memory_bytes" in took
-    if is_training:
+    if "training" in took.get("seconds", {}) and "peak_memory_bytes" in took:
         text = text.partition("\n## ")[0].rstrip()
-    text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
-    if is_training:
         minutes, peak = took["seconds"]["training"] / 60, max(took["peak_memory_bytes"].values())
         text += f"\n\nTraining took {minutes:.1f} minutes; peak memory was {peak / 1e9:.1f} GB."
-    return text
+    return re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
 
 
 def folded(text: str, above: str) -> str:

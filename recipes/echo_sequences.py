@@ -290,10 +290,12 @@ def differences(patients: "pd.DataFrame", method: str, other: str) -> list[str]:
     lines = []
     for name, title in (("dice", "Dice"), ("jitter", "Jitter")):
         means = patients.pivot_table(name, index="patient", columns="method", dropna=False)
+        # Of a patient in whom nothing was found, there is no jitter.
+        means = means.dropna(subset=[method, other])
         ours, theirs = means[method].to_numpy(), means[other].to_numpy()
         if name == "dice":
             change = f"{100 * (ours.mean() - theirs.mean()):+.2f} points"
-        elif theirs.mean() > 0:
+        elif theirs.any():
             change = f"{100 * (ours.mean() / theirs.mean() - 1):+.1f} %"
         else:
             change = "not known, as nothing was found"

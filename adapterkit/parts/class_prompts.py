@@ -60,7 +60,9 @@ class JudgePresence:
         if classes is not None:
             presence = self.head(args[0].to(self.head.weight.dtype)).flatten()
             # A prompt without a class points at something that is there, if only by a mask.
-            certain = self.context.values.get(POINTED_AT, classes < 0) | (classes < 0)
+            certain = classes < 0
+            if POINTED_AT in self.context.values:
+                certain = certain | self.context.values[POINTED_AT]
             self.context.values[PRESENCE] = presence.masked_fill(certain, _CERTAIN)
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 from rich.console import Console
@@ -38,19 +39,28 @@ def one_line_errors() -> Iterator[None]:
     with status 1; an interruption ends it with one line too, and status 130. Where nobody reads on
     what is printed, as after `| head`, it ends without a word, as other programs do.
     """
+    output = sys.stdout  # None in a process that has none.
     try:
         with interruptions_raised():
             yield
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # At its end, Python would write out the rest and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_UNREAD)
+            if output is not None:
+                output.flush()
     except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
+        if isinstance(error, BrokenPipeError) and output is not None and _nobody_reads(output):
+            # At its end, Python would write out the rest and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+            sys.exit(_UNREAD)
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _nobody_reads(output: TextIO) -> bool:
+    """Whether an output is a pipe with a closed end; another one, to a server say, may be too."""
+    poll = select.poll()
+    poll.register(output.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def check_positive(config: Any, *names: str) -> None:

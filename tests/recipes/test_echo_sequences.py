@@ -112,7 +112,10 @@ def test_the_comparison_pairs_patients_over_seeds():
 def test_where_nothing_is_found_the_rest_is_compared():
     methods = ["over time", "frame by frame"]
     found = {"patient": "patient0001", "method": methods, "dice": [0.5, 0.0]}
-    patients = pd.DataFrame({**found, "jitter": [0.1, float("nan")]})
-    dice, jitter = differences(patients, *methods)
+    nothing = pd.DataFrame({**found, "jitter": [0.1, float("nan")]})
+    dice, jitter = differences(nothing, *methods)
     assert dice.endswith(": +50.00 points")
     assert jitter.endswith(": not known, as nothing was found")
+    other = pd.DataFrame({**found, "patient": "patient0002", "jitter": [0.1, 0.2]})
+    dice, jitter = differences(pd.concat([nothing, other]), *methods)
+    assert jitter.endswith(": -50.0 %")

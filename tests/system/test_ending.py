@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,29 +97,38 @@ def test_what_has_begun_can_end_well(python_s_own: None, capsys: pytest.CaptureF
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe that nobody reads."""
+    end, pipe = os.pipe()
+    os.close(end)
+    yield pipe
+    os.close(pipe)
+
+
+def within_one_line_errors(
+    code: str, output: int, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    program = f"from adapterkit.system.command_line import *\nwith one_line_errors():\n    {code}"
+    arguments = [*before, sys.executable, "-c", program]
+    return subprocess.run(arguments, stdout=output, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("lines", [1, 100_000])
-def test_what_nobody_reads_on_ends_a_program_without_a_word(lines: int):
-    program = (
-        "from adapterkit.system.command_line import one_line_errors\n"
-        "import sys\n"
-        "sys.stdin.readline()\n"
-        "with one_line_errors():\n"
-        f"    for _ in range({lines}): print('a line')\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.stdin is not None
-        process.stdin.write(b"go on\n")
-        process.stdin.close()
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
-        assert process.wait() == 141
+def test_what_nobody_reads_on_ends_a_program_without_a_word(lines: int, unread: int):
+    done = within_one_line_errors(f"for _ in range({lines}): print('a line')", unread)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_an_error():
+    done = within_one_line_errors("raise BrokenPipeError('the server went')", subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, "error: the server went\n")
+
+
+def test_a_program_needs_no_output():
+    closed = ("sh", "-c", 'exec "$0" "$@" >&-')
+    done = within_one_line_errors("print(sys.stdout)", subprocess.PIPE, closed)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("other", [signal.SIG_IGN, lambda number, frame: None])
