@@ -235,6 +235,10 @@ class TrainingJob:
             self._measure(job)
         except (ValueError, OSError) as error:
             self._put(replace(job, status="failed", message=str(error), process=None))
+        except Exception:
+            told = "The new adapter could not be measured; the server's output says why."
+            self._put(replace(job, status="failed", message=told, process=None))
+            raise
 
     def _wait_for_lock(self) -> None:
         """Of a training that another server, which is no more, has begun."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from adapterkit.data.files.label_maps import read_label_map
 from adapterkit.web import rle, training_job
 from adapterkit.web.model import Model
 from adapterkit.web.training_job import TrainingJob, load_trained
-from adapterkit.web.training_record import TrainingWish, read_job, write_job
+from adapterkit.web.training_record import Job, TrainingWish, write_job
 from adapterkit.web.worklist import WorkList
 from adapterkit.web.workspace import Workspace
 from tests.models import ECHO
@@ -167,20 +168,38 @@ def test_a_failure_says_why(job: TrainingJob, stand_in: Path):
     assert (told(job)["status"], told(job)["message"]) == ("failed", "the loss is not finite")
 
 
-def test_a_server_finds_the_training_of_one_that_was_killed(
-    job: TrainingJob, work: Workspace, model: Model, stand_in: Path, files: Path
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_measurement_that_breaks_ends_the_training(
+    job: TrainingJob, stand_in: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    def dice_of(*given: object) -> float:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(training_job, "dice_of", dice_of)
     job.start(TrainingWish())
     wait(lambda: (stand_in / "training_state.safetensors").exists())
-    own = work.worklist.own
-    running = read_job(own)
-    assert running is not None
-    # As if there had been no other server in this process.
-    later = TrainingJob(work, model)
-    assert told(later)["status"] == "running"
     shutil.copy(files / "named.safetensors", stand_in / "adapter.safetensors")
     (stand_in / "go on").touch()
-    wait(lambda: told(job)["status"] == told(later)["status"] == "done")
+    wait(lambda: told(job)["status"] != "running")
+    assert told(job)["status"] == "failed"
+    assert "could not be measured" in told(job)["message"]
+
+
+def test_a_server_finds_the_training_of_one_that_was_killed(
+    work: Workspace, model: Model, stand_in: Path, files: Path
+):
+    stand_in.parent.mkdir(parents=True)
+    command = [*training_job._command(), "--out", str(stand_in)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait(lambda: (stand_in / "training_state.safetensors").exists())
+        own = work.worklist.own
+        running = Job(1, "running", 3, 1, ("scan0",), "named", process.pid)
+        write_job(own, running)
+        found = TrainingJob(work, model)
+        assert told(found)["status"] == "running"
+        shutil.copy(files / "named.safetensors", stand_in / "adapter.safetensors")
+        (stand_in / "go on").touch()
+        wait(lambda: told(found)["status"] == "done")
     # One that has ended with its server can go on.
     (stand_in / "metrics.json").unlink()
     write_job(own, running)
