@@ -33,9 +33,6 @@ from recipes.minisam_options import Config
 
 console = Console()
 
-SIZES = replace(MINI, width=192, num_heads=6, prompt_width=128, decoder_mlp_width=512)
-"""The first edition's, but wider: 4.9 M parameters."""
-
 STAGES = (
     Stage(3500, 128, batch_size=16, prompts=4, rounds=2, learning_rate=3e-3),
     Stage(4500, 256, batch_size=8, prompts=4, rounds=2, learning_rate=2e-3),
@@ -70,7 +67,7 @@ def pretrain(config: Config) -> None:
         raise ValueError(f"--resume, but there is no {state_files[0]}")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    first_sizes = replace(SIZES, image_size=plan[0].image_size)
+    first_sizes = replace(MINI, image_size=plan[0].image_size)
     model = Pretraining(build_sam(first_sizes, config.seed).train())
     match_keys_to_queries(model.sam)
     with progress_bar() as bar:

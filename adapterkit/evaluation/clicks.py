@@ -103,11 +103,12 @@ def _of_batch(
     )
     needed = torch.full(masks.shape[:2], MOST + 1)
     for count in range(1, MOST + 1):
-        logits = segmenter.decode(embedding, prompts.to(device)).logits(size).float().cpu()
-        iou = compute_iou(logits > 0, masks, include_background=True, ignore_empty=False)
+        found = segmenter.decode(embedding, prompts.to(device))
+        inside = (found.logits(size) > 0).cpu()
+        iou = compute_iou(inside, masks, include_background=True, ignore_empty=False)
         reached = (iou >= TARGET) & (needed > MOST)
         needed[reached] = count
         if (needed <= MOST).all():
             break
-        prompts = corrected(prompts, masks, logits, generators)
+        prompts = corrected(prompts, masks, found, generators)
     return needed

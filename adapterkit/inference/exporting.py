@@ -42,16 +42,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from adapterkit.adapters.injection import adapters_of
 from adapterkit.attach.actions import Overlay
 from adapterkit.attach.overlay import overlays, set_overlay
+from adapterkit.inference.exported_models import Decoder, Encoder
 from adapterkit.kernels.fast_forward import stock
 from adapterkit.promptable.families import family_of, titles
-from adapterkit.promptable.sam_family import DecoderInput
 from adapterkit.promptable.segmenter import Segmenter
 from adapterkit.system.extras import require
 from adapterkit.system.files import atomic_folder, is_new_folder
@@ -146,82 +145,6 @@ def _check_exportable(sam: nn.Module) -> None:
             "run it with Predictor.predict_sequence or adapterkit predict, or export an adapter "
             "without temporal parts"
         )
-
-
-class Encoder(nn.Module):
-    """The image encoder of a `Sam`, with its normalisation, and what parts hand on beside."""
-
-    def __init__(self, sam: nn.Module):
-        super().__init__()
-        self.segmenter = Segmenter(sam)
-
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, ...]:
-        embedding = self.segmenter.encode(images)
-        return embedding.image, *(embedding.maps[name] for name in sorted(embedding.maps))
-
-
-class Decoder(nn.Module):
-    """The prompt encoder and mask decoder of a `Sam`, with every prompt in tensors.
-
-    The stock prompt encoder takes other prompts by other code, and assigns to indices; here a
-    prompt that is absent is a value, so that one graph does for all.
-
-    Args:
-        sam: it.
-        maps: the names of what parts hand on from the encoder, sorted.
-    """
-
-    positions: Tensor
-    kinds: Tensor
-
-    def __init__(self, sam: nn.Module, maps: Sequence[str]):
-        super().__init__()
-        self.segmenter = Segmenter(sam)
-        self.maps = tuple(maps)
-        self.register_buffer("positions", self.segmenter.family.positions().contiguous())
-        self.register_buffer("kinds", self.segmenter.family.kinds())
-
-    def forward(
-        self,
-        image_embeddings: Float[Tensor, "b c h w"],
-        point_coords: Float[Tensor, "b k n 2"],
-        point_labels: Int[Tensor, "b k n"],
-        mask_input: Float[Tensor, "b k mask_h mask_w"],
-        has_mask_input: Float[Tensor, "b k"],
-        *others: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Masks, their estimated quality and, with class prompts, the presence; `others` are the
-        maps and, with class prompts, the classes, (b, k)."""
-        batch, prompts = point_labels.shape[:2]
-        # That axes of one name are one size, without which a trace guards against sizes of 1.
-        for each in (image_embeddings, point_coords, mask_input, has_mask_input, *others):
-            torch._check(each.shape[0] == batch)
-        for each in (point_coords, mask_input, has_mask_input, *others[len(self.maps) :]):
-            torch._check(each.shape[1] == prompts)
-        coords, labels, mask, has_mask = (
-            each.flatten(0, 1) for each in (point_coords, point_labels, mask_input, has_mask_input)
-        )
-        family = self.segmenter.family
-        # To the pixels' centres, as the stock prompt encoder does.
-        place = family.embed_place((coords + 0.5) / self.segmenter.image_size)
-        tokens = torch.where(labels[..., None] < 0, 0.0, place) + self.kinds[labels + 1]
-        sparse = family.as_sparse(tokens)
-        with_mask = has_mask[:, None, None, None] > 0
-        dense = torch.where(with_mask, family.embed_masks(mask[:, None]), family.no_mask())
-        maps = dict(zip(self.maps, others, strict=False))
-        classes = others[-1].flatten() if self.segmenter.structures else None
-        # Of the labels, 2 and 3 are a box's corners.
-        with self.segmenter.given(maps, classes, (labels >= 1).any(dim=-1)) as presence_of:
-            # What parts do after the stock prompt encoder.
-            for hook in family.prompt_encoder._forward_hooks.values():
-                changed = hook(family.prompt_encoder, (), (sparse, dense))
-                sparse, dense = (sparse, dense) if changed is None else changed
-            logits, iou = family.predict(
-                DecoderInput(image_embeddings, maps, self.positions, sparse, dense, prompts)
-            )
-            presence = presence_of()
-        found = (logits, iou) if presence is None else (logits, iou, presence)
-        return tuple(each.unflatten(0, (batch, prompts)) for each in found)
 
 
 @torch.no_grad()

@@ -120,6 +120,20 @@ def mask_in_input(
     return torch.logit(share[0, 0], eps=1e-3).numpy()
 
 
+def logits_as_mask_prompt(
+    logits: Float[np.ndarray, "h w"], low_res: tuple[int, int]
+) -> Float[np.ndarray, "H W"]:
+    """The logits of an answer at the low resolution of mask prompts; with `Detail`, those of an
+    answer are of the input's size."""
+    if logits.shape == low_res:
+        return logits
+    as_tensor = torch.from_numpy(logits.astype(np.float32))[None, None]
+    resized = F.interpolate(
+        as_tensor, low_res, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0, 0].numpy()
+
+
 def _scale(fit: Fit) -> Float[np.ndarray, "2"]:
     """Pixels of the input for one of the image, along x and along y."""
     (height, width), (rows, columns) = fit.size, fit.shown

@@ -240,7 +240,7 @@ class Predictor:
         given["classes"] = classes
         if named and all(each is None for each in given.values()):
             given["classes"] = named
-        prompts = read_prompts(given, self._fit, self._mask_size, named)
+        prompts = read_prompts(given, self._fit, self.mask_size, named)
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         squares, scores, presence = list(logits), list(logits), list(logits)
         # Prompts of one kind are decoded together. To pad the others would change their masks.
@@ -290,7 +290,7 @@ class Predictor:
         for order in (range(first, count), range(first - 1, -1, -1)):
             for number in self.each_frame(image, order):
                 found = self.predict(**given)
-                given = given if frame is None else carried(found, prompts, self._mask_size)
+                given = given if frame is None else carried(found, prompts, self.mask_size)
                 back = given if number == first else back
                 yield number, found
             given = back
@@ -358,8 +358,8 @@ class Predictor:
         return tuple(found[name] for name in found.active) if found else ()
 
     @property
-    def _mask_size(self) -> tuple[int, int]:
-        """Of the logits that the model takes for a mask."""
+    def mask_size(self) -> tuple[int, int]:
+        """Of the logits that the model takes for a mask; an image was set."""
         rows, columns = self.embedding().image.shape[-2:]
         return 4 * rows, 4 * columns
 

@@ -8,7 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adapterkit.inference.fitting import Fit, boxes_in_input, mask_in_input
+from adapterkit.inference.fitting import (
+    Fit,
+    boxes_in_input,
+    logits_as_mask_prompt,
+    mask_in_input,
+)
 from adapterkit.promptable.prompts import Prompts
 
 Kind = tuple[tuple[str, torch.Size], ...]
@@ -127,7 +132,8 @@ def _mask_prompt(k: int, mask: Any, fit: Fit, low_res: tuple[int, int]) -> Float
     array = np.asarray(mask)
     if array.dtype != bool:
         expected = f"{fit.size}, bool, or {low_res}, low_res_logits of a prediction"
-        return _numbers(f"masks[{k}]", array, expected, *low_res)
+        size = array.shape if array.shape == (fit.side, fit.side) else low_res
+        return logits_as_mask_prompt(_numbers(f"masks[{k}]", array, expected, *size), low_res)
     if array.shape != fit.size:
         raise ValueError(
             f"masks[{k}] has the shape {array.shape}: expected {fit.size}, as the image"

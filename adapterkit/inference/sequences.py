@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from adapterkit.inference.fitting import logits_as_mask_prompt
 from adapterkit.inference.prediction import Prediction
 from adapterkit.promptable.protocol import Embedding, Promptable
 from adapterkit.system.allocator import give_back_freed_memory
@@ -67,7 +66,5 @@ def carried(found: Prediction, given: Mapping[str, Any], size: tuple[int, int]) 
         given: the arguments of `Predictor.predict` for it.
         size: of the logits that the model takes for a mask.
     """
-    logits = torch.from_numpy(found.low_res_logits)[None]
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", antialias=True, align_corners=False)
-    return {"masks": np.asarray(logits[0]), "classes": given.get("classes")}
+    masks = [logits_as_mask_prompt(logits, size) for logits in found.low_res_logits]
+    return {"masks": masks, "classes": given.get("classes")}

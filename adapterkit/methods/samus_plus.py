@@ -9,7 +9,7 @@ few images need:
   has learned. For the same reason the base's own normalisation and its interpolated position
   embedding stay.
 - A structure that is known is better told by its name than by a random click, so `structures` have
-  class prompts.
+  class prompts, and exclude each other as the classes of a network do.
 - What is left then is detail, which the patches lose: a U-Net on the image that meets the image
   embedding, read by the mask decoder. SAMUS's branch, which attends from tokens to convolutions,
   brings it back only in part, at several times the cost; an encoder without a mask decoder, or with

@@ -80,6 +80,10 @@ class ClassPrompts:
     the mask is empty. A click inside of it, or a box, says that it is there. Prompts that name no
     class are as without this part.
 
+    Structures exclude each other, as in the label maps that they are learned from: the logits of a
+    mask are its log odds against background and the other structures, which are asked for by their
+    names.
+
     Args:
         structures: the names of the classes, each once.
         tokens: of each class.

@@ -76,8 +76,37 @@ def _against_others(
     logits: Float[Tensor, "b classes h w"], reduce: Callable[..., Tensor]
 ) -> Float[Tensor, "b structures h w"]:
     """Each structure's logit less what `reduce` makes of those of the other classes."""
-    maps = []
-    for k in range(1, logits.shape[1]):
-        others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1)
-        maps.append(logits[:, k] - reduce(others, dim=1))
+    return logits[:, 1:] - _of_others(logits, reduce)
+
+
+def _of_others(
+    logits: Float[Tensor, "b classes h w"], reduce: Callable[..., Tensor]
+) -> Float[Tensor, "b structures h w"]:
+    """For each structure, what `reduce` makes of the logits of background and other structures."""
+    maps = [
+        reduce(torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1), dim=1)
+        for k in range(1, logits.shape[1])
+    ]
     return torch.stack(maps, dim=1)
+
+
+def against_other_classes(
+    logits: Float[Tensor, "b k m h w"],
+    by_name: Float[Tensor, "b structures h w"],
+    classes: Int[Tensor, "b k"],
+) -> Float[Tensor, "b k m h w"]:
+    """The log odds of masks of structures that exclude each other.
+
+    They are those of a softmax over the classes: of a mask itself, of background, whose logit is 0,
+    and of the other structures. Their sigmoid is the probabilities, so no pixel is above 0 for two
+    structures that are asked for by name.
+
+    Args:
+        logits: of the masks.
+        by_name: of each structure's mask, asked for by its name alone.
+        classes: which structure each mask is of; -1: of none, so that its logits stay.
+    """
+    background = torch.zeros_like(by_name[:, :1])
+    others = _of_others(torch.cat([background, by_name], dim=1), torch.logsumexp)
+    odds = logits - _of_each(others, classes.clamp(min=0))[:, :, None]
+    return torch.where(classes[..., None, None, None] < 0, logits, odds)

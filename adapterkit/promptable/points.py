@@ -47,10 +47,11 @@ def choose_prompts(
       point, differ most: the variance of their probabilities.
     - "2-prior": where what the first point gives differs most from what the class alone gives, the
       model's own prior of the structure.
-    - "3", "5": so many, each further one at random where the prediction so far is wrong.
+    - "3", "5": so many, each further one at random where the prediction so far is wrong, and beside
+      that prediction, as `corrected` has it.
     - "box": the box around the structure, each edge moved by up to a tenth of the box's side; the
       whole image where the structure is absent.
-    - "class": its name alone. "class+1": its name and a point.
+    - "class": its name alone. "class+1": its name, and a point where what the name gives is wrong.
 
     Args:
         masks: reference masks of K structures, the model's classes in order, in each of B images.
@@ -74,8 +75,11 @@ def choose_prompts(
         raise ValueError(f"{len(masks)} images, but {len(generators)} generators")
     images, structures = masks.shape[:2]
     classes = torch.arange(structures, device=masks.device).repeat(images, 1)
+    by_name = Prompts(classes=classes)
     if strategy == "class":
-        return Prompts(classes=classes)
+        return by_name
+    if strategy == "class+1":
+        return corrected(by_name, masks, segment(by_name), generators)
     if strategy == "box":
         each = zip(masks, generators, strict=True)
         return Prompts(boxes=torch.stack([moved_boxes(*of_image) for of_image in each]))
@@ -83,17 +87,12 @@ def choose_prompts(
     drawn = [random_points(*each, count) for each in zip(masks, generators, strict=True)]
     points, labels = map(torch.stack, zip(*drawn, strict=True))
     first = Prompts(points, labels)
-    size = masks.shape[-2], masks.shape[-1]
     if strategy in ("3", "5"):
         for _ in range(int(strategy) - 1):
-            first = corrected(first, masks, segment(first).logits(size), generators)
+            first = corrected(first, masks, segment(first), generators)
         return first
     second = second_point(masks, strategy, first, classes, segment)
-    if second is not None:
-        return _with(first, *second)
-    if strategy == "class+1":
-        return Prompts(points, labels, classes=classes)
-    return first
+    return first if second is None else _with(first, *second)
 
 
 def second_point(
@@ -156,25 +155,28 @@ def _with(
 def corrected(
     prompts: Prompts,
     masks: Bool[Tensor, "B K H W"],
-    logits: Float[Tensor, "B K H W"],
+    found: Masks,
     generators: Sequence[torch.Generator],
+    with_mask: bool = True,
 ) -> Prompts:
     """With one more point for each structure, drawn where what the prompts gave is wrong.
 
     Args:
         prompts: so far; they may be without points.
         masks: reference masks.
-        logits: what the prompts gave, above 0 inside.
+        found: what the prompts gave.
         generators: a source of randomness for each image.
+        with_mask: whether the mask that they gave is a prompt too, without gradients.
 
     Source: Kirillov et al. 2023, arXiv 2304.02643, appendix A.
     """
-    wrong = (logits > 0).to(masks.device) != masks
+    wrong = (found.logits((masks.shape[-2], masks.shape[-1])) > 0).to(masks.device) != masks
     drawn = [random_points(*each) for each in zip(wrong, generators, strict=True)]
     points = torch.stack([point for point, _ in drawn])
     x, y = points.long()[..., 0, :].unbind(-1)
     inside = masks.flatten(2).gather(2, (y * masks.shape[-1] + x)[..., None])
-    return _with(prompts, points, inside.long())
+    given = found.low_res_logits.detach() if with_mask else None
+    return replace(_with(prompts, points, inside.long()), masks=given)
 
 
 def moved_boxes(

@@ -13,11 +13,11 @@ from adapterkit.adapters.injection import adapters_on
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.registry import view
 from adapterkit.encoders.wrappers import unwrapped
-from adapterkit.parts import ClassMasks, PromptGenerator
+from adapterkit.parts import ClassMasks, ClassPrompts, PromptGenerator
 from adapterkit.parts.class_prompts import CLASSES, POINTED_AT, PRESENCE
 from adapterkit.parts.normalise import normalisation_of
 from adapterkit.parts.structures import structures_of
-from adapterkit.promptable.class_maps import ClassMaps
+from adapterkit.promptable.class_maps import ClassMaps, against_other_classes
 from adapterkit.promptable.families import family_of, titles
 from adapterkit.promptable.prompts import Prompts, every_class
 from adapterkit.promptable.protocol import Embedding, Masks, Promptable
@@ -127,6 +127,17 @@ class Segmenter(Promptable):
         if not self.takes_clicks:
             return self._decode_every_class(embedding, prompts)
         prompts = self._asked(embedding, prompts)
+        found = self._answers(embedding, prompts)
+        if prompts.classes is None or not self.classes_exclude:
+            return found
+        by_name = found
+        if not _is_every_class(prompts, len(self.structures)):
+            by_name = self._answers(embedding, self._asked(embedding, Prompts()))
+        odds = against_other_classes(found.all_logits, by_name.low_res_logits, prompts.classes)
+        return replace(found, all_logits=odds)
+
+    def _answers(self, embedding: Embedding, prompts: Prompts) -> Masks:
+        """To each prompt by itself."""
         assert prompts.shape is not None
         flat = {name: each.flatten(0, 1) for name, each in prompts.given.items()}
         with self.given(embedding.maps, flat.get("classes"), _pointed_at(flat)) as presence_of:
@@ -142,6 +153,12 @@ class Segmenter(Promptable):
             embedding.image_size,
             None if presence is None else presence.unflatten(0, prompts.shape),
         )
+
+    @property
+    def classes_exclude(self) -> bool:
+        """Whether a pixel is of one of the named structures at most, as `ClassPrompts` has it."""
+        naming = [p for p in self._active() if isinstance(p, ClassPrompts | PromptGenerator)]
+        return bool(naming) and isinstance(naming[-1], ClassPrompts) and len(self.structures) > 1
 
     @property
     def generates_prompts(self) -> bool:
@@ -245,6 +262,22 @@ def _pointed_at(prompts: Mapping[str, Tensor]) -> Bool[Tensor, "p"] | None:
     if "boxes" in prompts:
         return torch.ones_like(prompts["boxes"][:, 0], dtype=torch.bool)
     return (prompts["labels"] == 1).any(dim=-1) if "labels" in prompts else None
+
+
+def _is_every_class(prompts: Prompts, structures: int) -> bool:
+    """Whether prompts are the names of all structures, in order, and nothing else; False where
+    their values cannot be looked at."""
+    classes, labels = prompts.classes, prompts.labels
+    assert classes is not None
+    unknown = torch.compiler.is_compiling() or classes.is_meta
+    if unknown or "boxes" in prompts.given or "masks" in prompts.given:
+        return False
+    every = torch.arange(structures, device=classes.device)
+    return (
+        classes.shape[1] == structures
+        and bool((classes == every).all())
+        and (labels is None or bool((labels < 0).all()))
+    )
 
 
 def _with_a_point(prompts: Prompts) -> Prompts:

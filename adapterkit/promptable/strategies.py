@@ -34,6 +34,6 @@ PROMPTS_IN_WORDS: dict[TrainingStrategy, str] = {
     "box": "box",
     "class": "class",
     "class+1": "class and 1 click",
-    "mixed": "class, and click or box, and each corrected by a click",
+    "mixed": "class, and click or box, and each corrected by clicks",
 }
 """For tables and figures."""

@@ -44,7 +44,9 @@ class StructurePrompts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str | None = None
-    points: list[ClickOf] = Field(default=[], max_length=1000)
+    points: list[ClickOf] = Field(
+        default=[], max_length=1000, description="answered together, not one after another"
+    )
     box: tuple[float, float, float, float] | None = Field(
         default=None, description="x0, y0, x1, y1 in pixels, from edge to edge"
     )

@@ -9,16 +9,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from adapterkit.adapters.injection import remove
 from adapterkit.data.image_file import ImageFile
+from adapterkit.inference.fitting import logits_as_mask_prompt
 from adapterkit.inference.prediction import Prediction
 from adapterkit.inference.predictor import Predictor
 from adapterkit.web import rle
@@ -47,6 +48,12 @@ class Ask:
     box: tuple[float, float, float, float] | None = None
     given: tuple[int, ...] | None = None
 
+    @property
+    def before(self) -> "Ask | None":
+        """What was asked before the last click; None where nothing was."""
+        earlier = replace(self, points=self.points[:-1])
+        return earlier if self.points and earlier != Ask() else None
+
     @classmethod
     def of(cls, marked: Marked, name: str | None) -> "Ask":
         """What a structure's marks ask; what was painted is none of the model's."""
@@ -73,10 +80,11 @@ class Found:
 
 @dataclass
 class _Frame:
-    """A frame that was asked about, with its answers by adapter."""
+    """A frame that was asked about, with its answers by adapter, and their logits as prompts."""
 
     predictor: Predictor
     found: dict[tuple[str | None, Ask], Found] = field(default_factory=dict)
+    logits: dict[tuple[str | None, Ask], Float[np.ndarray, "h w"]] = field(default_factory=dict)
 
 
 class Model:
@@ -163,6 +171,9 @@ class Model:
     ) -> list[Found]:
         """What the model says to each `Ask` about a frame.
 
+        Clicks are answered in their order, each beside the mask of those before it, as SAM is
+        trained: so a click costs the decoder once, however many there are.
+
         Args:
             key: of the frame; another content of it has another key.
             read: gives the image and which of its frames it is; called if it is needed.
@@ -176,12 +187,9 @@ class Model:
         """
         with self._turn(urgent):
             frame = self._frame(key, read, adapter, encode=False)
-            new = [each for each in dict.fromkeys(asks) if (adapter, each) not in frame.found]
-            if new:
+            if not all((adapter, each) in frame.found for each in asks):
                 self._frame(key, read, adapter, encode=True)
-                prediction = _predict(frame.predictor, new)
-                for k, each in enumerate(new):
-                    frame.found[adapter, each] = _found(prediction, k)
+                _answer(frame, adapter, asks)
             return [frame.found[adapter, each] for each in asks]
 
     def prepare(
@@ -263,23 +271,43 @@ class Model:
         self._classes[name] = self._predictor.promptable.structures
 
 
-def _predict(predictor: Predictor, asks: Sequence[Ask]) -> Prediction:
-    image = predictor.image
-    assert image is not None
-    size = (image.frames.shape[1], image.frames.shape[2])
+def _answer(frame: _Frame, adapter: str | None, asks: Sequence[Ask]) -> None:
+    """Find what was not found yet, by the adapter in use, and first what it corrects."""
+    new = [each for each in dict.fromkeys(asks) if (adapter, each) not in frame.found]
+    if not new:
+        return
+    earlier = [each.before for each in new]
+    _answer(frame, adapter, [each for each in earlier if each])
+    masks = [
+        _given(each, frame.predictor) if before is None else frame.logits[adapter, before]
+        for each, before in zip(new, earlier, strict=True)
+    ]
+    prediction = _predict(frame.predictor, new, masks)
+    for k, each in enumerate(new):
+        frame.found[adapter, each] = _found(prediction, k)
+        logits = logits_as_mask_prompt(prediction.low_res_logits[k], frame.predictor.mask_size)
+        frame.logits[adapter, each] = logits.astype(np.float16)
+
+
+def _predict(
+    predictor: Predictor, asks: Sequence[Ask], masks: Sequence[Shaped[np.ndarray, "_ _"] | None]
+) -> Prediction:
     by_name = bool(predictor.promptable.structures)
     return predictor.predict(
         points=[[(p.x, p.y) for p in each.points] or None for each in asks],
         labels=[[int(p.inside) for p in each.points] or None for each in asks],
         boxes=[each.box for each in asks],
-        masks=[
-            None if each.given is None else rle.decode(
-                {"size": list(size), "counts": list(each.given)}, size
-            )
-            for each in asks
-        ],
+        masks=masks,
         classes=[each.name for each in asks] if by_name else None,
     )  # fmt: skip
+
+
+def _given(ask: Ask, predictor: Predictor) -> Bool[np.ndarray, "H W"] | None:
+    if ask.given is None:
+        return None
+    assert predictor.image is not None
+    size = (predictor.image.frames.shape[1], predictor.image.frames.shape[2])
+    return rle.decode({"size": list(size), "counts": list(ask.given)}, size)
 
 
 def _found(prediction: Prediction, k: int) -> Found:

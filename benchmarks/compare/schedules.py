@@ -10,7 +10,7 @@ from typing import Any
 
 from adapterkit.methods import find_method
 from adapterkit.training.settings import Settings, short_warmup
-from benchmarks.compare.systems import SYSTEMS, Base, Network, ScheduleName
+from benchmarks.compare.systems import SYSTEMS, Base, Network, Prompted, ScheduleName
 
 COMMON_RATES = {
     ("small base", "adapters"): 1e-3,
@@ -102,11 +102,7 @@ def settings_of(
     values = {"batch_size": batch_size, **schedule_of(system, schedule, base, warmup_steps)}
     if learning_rate is not None:
         values["learning_rate"] = learning_rate
-    prompted = not isinstance(SYSTEMS[system], Network)
-    return Settings(
-        epochs=epochs,
-        points=SYSTEMS[system].trained_with,
-        activation_checkpointing=activation_checkpointing and prompted,
-        seed=seed,
-        **values,
-    )
+    found = SYSTEMS[system]
+    if isinstance(found, Prompted):
+        values |= {"activation_checkpointing": activation_checkpointing, **found.settings}
+    return Settings(epochs=epochs, points=found.trained_with, seed=seed, **values)

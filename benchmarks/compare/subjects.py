@@ -51,7 +51,7 @@ def parts_of(
     if system.method is None:
         return []
     method = find_method(system.method)
-    options: dict[str, Any] = {}
+    options = dict(system.options)
     if method.image_size is not None:
         options["image_size"] = base.size * method.image_size // 1024
     elif system.halved and base.is_small:
@@ -59,7 +59,7 @@ def parts_of(
     if "structures" in method.options:
         options["structures"] = structures
     parts = method.parts(view, **options)
-    return [part for part in parts if type(part).__name__ not in system.without]
+    return system.change(parts)
 
 
 class AnySize(ak.Segmenter):

@@ -1,14 +1,19 @@
 """The systems that are compared: what each is, and how it is prompted and tested."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import adapterkit as ak
 from adapterkit.promptable.strategies import PromptStrategy, TrainingStrategy
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from adapterkit.attach.attachment import Part
+
+Change = Callable[[Sequence["Part"]], list["Part"]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class Prompted:
     Attributes:
         method: its name in adapterkit; None: the base as it comes, not trained.
         variant: what its title says beside the method's.
-        without: parts of classes of these names are left out.
+        change: what a variant makes of the method's parts.
+        options: of the method.
+        settings: of its training, beside those of the schedule.
         trained_with: how its prompts are chosen in training.
         tested_with: and in the tests, of which each is a system of its own in the tables; the first
             is drawn in the figures.
@@ -56,7 +63,9 @@ class Prompted:
 
     method: str | None
     variant: str = ""
-    without: tuple[str, ...] = ()
+    change: Change = list
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     trained_with: TrainingStrategy = "1"
     tested_with: tuple[PromptStrategy, ...] = ("1",)
     halved: bool = False
@@ -93,10 +102,40 @@ def _samus_with(prompts: PromptStrategy, variant: str) -> Prompted:
     return Prompted("samus", variant, trained_with=prompts, tested_with=(prompts,))
 
 
-def _samus_plus_without(part: str, variant: str) -> Prompted:
+def _samus_plus(variant: str, change: Change = list, **others: Any) -> Prompted:
     return Prompted(
-        "samus_plus", variant, (part,), trained_with="mixed", tested_with=("class", "1")
+        "samus_plus", variant, change, trained_with="mixed", tested_with=("class", "1"), **others
     )
+
+
+def _without(*kinds: str) -> Change:
+    return lambda parts: [part for part in parts if type(part).__name__ not in kinds]
+
+
+def _with_branch(parts: "Sequence[Part]") -> "list[Part]":
+    """SAMUS's CNN branch in place of `Detail`, starting as the identity."""
+    from adapterkit.parts import CNNBranch, Detail
+
+    branch = CNNBranch(blocks="global", output_scale=0.5, zero_init=True)
+    return [branch if isinstance(part, Detail) else part for part in parts]
+
+
+def _with_one_token(parts: "Sequence[Part]") -> "list[Part]":
+    from adapterkit.parts import ClassPrompts
+
+    return [replace(part, tokens=1) if isinstance(part, ClassPrompts) else part for part in parts]
+
+
+def _with_lora(parts: "Sequence[Part]") -> "list[Part]":
+    from adapterkit.parts import LoRA
+
+    return [*parts, LoRA(4)]
+
+
+def _with_neck(parts: "Sequence[Part]") -> "list[Part]":
+    from adapterkit.parts import Train
+
+    return [*parts, Train("neck")]
 
 
 SYSTEMS: dict[str, System] = {
@@ -134,12 +173,20 @@ SYSTEMS: dict[str, System] = {
     "samus-plus-class": Prompted(
         "samus_plus", ", trained by class alone", trained_with="class", tested_with=("class",)
     ),
-    "samus-plus-no-detail": _samus_plus_without("Detail", ", no detail"),
-    "samus-plus-no-adapters": _samus_plus_without("FeatureAdapter", ", no feature adapters"),
+    "samus-plus-no-detail": _samus_plus(", no detail", _without("Detail")),
+    "samus-plus-branch": _samus_plus(", CNN branch for detail", _with_branch),
+    "samus-plus-no-adapters": _samus_plus(", no feature adapters", _without("FeatureAdapter")),
+    "samus-plus-lora": _samus_plus(", LoRA too", _with_lora),
+    "samus-plus-neck": _samus_plus(", neck too", _with_neck),
+    "samus-plus-frozen-base": _samus_plus(", base frozen", _without("Train")),
+    "samus-plus-one-token": _samus_plus(", 1 token per class", _with_one_token),
+    "samus-plus-stride-8": _samus_plus(", patch stride 8", options={"patch_stride": 8}),
+    "samus-plus-ema": _samus_plus(", EMA of weights", settings={"ema": 0.97}),
+    "samus-plus-dice-ce": _samus_plus(", Dice and cross-entropy", settings={"loss": "dice-ce"}),
     "samus-branch": Prompted(
-        "samus", ", CNN branch only", without=("PositionAdapter", "FeatureAdapter")
+        "samus", ", CNN branch only", _without("PositionAdapter", "FeatureAdapter")
     ),
-    "samus-adapters": Prompted("samus", ", adapters only", without=("CNNBranch",)),
+    "samus-adapters": Prompted("samus", ", adapters only", _without("CNNBranch")),
     "samus-2-random": _samus_with("2-random", ", 2 random points"),
     "samus-2-entropy": _samus_with("2-entropy", ", second point by entropy"),
     "samus-2-distance": _samus_with("2-max-distance", ", second point by max distance"),

@@ -60,6 +60,8 @@ class Table:
 
 _PLUS = "SAMUS+ is adapterkit's own, the method `samus_plus`, and not in the paper"
 
+_VARIANTS = [name for name in SYSTEMS if name.startswith("samus-plus-")]
+
 TABLES = (
     Table(
         "without a prompt",
@@ -104,16 +106,8 @@ TABLES = (
     ),
     Table(
         "ablation of SAMUS+, without a prompt",
-        tuple(
-            (name, "class")
-            for name in (
-                "samus-plus-no-detail",
-                "samus-plus-no-adapters",
-                "samus-plus-class",
-                "samus-plus",
-            )
-        ),
-        "All but one are trained by class, click and box together.",
+        tuple((name, "class") for name in (*_VARIANTS, "samus-plus")),
+        "All but the one that says so are trained by class, click and box together.",
     ),
     Table(
         "second points by strategy",

@@ -29,7 +29,7 @@ class Published(Protocol):
 class Small(Protocol):
     """Builds a network with 2 to 3 M parameters, for CPUs.
 
-    The widths were chosen by the number of parameters of the small Sam, 2.4 M, not by a result.
+    The widths were chosen for about 2.5 M parameters, not by a result.
     """
 
     def __call__(self, classes: int, image_size: int) -> SegmentationModel: ...

@@ -51,7 +51,7 @@ print(ak.inspect_adapter("from_peft.safetensors").parts)
 # --8<-- [end:peft]
 
 # --8<-- [start:samed]
-width, blocks, rank = 128, range(8), 4
+width, blocks, rank = 192, range(8), 4
 published = {f"w_a_{2 * i + j:03d}": torch.randn(rank, width) for i in blocks for j in (0, 1)}
 published |= {f"w_b_{2 * i + j:03d}": torch.randn(width, rank) for i in blocks for j in (0, 1)}
 published |= {

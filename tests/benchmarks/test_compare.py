@@ -520,6 +520,29 @@ def test_the_ablations_are_samus_with_parts_left_out():
     for part, what in {"Detail": "detail", "FeatureAdapter": "adapters"}.items():
         without = [each for each in kinds["samus-plus"] if each != part]
         assert kinds[f"samus-plus-no-{what}"] == without != kinds["samus-plus"]
+    assert kinds["samus-plus-lora"] == [*kinds["samus-plus"], "LoRA"]
+    assert "Train" not in kinds["samus-plus-frozen-base"]
+    assert kinds["samus-plus-branch"].index("CNNBranch") == kinds["samus-plus"].index("Detail")
+
+
+def test_each_variant_of_samus_plus_differs_from_it_in_one_thing():
+    base, structures = Base(None, 512), ["wall", "cavity"]
+
+    def made_of(name: str) -> list[object]:
+        system = SYSTEMS[name]
+        assert isinstance(system, Prompted)
+        trained = schedules.settings_of(
+            name, "common", base, epochs=1, batch_size=1, learning_rate=None,
+            activation_checkpointing=False, images=8, seed=0,
+        )  # fmt: skip
+        return [*parts_of(system, base, structures), trained]
+
+    variants = [made_of(name) for name in SYSTEMS if name.startswith("samus-plus")]
+    for k, variant in enumerate(variants):
+        assert variant not in variants[:k]
+    plain, averaged = made_of("samus-plus"), made_of("samus-plus-ema")
+    assert averaged[:-1] == plain[:-1]
+    assert averaged[-1] == replace(plain[-1], ema=0.97)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_paper_s_tables_are_of_known_systems():

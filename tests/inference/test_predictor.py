@@ -392,6 +392,15 @@ def test_the_result_of_a_prediction_refines_it(predictor: Predictor):
     assert not np.allclose(second.logits, first.logits)
 
 
+def test_a_result_of_the_size_of_the_input_refines_it_too(by_name: Predictor):
+    first = by_name.predict(classes=["atrium"])
+    assert first.low_res_logits.shape == (1, 128, 128)
+    assert by_name.mask_size == (32, 32)
+    click = {**CLICK, "classes": ["atrium"]}
+    second = by_name.predict(**click, masks=first.low_res_logits)
+    assert not np.allclose(second.logits, by_name.predict(**click).logits)
+
+
 # Images
 
 

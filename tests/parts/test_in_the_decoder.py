@@ -86,6 +86,26 @@ def test_without_a_prompt_every_structure_is_segmented(sam: Sam, images: Tensor)
 
 
 @torch.no_grad()
+def test_named_structures_exclude_each_other(
+    sam: Sam, images: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    segmenter = ak.Segmenter(disturbed(plus(sam)))
+    points, labels = random_prompts(2, 3, 1, seed=0, side=SIZE)
+    clicked = ak.Prompts(points, labels, classes=torch.tensor([[0, 2, -1]] * 2))
+    odds, of_clicked = segmenter(images).all_logits, segmenter(images, clicked).all_logits
+    monkeypatch.setattr(ak.Segmenter, "classes_exclude", False)
+    by_name, alone = segmenter(images).all_logits, segmenter(images, clicked).all_logits
+    answers = by_name[:, :, 0]
+    probabilities = torch.cat([torch.zeros_like(answers[:, :1]), answers], dim=1).softmax(dim=1)
+    torch.testing.assert_close(odds[:, :, 0].sigmoid(), probabilities[:, 1:])
+    # With a click, a structure is judged against the others by name, not as they are clicked.
+    others = torch.stack([torch.zeros_like(answers[:, 0]), answers[:, 1], answers[:, 2]])
+    expected = alone[:, 0] - others.logsumexp(dim=0)[:, None]
+    torch.testing.assert_close(of_clicked[:, 0], expected)
+    assert torch.equal(of_clicked[:, 2], alone[:, 2])
+
+
+@torch.no_grad()
 def test_embeddings_kept_from_before_are_decoded_as_their_images(sam: Sam, images: Tensor):
     segmenter = ak.Segmenter(disturbed(plus(sam)))
     expected = [segmenter(images[i : i + 1]).low_res_logits for i in range(2)]
@@ -246,8 +266,11 @@ def test_the_parts_of_a_method_for_an_encoder_alone():
     assert not any(isinstance(part, Detail | ClassPrompts) for part in parts)
 
 
-def test_classes_have_weights_of_their_own_in_the_detail(sam: Sam, images: Tensor):
+def test_classes_have_weights_of_their_own_in_the_detail(
+    sam: Sam, images: Tensor, monkeypatch: pytest.MonkeyPatch
+):
     segmenter = ak.Segmenter(plus(sam))
+    monkeypatch.setattr(ak.Segmenter, "classes_exclude", False)
     classes, points = torch.tensor([[0, 1, -1]] * 2), torch.full((2, 3, 1, 2), 20.0)
     prompts = ak.Prompts(points, torch.ones(2, 3, 1, dtype=torch.long), classes=classes)
     before = segmenter(images, prompts).low_res_logits

@@ -308,8 +308,12 @@ def test_structures_are_asked_for_by_name_by_point_and_by_both():
     assert list(by_name.given) == ["classes"]
     assert by_name.classes is not None
     assert by_name.classes.tolist() == [list(range(40))] * 2
-    both = chosen(masks, "class+1", nothing)
-    assert torch.equal(points_of(both)[0], points_of(chosen(masks, "1", nothing))[0])
+    wrong = torch.zeros_like(masks)
+    wrong[..., 1, 2] = True
+    both = chosen(masks, "class+1", wrong)
+    assert (points_of(both)[0] == torch.tensor([2, 1])).all()
+    assert both.classes is not None
+    assert torch.equal(both.classes, by_name.classes)
 
 
 def test_a_correction_adds_a_point_where_what_was_given_is_wrong():
@@ -317,11 +321,16 @@ def test_a_correction_adds_a_point_where_what_was_given_is_wrong():
     logits = torch.ones(1, 2, 4, 4)
     logits[0, 0, 3, 1], logits[0, 1, 0, 2] = -1, -1
     named = Prompts(classes=torch.tensor([[0, 1]]))
-    once = corrected(named, masks, logits, [seeded_generator(0, "a")])
+    once = corrected(named, masks, answer(logits), [seeded_generator(0, "a")])
+    assert once.masks is not None
+    assert torch.equal(once.masks, logits)
+    alone = corrected(named, masks, answer(logits), [seeded_generator(0, "a")], with_mask=False)
+    assert alone.masks is None
+    assert torch.equal(points_of(alone)[0], points_of(once)[0])
     assert points_of(once)[0].tolist() == [[[[1, 3]], [[2, 0]]]]
     assert points_of(once)[1].tolist() == [[[1], [1]]]
     assert once.classes is named.classes
-    twice = corrected(once, masks, logits, [seeded_generator(0, "b")])
+    twice = corrected(once, masks, answer(logits), [seeded_generator(0, "b")])
     assert points_of(twice)[0].shape == (1, 2, 2, 2)
     assert torch.equal(points_of(twice)[0][:, :, :1], points_of(once)[0])
 

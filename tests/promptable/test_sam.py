@@ -80,9 +80,9 @@ def test_the_small_sam_answers_prompts_and_knows_how_well(mini: Sam):
         torch.cat([getattr(each, name) for each in answers]) for name in ("box", "oracle")
     )
     assert box.mean() > 0.5
-    assert oracle.mean() > 0.4
+    assert oracle.mean() > 0.65
     predicted, true = (torch.cat([getattr(a, n) for a in answers]) for n in ("predicted", "true"))
-    assert torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1] > 0.5
+    assert torch.corrcoef(torch.stack([predicted.flatten(), true.flatten()]))[0, 1] > 0.6
 
 
 @pytest.mark.parametrize("method", ["samus", "samed", "msa", "medsam"])

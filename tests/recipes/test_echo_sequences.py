@@ -34,8 +34,8 @@ def given(tmp_path: Path) -> list[str]:
     """Options for three patients and a Sam that trains within seconds."""
     write_phantom(tmp_path / "echo", 3, image_size=64, beat=Beat(irregular=0))
     torch.save(ak.build_sam(ECHO, seed=0).state_dict(), tmp_path / "tiny.pth")
-    said = "--data echo --checkpoint tiny.pth --image-size 64 --epochs 1 --frames 3 --batch-size 4"
-    return [*said.split(), "--labelled", "ed-es", "--out", "out"]
+    said = "--data echo --checkpoint tiny.pth --image-size 64 --epochs 2 --frames 3 --batch-size 4"
+    return [*said.split(), "--learning-rate", "0.1", "--labelled", "ed-es", "--out", "out"]
 
 
 @pytest.mark.usefixtures("blank_figures")

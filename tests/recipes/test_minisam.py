@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from adapterkit.promptable.stock_sam import SamConfig, load_sam
+from adapterkit.promptable.stock_sam import MINI, SamConfig, load_sam
 from recipes import minisam, minisam_training
 from tests.processes import Process
 
@@ -46,7 +46,7 @@ def whole(short, tmp_path_factory):
 
 def test_leaves_weights_of_the_mini_sam(whole):
     sam = load_sam(whole / "mini_sam.safetensors")
-    assert SamConfig.of(sam.state_dict()) == minisam_training.SIZES
+    assert SamConfig.of(sam.state_dict()) == MINI
     tensors = load_file(whole / "mini_sam.safetensors").values()
     assert {each.dtype for each in tensors} == {torch.float16}
 

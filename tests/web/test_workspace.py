@@ -64,9 +64,13 @@ def test_clicks_are_answered_as_the_predictor_answers_them(work: Workspace, mode
     work.use("clicked")
     assert work.frames.answer("scan0", 0).masks == []
     answer = click(work, 2, (30, 20), (70, 40))
-    expected = model.predict(
-        work.worklist.read("scan0"), 0, "clicked", points=[[(30, 20), (70, 40)]], labels=[[1, 1]]
-    )
+    image = work.worklist.read("scan0")
+    first = model.predict(image, 0, "clicked", points=[[(30, 20)]], labels=[[1]])
+    both = {"points": [[(30, 20), (70, 40)]], "labels": [[1, 1]]}
+    # The second beside the mask of the first.
+    given = first.low_res_logits.astype(np.float16)
+    expected = model.predict(image, 0, "clicked", **both, masks=given)
+    assert (expected.logits != model.predict(image, 0, "clicked", **both).logits).any()
     np.testing.assert_array_equal(masks_of(answer)[2], expected.masks[0])
     assert answer.prompts[0]["points"][0] == {"x": 30, "y": 20, "inside": True}
     assert (answer.revision, work.status("scan0")) == (1, "draft")
@@ -74,6 +78,16 @@ def test_clicks_are_answered_as_the_predictor_answers_them(work: Workspace, mode
     work.use("named")
     assert work.frames.answer("scan0", 0).prompts == answer.prompts
     assert masks_of(work.frames.answer("scan0", 0)).keys() == {1, 2}
+
+
+def test_a_click_corrects_what_the_name_of_a_structure_gave(work: Workspace, model: Model):
+    answer = click(work, 1, (30, 20))
+    image = work.worklist.read("scan0")
+    (by_name,) = model.predict(image, 0, "named", classes=["atrium"]).low_res_logits
+    expected = model.predict(
+        image, 0, "named", points=[[(30, 20)]], labels=[[1]], classes=["atrium"], masks=[by_name]
+    )
+    assert answer.masks[0]["predicted_iou"] == pytest.approx(float(expected.scores[0]), abs=1e-3)
 
 
 def test_a_click_costs_the_decoder_alone_and_once(
