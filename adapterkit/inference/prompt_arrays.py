@@ -131,8 +131,10 @@ def _class(k: int, given: Any, named: Sequence[str]) -> int:
 def _mask_prompt(k: int, mask: Any, fit: Fit, low_res: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     array = np.asarray(mask)
     if array.dtype != bool:
-        expected = f"{fit.size}, bool, or {low_res}, low_res_logits of a prediction"
-        size = array.shape if array.shape == (fit.side, fit.side) else low_res
+        # With `Detail`, a prediction's are of the input's size.
+        side = fit.side, fit.side
+        expected = f"{fit.size}, bool, or {low_res}, low_res_logits of a prediction, or {side}"
+        size = side if array.shape == side else low_res
         return logits_as_mask_prompt(_numbers(f"masks[{k}]", array, expected, *size), low_res)
     if array.shape != fit.size:
         raise ValueError(

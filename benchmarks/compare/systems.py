@@ -114,28 +114,13 @@ def _without(*kinds: str) -> Change:
 
 def _with_branch(parts: "Sequence[Part]") -> "list[Part]":
     """SAMUS's CNN branch in place of `Detail`, starting as the identity."""
-    from adapterkit.parts import CNNBranch, Detail
-
-    branch = CNNBranch(blocks="global", output_scale=0.5, zero_init=True)
-    return [branch if isinstance(part, Detail) else part for part in parts]
+    branch = ak.parts.CNNBranch(blocks="global", output_scale=0.5, zero_init=True)
+    return [branch if isinstance(part, ak.parts.Detail) else part for part in parts]
 
 
 def _with_one_token(parts: "Sequence[Part]") -> "list[Part]":
-    from adapterkit.parts import ClassPrompts
-
-    return [replace(part, tokens=1) if isinstance(part, ClassPrompts) else part for part in parts]
-
-
-def _with_lora(parts: "Sequence[Part]") -> "list[Part]":
-    from adapterkit.parts import LoRA
-
-    return [*parts, LoRA(4)]
-
-
-def _with_neck(parts: "Sequence[Part]") -> "list[Part]":
-    from adapterkit.parts import Train
-
-    return [*parts, Train("neck")]
+    named = ak.parts.ClassPrompts
+    return [replace(part, tokens=1) if isinstance(part, named) else part for part in parts]
 
 
 SYSTEMS: dict[str, System] = {
@@ -176,8 +161,8 @@ SYSTEMS: dict[str, System] = {
     "samus-plus-no-detail": _samus_plus(", no detail", _without("Detail")),
     "samus-plus-branch": _samus_plus(", CNN branch for detail", _with_branch),
     "samus-plus-no-adapters": _samus_plus(", no feature adapters", _without("FeatureAdapter")),
-    "samus-plus-lora": _samus_plus(", LoRA too", _with_lora),
-    "samus-plus-neck": _samus_plus(", neck too", _with_neck),
+    "samus-plus-lora": _samus_plus(", LoRA too", lambda parts: [*parts, ak.parts.LoRA(4)]),
+    "samus-plus-neck": _samus_plus(", neck too", lambda parts: [*parts, ak.parts.Train("neck")]),
     "samus-plus-frozen-base": _samus_plus(", base frozen", _without("Train")),
     "samus-plus-one-token": _samus_plus(", 1 token per class", _with_one_token),
     "samus-plus-stride-8": _samus_plus(", patch stride 8", options={"patch_stride": 8}),
