@@ -33,7 +33,7 @@ class Options:
 
     images: tuple[int, ...] = (10, 20, 40)
     """On how many images is trained."""
-    test_patients: int = 2
+    test_patients: int = 6
     """Patients with four images each, on which clicks are counted."""
     targets: tuple[float, ...] = (0.8, 0.9)
     """IoU of each structure at which it is done; ascending."""

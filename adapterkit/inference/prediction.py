@@ -1,12 +1,14 @@
 """What was found in an image: masks in its own pixels."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Real, UInt8
 from wadler_lindig import pformat
 
 from adapterkit.data.image_file import Spacing
+from adapterkit.inference.obeying import obeying
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,32 @@ class Prediction:
             scores=self.scores[chosen],
             low_res_logits=self.low_res_logits[chosen],
         )
+
+    def obeying(self, points: Any, labels: Any) -> "Prediction":
+        """With masks that follow each of the points that they were asked by.
+
+        A model can pass over a point, above all one that was trained on few images. Where it does,
+        the logits around it move until they follow, the less the farther away: in the middle of
+        what a mask lacks, a point fills it up to the outline. `low_res_logits` stay the model's.
+
+        Args:
+            points: as `Predictor.predict` takes them.
+            labels: of each point.
+
+        Raises:
+            ValueError: there are three masks of each structure, or not as many entries.
+        """
+        if self.logits.ndim != 3 or not len(points) == len(labels) == len(self.logits):
+            raise ValueError(
+                f"logits have the shape {self.logits.shape}, points {len(points)} entries and "
+                f"labels {len(labels)}: expected one of each for each structure; of three masks, "
+                "take best()"
+            )
+        logits = [
+            each if at is None else obeying(each, np.asarray(at), np.asarray(inside, float))
+            for each, at, inside in zip(self.logits, points, labels, strict=True)
+        ]
+        return replace(self, logits=np.stack(logits) if logits else self.logits)
 
     def label_map(self) -> UInt8[np.ndarray, "H W"]:
         """0 is background, k + 1 the k-th structure; where masks overlap, the highest logit's.

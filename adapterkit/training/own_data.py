@@ -29,7 +29,7 @@ from adapterkit.training.experiment import Experiment
 from adapterkit.training.options import TrainingOptions
 from adapterkit.training.run_folder import as_configured, open_run
 from adapterkit.training.runner import Run, perform
-from adapterkit.training.settings import settings_from, short_warmup
+from adapterkit.training.settings import enough_epochs, settings_from, short_warmup
 from adapterkit.training.subjects import Adapted, Base
 
 
@@ -180,9 +180,9 @@ def _experiment(
             f"--prompts {prompts}: method {method.name} cannot be asked for a structure by name; "
             "expected clicks or a box, or the method samus_plus"
         )
-    epochs = config.epochs or base.epochs
     images = len(collection.of_groups(split.train))
     images_per_step = config.batch_size * config.frames * config.accumulate * processes
+    epochs = config.epochs or enough_epochs(base.epochs, images, images_per_step)
     return Experiment(
         subject=Adapted(base.sam, base.name, method.title, parts),
         collection=collection,

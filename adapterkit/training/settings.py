@@ -112,6 +112,20 @@ class Settings:
         return kind(parameters, rate, weight_decay=decay)
 
 
+_LEAST_STEPS = 320
+
+
+def enough_epochs(usual: int, images: int, images_per_step: int) -> int:
+    """The usual epochs, and where images are few, as many as take 320 steps of the optimiser.
+
+    Args:
+        usual: for many images.
+        images: to train on.
+        images_per_step: of all batches of a step and of all processes.
+    """
+    return max(usual, math.ceil(_LEAST_STEPS / math.ceil(images / images_per_step)))
+
+
 def short_warmup(images: int, epochs: int, images_per_step: int) -> int:
     """The steps of a warm-up over a twentieth of a training.
 

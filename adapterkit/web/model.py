@@ -80,11 +80,11 @@ class Found:
 
 @dataclass
 class _Frame:
-    """A frame that was asked about, with its answers by adapter, and their logits as prompts."""
+    """A frame that was asked about, with its answers by adapter, and these as mask prompts."""
 
     predictor: Predictor
     found: dict[tuple[str | None, Ask], Found] = field(default_factory=dict)
-    logits: dict[tuple[str | None, Ask], Float[np.ndarray, "h w"]] = field(default_factory=dict)
+    masks: dict[tuple[str | None, Ask], Shaped[np.ndarray, "_ _"]] = field(default_factory=dict)
 
 
 class Model:
@@ -172,7 +172,8 @@ class Model:
         """What the model says to each `Ask` about a frame.
 
         Clicks are answered in their order, each beside the mask of those before it, as SAM is
-        trained: so a click costs the decoder once, however many there are.
+        trained: so a click costs the decoder once, however many there are. Each is obeyed, as
+        `Prediction.obeying` says.
 
         Args:
             key: of the frame; another content of it has another key.
@@ -224,13 +225,16 @@ class Model:
         return frame
 
     def predict(self, image: ImageFile, frame: int, adapter: str | None, **prompts: Any):
-        """`Predictor.predict` on an image that is not kept."""
+        """`Predictor.predict` on an image that is not kept, with each click obeyed."""
         with self._turn(urgent=True):
             self.check(adapter)
             predictor = self._predictor.sharing()
             predictor.use(adapter)
             predictor.set_image(image, frame)
-            return predictor.predict(**prompts)
+            found = predictor.predict(**prompts)
+            if prompts.get("points") is None:
+                return found
+            return found.obeying(prompts["points"], prompts["labels"])
 
     def close(self) -> None:
         """Let the present answer be completed, and refuse those who wait for theirs.
@@ -279,27 +283,34 @@ def _answer(frame: _Frame, adapter: str | None, asks: Sequence[Ask]) -> None:
     earlier = [each.before for each in new]
     _answer(frame, adapter, [each for each in earlier if each])
     masks = [
-        _given(each, frame.predictor) if before is None else frame.logits[adapter, before]
+        _given(each, frame.predictor) if before is None else frame.masks[adapter, before]
         for each, before in zip(new, earlier, strict=True)
     ]
-    prediction = _predict(frame.predictor, new, masks)
+    by_model, obeying = _predict(frame.predictor, new, masks)
     for k, each in enumerate(new):
-        frame.found[adapter, each] = _found(prediction, k)
-        logits = logits_as_mask_prompt(prediction.low_res_logits[k], frame.predictor.mask_size)
-        frame.logits[adapter, each] = logits.astype(np.float16)
+        frame.found[adapter, each] = _found(obeying, k)
+        mask = obeying.masks[k]
+        if np.array_equal(mask, by_model.masks[k]):
+            logits = logits_as_mask_prompt(by_model.low_res_logits[k], frame.predictor.mask_size)
+            mask = logits.astype(np.float16)
+        frame.masks[adapter, each] = mask
 
 
 def _predict(
     predictor: Predictor, asks: Sequence[Ask], masks: Sequence[Shaped[np.ndarray, "_ _"] | None]
-) -> Prediction:
+) -> tuple[Prediction, Prediction]:
+    """What the model says, and that with each click obeyed."""
     by_name = bool(predictor.promptable.structures)
-    return predictor.predict(
-        points=[[(p.x, p.y) for p in each.points] or None for each in asks],
-        labels=[[int(p.inside) for p in each.points] or None for each in asks],
+    points = [[(p.x, p.y) for p in each.points] or None for each in asks]
+    labels = [[int(p.inside) for p in each.points] or None for each in asks]
+    found = predictor.predict(
+        points=points,
+        labels=labels,
         boxes=[each.box for each in asks],
         masks=masks,
         classes=[each.name for each in asks] if by_name else None,
-    )  # fmt: skip
+    )
+    return found, found.obeying(points, labels)
 
 
 def _given(ask: Ask, predictor: Predictor) -> Bool[np.ndarray, "H W"] | None:

@@ -1,6 +1,7 @@
 """The requests of the page. What they take and give is JSON; masks are run lengths."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -205,8 +206,15 @@ def picture(work: Work, request: Request, name: str, frame: int) -> Response:
 @router.get("/images/{name:path}/frames/{frame}")
 def frame(work: Work, later: BackgroundTasks, name: str, frame: int) -> Answer:
     answer = work.frames.answer(name, frame)
-    later.add_task(work.frames.prepare, name, frame)
+    later.add_task(_prepare, work, name, frame)
     return answer
+
+
+def _prepare(work: Work, name: str, frame: int) -> None:
+    """Encode a frame for the first click on it, once it is on the page."""
+    # An image may have gone since, or the server be ending: who asks for it next is told.
+    with suppress(ValueError, KeyError, OSError):
+        work.frames.prepare(name, frame)
 
 
 @router.post("/images/{name:path}/frames/{frame}/prompts")

@@ -19,6 +19,7 @@ from typing import Any
 
 from adapterkit.system.files import atomic_write
 from adapterkit.system.lock import FolderLockedError, locked_folder
+from adapterkit.training.settings import enough_epochs
 from adapterkit.web.held_out import dice_of, write_split
 from adapterkit.web.model import Model
 from adapterkit.web.training_record import (
@@ -31,8 +32,8 @@ from adapterkit.web.training_record import (
 )
 from adapterkit.web.workspace import Workspace
 
-_STEPS = 160
-"""Steps of a training by default, at least: few images take more epochs."""
+_EPOCHS = 12
+"""Of a training by default; few images take more."""
 
 
 class TrainingJob:
@@ -84,8 +85,7 @@ class TrainingJob:
             parts = write_split(self._workspace.worklist, accepted, self._group)
             number = self._next_number()
             train = sum(part == "train" for part in parts.values())
-            steps = max(1, train // (wish.batch_size or 8))
-            epochs = wish.epochs or max(12, min(60, _STEPS // steps))
+            epochs = wish.epochs or enough_epochs(_EPOCHS, train, wish.batch_size or 8)
             options = self._options(number, replace(wish, epochs=epochs))
             held_out = tuple(name for name, part in parts.items() if part == "test")
             self._put(

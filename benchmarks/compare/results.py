@@ -250,7 +250,7 @@ def differences(results: Sequence[SystemResults], reference: SystemResults) -> l
     found = []
     for each in results:
         seeds = {run.seed for run in each.finished} & {run.seed for run in reference.finished}
-        if each is not reference and seeds:
+        if each.full_title != reference.full_title and seeds:
             difference = _dice_of_groups(each, seeds) - _dice_of_groups(reference, seeds)
             found.append((each, difference, paired_p(difference)))
     if not found:

@@ -27,7 +27,7 @@ from adapterkit.training.accelerator import make_accelerator
 from adapterkit.training.checkpointing import checkpointed_blocks
 from adapterkit.training.loop import train
 from adapterkit.training.losses import LOSSES
-from adapterkit.training.settings import Settings, short_warmup
+from adapterkit.training.settings import Settings, enough_epochs, short_warmup
 from adapterkit.training.state import Epoch, save_state
 from tests.models import ECHO
 
@@ -134,6 +134,13 @@ def test_the_learning_rate_rises_and_falls():
     assert falling[8] == pytest.approx(0.5**0.9)
     constant = dataclasses.replace(settings, schedule="constant")
     assert constant.learning_rates(13) == [0.25, 0.5, 0.75, *[1.0] * 10]
+
+
+def test_few_images_take_more_epochs():
+    assert enough_epochs(12, images=280, images_per_step=8) == 12
+    assert enough_epochs(12, images=9, images_per_step=8) == 160
+    assert enough_epochs(50, images=9, images_per_step=8) == 160
+    assert enough_epochs(12, images=6, images_per_step=8) == 320
 
 
 def test_a_short_warm_up_is_a_twentieth_of_the_steps():

@@ -79,6 +79,20 @@ def test_a_closed_model_completes_an_answer_and_refuses_those_who_wait(tmp_path:
                 each.result(30)
 
 
+def test_a_frame_that_was_not_prepared_for_a_click_is_there_all_the_same(
+    page: TestClient, model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    called = []
+
+    def prepare(*given: object) -> None:
+        called.append(given)
+        raise ValueError("the server is ending")
+
+    monkeypatch.setattr(model, "prepare", prepare)
+    assert page.get("/api/images/scan0/frames/0").status_code == 200
+    assert called
+
+
 def test_a_folder_from_the_list_to_the_mask(page: TestClient, folder: Path):
     state = page.get("/api/state").json()
     assert (state["title"], state["annotator"], state["demo_note"]) == (

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,7 +169,6 @@ def test_a_failure_says_why(job: TrainingJob, stand_in: Path):
     assert (told(job)["status"], told(job)["message"]) == ("failed", "the loss is not finite")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_measurement_that_breaks_ends_the_training(
     job: TrainingJob, stand_in: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -176,6 +176,8 @@ def test_a_measurement_that_breaks_ends_the_training(
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(training_job, "dice_of", dice_of)
+    printed: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda each: printed.append(str(each.exc_value)))
     job.start(TrainingWish())
     wait(lambda: (stand_in / "training_state.safetensors").exists())
     shutil.copy(files / "named.safetensors", stand_in / "adapter.safetensors")
@@ -183,6 +185,7 @@ def test_a_measurement_that_breaks_ends_the_training(
     wait(lambda: told(job)["status"] != "running")
     assert told(job)["status"] == "failed"
     assert "could not be measured" in told(job)["message"]
+    wait(lambda: printed == ["a fault of ours"])
 
 
 def test_a_server_finds_the_training_of_one_that_was_killed(

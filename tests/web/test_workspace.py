@@ -67,9 +67,9 @@ def test_clicks_are_answered_as_the_predictor_answers_them(work: Workspace, mode
     image = work.worklist.read("scan0")
     first = model.predict(image, 0, "clicked", points=[[(30, 20)]], labels=[[1]])
     both = {"points": [[(30, 20), (70, 40)]], "labels": [[1, 1]]}
-    # The second beside the mask of the first.
-    given = first.low_res_logits.astype(np.float16)
-    expected = model.predict(image, 0, "clicked", **both, masks=given)
+    # The second beside the mask of the first, which this model passes over.
+    assert first.masks[0, 20, 30]
+    expected = model.predict(image, 0, "clicked", **both, masks=first.masks)
     assert (expected.logits != model.predict(image, 0, "clicked", **both).logits).any()
     np.testing.assert_array_equal(masks_of(answer)[2], expected.masks[0])
     assert answer.prompts[0]["points"][0] == {"x": 30, "y": 20, "inside": True}
