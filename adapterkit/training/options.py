@@ -59,7 +59,7 @@ class TrainingOptions:
     image_size: int | None = None
     """Side of the square input, in pixels. By default a quarter of the base's."""
     epochs: int | None = None
-    """By default 50, or 12 without a checkpoint; of few images, as many as take 320 steps."""
+    """By default 12, of a checkpoint 50; 320 steps at least."""
     batch_size: int = 8
     """Images per batch and process, or clips."""
     frames: int = 1
