@@ -29,7 +29,8 @@ RUNS = Path("runs/learning_curve")
 @dataclass(frozen=True)
 class Config:
     methods: tuple[Name, ...] = ("unet", "transunet", "samus-plus")
-    """The systems, of those of `benchmarks.compare`; each is asked as it is first tested there."""
+    """The systems, of those of `benchmarks.compare`; of several kinds of prompts that one is
+    tested with there, the first alone is here."""
     training_patients: tuple[int, ...] = (5, 10, 20, 50, 100, 315)
     """Numbers of them; those that are more than there are become all."""
     seeds: tuple[int, ...] = (0,)
@@ -113,7 +114,7 @@ def settings_of(config: Config) -> "Mapping[int, Setting]":
         collection, part = data_of(setting)
         images = len(collection.of_groups(part.train))
         epochs, repeats = passes(images, config.steps, config.epochs, config.batch_size)
-        found[count] = replace(setting, epochs=epochs, repeats=repeats)
+        found[count] = replace(setting, epochs=epochs, repeats=repeats, main_prompts_alone=True)
     return found
 
 

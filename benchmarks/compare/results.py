@@ -19,7 +19,7 @@ from adapterkit.system.files import atomic_write
 from adapterkit.training.outcome import per_image_file
 from benchmarks.compare.runs import is_finished, run_folder
 from benchmarks.compare.setting import REPORTED_SIZE, Setting
-from benchmarks.compare.systems import SYSTEMS, System
+from benchmarks.compare.systems import SYSTEMS
 
 SIGNIFICANCE = 0.05
 
@@ -152,9 +152,10 @@ def read_results(comparison: Path, setting: Setting) -> list[SystemResults]:
             if path.exists()
         }
         unfinished = [seed for seed in errors if seed not in failed]
-        for prompts in system.tested_with:
+        tested_with = setting.prompts_of(system)
+        for prompts in tested_with:
             runs = [
-                _finished(run_folder(comparison, name, seed), seed, prompts, system, setting)
+                _finished(run_folder(comparison, name, seed), seed, prompts, tested_with, setting)
                 for seed in finished
             ]
             found.append(SystemResults(name, prompts, runs, failed, unfinished))
@@ -162,9 +163,13 @@ def read_results(comparison: Path, setting: Setting) -> list[SystemResults]:
 
 
 def _finished(
-    folder: Path, seed: int, prompts: PromptStrategy, system: System, setting: Setting
+    folder: Path,
+    seed: int,
+    prompts: PromptStrategy,
+    tested_with: Sequence[PromptStrategy],
+    setting: Setting,
 ) -> Finished:
-    evaluation = Evaluation.read_csv(folder / per_image_file(prompts, system.tested_with))
+    evaluation = Evaluation.read_csv(folder / per_image_file(prompts, tested_with))
     evaluation = evaluation.in_pixels_of(REPORTED_SIZE, setting.image_size)
     return Finished(seed, evaluation, json.loads((folder / "metrics.json").read_text()))
 

@@ -97,7 +97,7 @@ def experiment_of(setting: Setting, name: str, seed: int) -> Experiment:
         ),
         image_size=setting.image_size,
         augmentation=SamusAugmentation(setting.image_size) if setting.augment else None,
-        prompts=system.tested_with,
+        prompts=setting.prompts_of(system),
     )
 
 

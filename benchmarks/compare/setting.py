@@ -10,10 +10,11 @@ import numpy as np
 from adapterkit.data.collections import Collection, open_collection
 from adapterkit.data.image_file import DataError
 from adapterkit.data.splits import Split
+from adapterkit.promptable.strategies import PromptStrategy
 from adapterkit.system.files import is_new_folder
 from adapterkit.training.run_folder import write_json
 from benchmarks.compare.domains import repeated, trained_on
-from benchmarks.compare.systems import Base, Precision, ScheduleName
+from benchmarks.compare.systems import Base, Precision, ScheduleName, System
 
 REPORTED_SIZE = 256
 """Distances in pixels are of images of this side, as the paper's are."""
@@ -41,6 +42,8 @@ class Setting:
         activation_checkpointing: of what adapts a Sam.
         trained_on: the kind of images to train and validate on, "view=2CH" say; None: all.
         repeats: how often each training image comes in an epoch.
+        main_prompts_alone: whether a system that is tested with several kinds of prompts is tested
+            with the first of them alone.
     """
 
     data: Path
@@ -59,6 +62,7 @@ class Setting:
     training_patients: int | None = None
     trained_on: str | None = None
     repeats: int = 1
+    main_prompts_alone: bool = False
 
     @property
     def base(self) -> Base:
@@ -68,6 +72,10 @@ class Setting:
     def image_size(self) -> int:
         """Side of the images that every system is given, clicked at and measured on."""
         return self.base_size // 2
+
+    def prompts_of(self, system: System) -> tuple[PromptStrategy, ...]:
+        """Those with which a system is tested."""
+        return system.tested_with[:1] if self.main_prompts_alone else system.tested_with
 
 
 def data_of(setting: Setting) -> tuple[Collection, Split]:

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import learning_curve
 from benchmarks.compare.results import read_results
 from benchmarks.compare.setting import data_of, read_setting
+from benchmarks.compare.systems import SYSTEMS
 from tests.benchmarks.test_compare import Compare, compare, content, echo
 
 __all__ = ["compare", "echo"]  # Fixtures.
@@ -35,6 +36,7 @@ def test_each_number_of_patients_has_as_many_steps_and_runs_go_on(
         collection, split = data_of(setting)
         assert len(split.train) == count
         assert setting.repeats * count == 4
+        assert setting.prompts_of(SYSTEMS["samus-plus"]) == ("class",)
         assert len({record.name for record in collection.records}) == len(collection.records)
         (found,) = read_results(folder, setting)
         assert found.finished[0].metrics["images"]["train"] == 16
