@@ -8,7 +8,7 @@ A block of the page lies between two comments of its name:
     <!-- made of comparison -->
     <!-- end of comparison -->
 
-It is given the tables that the run has written, those of more than six rows folded; of a training
+It is given the tables that the run has written, those of more than ten rows folded; of a training
 the one of all test images, without those of their kinds; of several folders of one name, one after
 another. Pictures of the page that are called after the block and a picture of the run,
 `comparison_masks.png` after `masks.png`, are replaced too.
@@ -27,7 +27,7 @@ from adapterkit.system.command_line import console, run
 
 WRITTEN = ("tables.md", "table.md", "report.md")
 """What runs call their tables: a comparison, a training or benchmark, a benchmark on a GPU."""
-LONGEST = 6
+LONGEST = 10
 """Rows of a table that is not folded."""
 
 _TABLE = re.compile(r"^\|.*\|\n\|[-|]+\|\n(?:\|.*\|(?:\n|\Z))+", re.MULTILINE)

@@ -29,7 +29,7 @@ from adapterkit.training.run_folder import write_text
 from benchmarks.compare.schedules import settings_of
 from benchmarks.compare.setting import Setting, data_of, read_setting
 from benchmarks.compare.subjects import subject_of
-from benchmarks.compare.systems import SYSTEMS
+from benchmarks.compare.systems import SYSTEMS, Prompted
 
 _CASES = 4
 """Images in the figures."""
@@ -78,6 +78,7 @@ def experiment_of(setting: Setting, name: str, seed: int) -> Experiment:
         ValueError: the method does not fit the base.
     """
     system = SYSTEMS[name]
+    augmented = setting.augment or (isinstance(system, Prompted) and system.augmented)
     collection, split = data_of(setting)
     return Experiment(
         subject=subject_of(system, setting.base, list(collection.structures.values())),
@@ -96,7 +97,7 @@ def experiment_of(setting: Setting, name: str, seed: int) -> Experiment:
             seed=seed,
         ),
         image_size=setting.image_size,
-        augmentation=SamusAugmentation(setting.image_size) if setting.augment else None,
+        augmentation=SamusAugmentation(setting.image_size) if augmented else None,
         prompts=setting.prompts_of(system),
     )
 

@@ -57,6 +57,7 @@ class Prompted:
         trained_with: how its prompts are chosen in training.
         tested_with: and in the tests, of which each is a system of its own in the tables; the first
             is drawn in the figures.
+        augmented: the training images are augmented even where the comparison's are not.
         halved: its input is half the base's where the base is small, so that a CPU can train it;
             else that of the method.
     """
@@ -68,6 +69,7 @@ class Prompted:
     settings: Mapping[str, Any] = field(default_factory=dict)
     trained_with: TrainingStrategy = "1"
     tested_with: tuple[PromptStrategy, ...] = ("1",)
+    augmented: bool = False
     halved: bool = False
 
     @property
@@ -112,15 +114,23 @@ def _without(*kinds: str) -> Change:
     return lambda parts: [part for part in parts if type(part).__name__ not in kinds]
 
 
-def _with_branch(parts: "Sequence[Part]") -> "list[Part]":
+def _with_branch(stem_channels: int) -> Change:
     """SAMUS's CNN branch in place of `Detail`, starting as the identity."""
-    branch = ak.parts.CNNBranch(blocks="global", output_scale=0.5, zero_init=True)
-    return [branch if isinstance(part, ak.parts.Detail) else part for part in parts]
+
+    def change(parts: "Sequence[Part]") -> "list[Part]":
+        branch = ak.parts.CNNBranch("global", stem_channels, output_scale=0.5, zero_init=True)
+        return [branch if isinstance(part, ak.parts.Detail) else part for part in parts]
+
+    return change
 
 
-def _with_one_token(parts: "Sequence[Part]") -> "list[Part]":
-    named = ak.parts.ClassPrompts
-    return [replace(part, tokens=1) if isinstance(part, named) else part for part in parts]
+def _with(kind: str, **values: Any) -> Change:
+    """The parts of a kind with other values."""
+
+    def changed(part: Any) -> Any:
+        return replace(part, **values) if type(part).__name__ == kind else part
+
+    return lambda parts: [changed(part) for part in parts]
 
 
 SYSTEMS: dict[str, System] = {
@@ -159,14 +169,20 @@ SYSTEMS: dict[str, System] = {
         "samus_plus", ", trained by class alone", trained_with="class", tested_with=("class",)
     ),
     "samus-plus-no-detail": _samus_plus(", no detail", _without("Detail")),
-    "samus-plus-branch": _samus_plus(", CNN branch for detail", _with_branch),
+    "samus-plus-branch": _samus_plus(", CNN branch for detail", _with_branch(64)),
+    "samus-plus-thin-branch": _samus_plus(", thin CNN branch for detail", _with_branch(16)),
     "samus-plus-no-adapters": _samus_plus(", no feature adapters", _without("FeatureAdapter")),
+    "samus-plus-global-blocks": _samus_plus(
+        ", feature adapters in global blocks", _with("FeatureAdapter", blocks="global")
+    ),
     "samus-plus-lora": _samus_plus(", LoRA too", lambda parts: [*parts, ak.parts.LoRA(4)]),
     "samus-plus-neck": _samus_plus(", neck too", lambda parts: [*parts, ak.parts.Train("neck")]),
     "samus-plus-frozen-base": _samus_plus(", base frozen", _without("Train")),
-    "samus-plus-one-token": _samus_plus(", 1 token per class", _with_one_token),
+    "samus-plus-one-token": _samus_plus(", 1 token per class", _with("ClassPrompts", tokens=1)),
     "samus-plus-stride-8": _samus_plus(", patch stride 8", options={"patch_stride": 8}),
     "samus-plus-ema": _samus_plus(", EMA of weights", settings={"ema": 0.97}),
+    "samus-plus-constant": _samus_plus(", constant rate", settings={"schedule": "constant"}),
+    "samus-plus-augmented": _samus_plus(", augmented images", augmented=True),
     "samus-plus-dice-ce": _samus_plus(", Dice and cross-entropy", settings={"loss": "dice-ce"}),
     "samus-branch": Prompted(
         "samus", ", CNN branch only", _without("PositionAdapter", "FeatureAdapter")

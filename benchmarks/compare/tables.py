@@ -45,10 +45,10 @@ Entry = tuple[str, PromptStrategy]
 
 @dataclass(frozen=True)
 class Table:
-    """One of the tables: its subject, its columns in their order, and a remark.
+    """One of the tables: its subject, its rows in their order, and a remark.
 
     Attributes:
-        reference: the column that the others are tested against, patient by patient; None: they
+        reference: the row that the others are tested against, patient by patient; None: they
             are not.
     """
 
@@ -141,7 +141,7 @@ def report(setting: Setting, results: Sequence[SystemResults]) -> str:
     sections = ["# Comparison", _setting_in_words(setting, results)]
     for number, table in enumerate(TABLES, start=1):
         shown = [by_entry[entry] for entry in table.entries if entry in by_entry]
-        # One column of an ablation tells nothing.
+        # One row of an ablation tells nothing.
         if len(shown) > 1 or (shown and table.reference is not None):
             sections.append(f"## Table {number}: {table.subject}")
             sections.append(_table(shown, setting))
@@ -220,41 +220,53 @@ def _outside(
     return lambda each: of_kind(each, attribute, others)
 
 
+Columns = dict[str, list[str]]
+"""Each column's head, and its cell for each system."""
+
+
 def _table(shown: Sequence[SystemResults], setting: Setting) -> str:
-    if setting.trained_on is not None:
-        return _table_by_kind(shown, setting.trained_on)
-    rows = []
-    for column, metric in enumerate(("dice", "hausdorff_px")):
+    """A row for each system."""
+    if setting.trained_on is None:
+        columns = _measures(shown, setting.paper) | errors_of_hearts(shown)
+    else:
+        columns = _measures_by_kind(shown, setting.trained_on)
+    titles = [each.full_title for each in shown]
+    rows = [list(row) for row in zip(titles, *columns.values(), strict=True)]
+    return markdown(["system", *columns], rows)
+
+
+def _measures(shown: Sequence[SystemResults], with_paper: bool) -> Columns:
+    columns = {}
+    for number, metric in enumerate(("dice", "hausdorff_px")):
         head, _ = HEADS[metric]
-        rows.append([head, *(_metric(each, metric) for each in shown)])
-        if setting.paper:
-            paper = [
-                f"{PAPER[each.name][column]:.2f}" if each.name in PAPER else "" for each in shown
+        columns[head] = [_metric(each, metric) for each in shown]
+        if with_paper:
+            columns[f"{head}, paper"] = [
+                f"{PAPER[each.name][number]:.2f}" if each.name in PAPER else "" for each in shown
             ]
-            rows.append([f"{head}, paper", *paper])
-    rows += errors_of_hearts(shown)
-    return markdown(["", *(each.full_title for each in shown)], rows)
+    return columns
 
 
-def errors_of_hearts(shown: Sequence[SystemResults]) -> list[list[str]]:
-    """A row with the mean absolute error of the ejection fraction, against the reference masks;
-    none where the images are not apical views at ED and ES."""
-    errors = [each.cost("hearts", each.full_title, "ef", "mae", "value") for each in shown]
-    cells = [cell(*pair, "{:.2f}") for pair in zip(shown, errors, strict=True)]
-    return [["EF MAE (points)", *cells]] if any(errors) else []
-
-
-def _table_by_kind(shown: Sequence[SystemResults], trained_on: str) -> str:
-    """The same of the test images of each kind, the training's first."""
+def _measures_by_kind(shown: Sequence[SystemResults], trained_on: str) -> Columns:
+    """Of the test images of each kind, the training's first."""
     attribute, inside = kind_in_words(trained_on)
     kinds = sorted(kinds_of(shown, attribute), key=lambda kind: kind != inside)
-    rows = []
+    columns = {}
     for metric in ("dice", "hausdorff_px"):
         for kind in kinds:
             where = "as trained on" if kind == inside else "not trained on"
-            cells = [_metric(of_kind(each, attribute, [kind]), metric) for each in shown]
-            rows.append([f"{HEADS[metric][0]}, {attribute} {kind}, {where}", *cells])
-    return markdown(["", *(each.full_title for each in shown)], rows)
+            columns[f"{HEADS[metric][0]}, {attribute} {kind}, {where}"] = [
+                _metric(of_kind(each, attribute, [kind]), metric) for each in shown
+            ]
+    return columns
+
+
+def errors_of_hearts(shown: Sequence[SystemResults]) -> Columns:
+    """The mean absolute error of the ejection fraction, against the reference masks; no column
+    where the images are not apical views at ED and ES."""
+    errors = [each.cost("hearts", each.full_title, "ef", "mae", "value") for each in shown]
+    cells = [cell(*pair, "{:.2f}") for pair in zip(shown, errors, strict=True)]
+    return {"EF MAE (points)": cells} if any(errors) else {}
 
 
 def _clicks(shown: Sequence[SystemResults]) -> list[str]:

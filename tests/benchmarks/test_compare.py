@@ -162,8 +162,9 @@ def test_out_of_domain_images_have_rows_of_their_own(tmp_path: Path, echo: Path,
     folder = tmp_path / "out" / "unet" / "seed_0"
     by_view = Evaluation.read_csv(folder / "per_image.csv").summary_by("view")
     dice = {view: f"{100 * each['mean']['dice']['mean']:.2f}" for view, each in by_view.items()}
-    assert f"| Dice (%), view 2CH, as trained on | {dice['2CH']} |" in text
-    assert f"| Dice (%), view 4CH, not trained on | {dice['4CH']} |" in text
+    heads = "Dice (%), view 2CH, as trained on | Dice (%), view 4CH, not trained on"
+    assert f"| system | {heads} |" in text
+    assert f"| U-Net | {dice['2CH']} | {dice['4CH']} |" in text
     assert "Of the test images that are of another kind" in text
     assert compare(*chosen).status == 1
 
@@ -215,7 +216,7 @@ def test_a_failed_run_is_shown_and_tried_again(
     folder = tmp_path / "out"
     assert "Traceback" in (folder / "medsam" / "seed_0" / "error.txt").read_text()
     text = (folder / "tables.md").read_text()
-    assert "| Dice (%) | 1 failed |" in text
+    assert "| MedSAM | 1 failed | 1 failed |" in text
     assert "- MedSAM, seed 0: ValueError: no such part" in text
     assert [row["status"] for row in rows_of(folder)] == ["failed", *4 * ["finished"]]
 
@@ -318,8 +319,8 @@ def test_every_system_in_miniature(tmp_path: Path, echo: Path, compare: Compare)
     text = (folder / "tables.md").read_text()
     for number, table in enumerate(TABLES, start=1):
         assert f"## Table {number}: {table.subject}" in text
-        titles = text.split(f"## Table {number}")[1].split("\n|  | ")[1].splitlines()[0]
-        assert titles.count(" |") == len(table.entries)
+        rows = text.split(f"## Table {number}")[1].split("\n\n")[1].splitlines()[2:]
+        assert len(rows) == len(table.entries)
     validation = text.split("## On the validation patients")[1].split("## ")[0]
     # A head, and a row for all but SAM, which is not trained.
     assert validation.count("\n| ") == len(SYSTEMS)
@@ -424,13 +425,13 @@ def test_of_few_patients_no_difference_is_called_real_and_it_says_why():
 
 def test_systems_are_compared_by_the_ejection_fraction_where_there_are_hearts():
     unet, samus = (planted(name, [0.2, 0.3], [0, 1]) for name in ("unet", "samus"))
-    assert tables.errors_of_hearts([unet, samus]) == []
+    assert tables.errors_of_hearts([unet, samus]) == {}
     errors = [
         {"hearts": {unet.full_title: {"ef": {"mae": {"value": value}}}}} for value in (4.0, 5.0)
     ]
     runs_of = [replace(run, metrics=of) for run, of in zip(unet.finished, errors, strict=True)]
     found = tables.errors_of_hearts([replace(unet, finished=runs_of), samus])
-    assert found == [["EF MAE (points)", "4.50 ± 0.71", "–"]]
+    assert found == {"EF MAE (points)": ["4.50 ± 0.71", "–"]}
 
 
 @pytest.mark.usefixtures("blank_figures")

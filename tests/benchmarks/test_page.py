@@ -34,7 +34,7 @@ def table(rows: int) -> str:
 def comparison(tmp_path: Path) -> Path:
     folder = tmp_path / "compare"
     folder.mkdir()
-    text = f"# Comparison\n\nSeeds: 0.\n\n## Table 1\n\n{table(3)}\n## All\n\n{table(7)}\nDone.\n"
+    text = f"# Comparison\n\nSeeds: 0.\n\n## Table 1\n\n{table(3)}\n## All\n\n{table(11)}\nDone.\n"
     (folder / "tables.md").write_text(text)
     return folder
 
@@ -46,8 +46,8 @@ def test_a_block_has_the_tables_of_a_run_and_the_rest_stays(comparison: Path):
     assert "what was here" not in page
     assert "# Comparison" not in page
     assert f"Seeds: 0.\n\n### Table 1\n\n{table(3)}\n" in page
-    fold = '<details markdown="1">\n<summary>All: 7 rows</summary>\n\n'
-    assert f"### All\n\n{fold}{table(7)}\n</details>\n\nDone.\n" in page
+    fold = '<details markdown="1">\n<summary>All: 11 rows</summary>\n\n'
+    assert f"### All\n\n{fold}{table(11)}\n</details>\n\nDone.\n" in page
     assert with_block(page, "comparison", [comparison]) == page
 
 

@@ -99,7 +99,7 @@ def test_each_variant_of_samus_plus_differs_from_it_in_one_thing():
             name, "common", base, epochs=1, batch_size=1, learning_rate=None,
             activation_checkpointing=False, images=8, seed=0,
         )  # fmt: skip
-        return [*parts_of(system, base, structures), trained]
+        return [*parts_of(system, base, structures), system.augmented, trained]
 
     variants = [made_of(name) for name in SYSTEMS if name.startswith("samus-plus")]
     for k, variant in enumerate(variants):
