@@ -40,6 +40,10 @@ def main() -> None:
     app = SubcommandApp()
     with one_line_errors():
         _load_plugins()
+        if "--plugin" in sys.argv[2:]:
+            raise ValueError(
+                f"--plugin stands before the command: adapterkit --plugin FILE.py {sys.argv[1]} ..."
+            )
         for name, summary in COMMANDS.items():
             # Only the command that is run is imported, and has its options worked out.
             if sys.argv[1:2] == [name]:

@@ -21,7 +21,7 @@ class PartSummary:
     Attributes:
         adapter: the adapter's name.
         part: the part, with the values that are not its defaults.
-        site: where it is attached; "" for a part that changes the whole encoder.
+        site: its field `at`; "" for a part that has none, as it changes weights or several places.
         blocks: in which blocks; empty for a part that no block has.
         parameters: trained parameters that it adds.
         bytes: of all that the adapter file holds of it.

@@ -193,11 +193,18 @@ class Attachment:
             self.before(self.view.patch_embed, check)
 
     def before(self, module: nn.Module, hook: Callable[[nn.Module, Any], Any]) -> None:
-        """Run `hook(module, args)` before `module`; what it returns replaces the arguments."""
+        """Run `hook(module, args)` before `module`; what it returns replaces the arguments.
+
+        The arguments lie as the module takes them: channels first, say, in an encoder that has
+        them so.
+        """
         self.actions.append(ForwardPreHook(module, hook))
 
     def after(self, module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
-        """Run `hook(module, args, output)` after `module`; its result replaces the output."""
+        """Run `hook(module, args, output)` after `module`; its result replaces the output.
+
+        Arguments and output lie as the module has them, as with `before`.
+        """
         self.actions.append(ForwardHook(module, hook))
 
     def replace_forward(self, module: nn.Module, layer: nn.Module) -> None:

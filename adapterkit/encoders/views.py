@@ -31,6 +31,11 @@ Words = Literal["all", "global", "windowed", "last_of_stage"]
 Blocks = Words | Collection[int] | Callable[["Block"], bool]
 BlockSite = Literal["attn_in", "attn_out", "mlp", "block_out"]
 
+_EXPECTED_BLOCKS = (
+    f"expected {', '.join(map(repr, get_args(Words)))}, block indices, (0, 3) say, or a callable "
+    "of a Block"
+)
+
 BLOCK_SITES: tuple[str, ...] = ("attn_in", "attn_out", "mlp", "block_out")
 ENCODER_SITES: tuple[str, ...] = ("tokens", "output")
 
@@ -263,7 +268,8 @@ class ViT:
         return isinstance(embeds, nn.Conv2d) and embeds.kernel_size[0] == self.patch_size
 
     def select(self, blocks: Blocks) -> tuple[Block, ...]:
-        """The blocks that `blocks` names, in order.
+        """The blocks that `blocks` names, in order: by a word, by indices, (0, 3) say, or by a
+        function that says of a `Block` whether it is one of them.
 
         "all": all of them. "last_of_stage": the last of each stage. "windowed": those that attend
         within windows, or not at all. "global": those that attend globally; or, where all do, the
@@ -288,6 +294,8 @@ class ViT:
             return (block for block in self.blocks if blocks(block))
         if isinstance(blocks, str):
             return iter(self._named(blocks))
+        if not isinstance(blocks, Collection):
+            raise ValueError(f"blocks={blocks!r}: {_EXPECTED_BLOCKS}")
         absent = [index for index in blocks if index not in range(len(self.blocks))]
         if absent:
             raise ValueError(
@@ -305,10 +313,7 @@ class ViT:
         if word == "windowed":
             return [block for block in blocks if not block.attends_globally]
         if word != "global":
-            raise ValueError(
-                f"blocks={word!r}: expected {', '.join(map(repr, get_args(Words)))}, block "
-                "indices, or a callable of a Block"
-            )
+            raise ValueError(f"blocks={word!r}: {_EXPECTED_BLOCKS}")
         if not all(block.attends_globally for block in blocks):
             return [block for block in blocks if block.attends_globally]
         if len(last) > 1:
@@ -324,6 +329,11 @@ class ViT:
         """
         encoder_sites = {"tokens": self.tokens, "output": self.output}
         sites = encoder_sites if block is None else block.sites
+        if at in BLOCK_SITES and block is None:
+            raise ValueError(
+                f"the site {at!r} is one of a block: expected site({at!r}, block), with a block "
+                "that select gives"
+            )
         if at not in sites:
             where = "" if block is None else f" in block {block.index}"
             raise ValueError(

@@ -104,7 +104,7 @@ def summarise(values: Mapping[str, Float[Tensor, "N K"]], structures: Sequence[s
 
     Args:
         values: per metric, the values of N images and K structures: the results of
-            :func:`segmentation_metrics`, concatenated along the first axis.
+            `segmentation_metrics`, concatenated along the first axis.
         structures: the K structures' names, in the order of the second axis.
 
     Returns:

@@ -29,7 +29,7 @@ _DPI = 200
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One image with its reference and predicted masks, a row of :func:`segmentation_figure`.
+    """One image with its reference and predicted masks, a row of `segmentation_figure`.
 
     Args:
         title: the image's name.

@@ -81,7 +81,7 @@ class Predictor:
         """A predictor on a checkpoint; the first adapter is in use, if there is one.
 
         Args:
-            checkpoint: as `load` takes it.
+            checkpoint: as `load` takes it. On the small model: `Predictor(mini_sam())`, `load`.
             *adapter_files: each is an adapter under its file's name without ending.
             device: where the model computes, as PyTorch calls it.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adapterkit.attach.attachment import Part
 from adapterkit.encoders.views import ViT
+from adapterkit.methods.option_types import check_types
 from adapterkit.system.pages import see
 
 MakeParts = Callable[..., list[Part]]
@@ -91,9 +92,11 @@ class Method:
             **options: the method's own.
 
         Raises:
-            ValueError: it has no such option, or the encoder lacks what the method is about.
+            ValueError: it has no such option, or one of another type, or the encoder lacks what
+                the method is about.
         """
         _check_options(f"method {self.name!r}", options, self.options)
+        check_types(f"method {self.name!r}", options, self.make_parts)
         return self.make_parts(view, **options)
 
     def read(self, view: ViT, tensors: Mapping[str, Tensor], **options: Any) -> Mapped:
@@ -154,12 +157,14 @@ def register_method(
         What takes the function, and gives it back as it is.
 
     Raises:
-        ValueError: the name is taken by another module's method, or is no identifier.
+        ValueError: the name is taken by another module's method, or is no identifier; or the
+            function does not take a view first and options with defaults after it.
     """
     if not name.isidentifier():
         raise ValueError(f"method name {name!r}: expected letters, digits and underscores")
 
     def register(make_parts: Function) -> Function:
+        _check_signature(name, make_parts)
         there = _METHODS.get(name)
         if there is not None and there.make_parts.__module__ != make_parts.__module__:
             raise ValueError(
@@ -170,6 +175,18 @@ def register_method(
         return make_parts
 
     return register
+
+
+def _check_signature(name: str, make_parts: MakeParts) -> None:
+    first, *options = inspect.signature(make_parts).parameters.values() or (None,)
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    takes_view = first is not None and first.default in (None, first.empty)
+    if not takes_view or any(e.default is e.empty or e.kind not in plain for e in options):
+        raise ValueError(
+            f"method {name!r}: expected a function that takes the view of an encoder first, or "
+            "None, and then options, each with a default, (view=None, rank=4) say; it takes "
+            f"{inspect.signature(make_parts)}; {see('tutorials/extending.md', 'a-method')}"
+        )
 
 
 def method_names() -> tuple[str, ...]:
@@ -185,8 +202,9 @@ def find_method(name: str) -> Method:
     """
     if name not in _METHODS:
         raise ValueError(
-            f"method {name!r}: expected one of {', '.join(_METHODS)}, or one of your own that is "
-            f"registered; {see('tutorials/extending.md', 'a-method')}"
+            f"method {name!r}: expected one of {', '.join(_METHODS)}, or one of your own, once its "
+            "file is loaded (adapterkit --plugin FILE.py COMMAND, or ak.methods.load_plugin); "
+            + see("tutorials/extending.md", "load-the-plugin")
         )
     return _METHODS[name]
 

@@ -80,7 +80,7 @@ def low_res_target(
         size: (h, w) of the result, for instance ``logits.shape[-2:]``.
 
     Returns:
-        Masks of 0 and 1 in float32, a target for :func:`dice_bce_loss`.
+        Masks of 0 and 1 in float32, a target for `dice_bce_loss`.
 
     Raises:
         ValueError: if masks is not a boolean tensor of four axes, or a size is below 1.

@@ -53,7 +53,7 @@ class TrainingOptions:
     augment: AugmentationName = "none"
     """None, the published SAMUS's, or small changes of place and grey."""
     flips: tuple[Flip, ...] = ()
-    """Also flip images, where that leaves them of their kind."""
+    """Also flip images, where a flipped one could be one of them."""
     loss: Loss = "samus"
     """The published SAMUS's, or MONAI's."""
     image_size: int | None = None

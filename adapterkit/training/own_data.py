@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, overload
 
@@ -54,6 +55,8 @@ def train(
         folds: of a cross-validation; None for one training.
         **options: the fields of `training.options.TrainingOptions`, the options of the command
             `adapterkit train`: `method="samed"`, `checkpoint="sam_vit_b_01ec64.pth"`, `epochs=20`.
+            What `--set` says are `options={"rank": 8}`; so may be `structures={1: "nodule"}` and
+            `colours={"nodule": (255, 0, 0)}`.
 
     Returns:
         The run: its `folder`, the file of its `adapter`, its `metrics`. With `folds`, a
@@ -65,13 +68,29 @@ def train(
         FileNotFoundError: there is no such checkpoint.
         FloatingPointError: the loss is not finite.
     """
-    paths = ("checkpoint", "images", "masks", "split", "out", "resume")
-    given: dict[str, Any] = {
-        name: Path(value) if name in paths and value is not None else value
-        for name, value in options.items()
-    }
+    given = {name: _as_option(name, value) for name, value in options.items()}
     config = TrainingOptions(data=None if data is None else Path(data), folds=folds, **given)
     return train_as(config, Console(quiet=True))
+
+
+def _as_option(name: str, value: Any) -> Any:
+    """An option as the command line has it: a path, or for a mapping its items as NAME=VALUE."""
+    known = [each.name for each in fields(TrainingOptions)]
+    if name not in known:
+        near = ["options"] if name == "set" else get_close_matches(name, known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ";"
+        raise ValueError(
+            f"train has no option {name}{meant} `adapterkit train --help` lists all of them"
+        )
+    if name in ("checkpoint", "images", "masks", "split", "out", "resume") and value is not None:
+        return Path(value)
+    if name == "options" and isinstance(value, Mapping):
+        return tuple(f"{key}={json.dumps(each)}" for key, each in value.items())
+    if name == "structures" and isinstance(value, Mapping):
+        return tuple(f"{label}={structure}" for label, structure in value.items())
+    if name == "colours" and isinstance(value, Mapping):
+        return tuple(f"{key}={','.join(map(str, colour))}" for key, colour in value.items())
+    return value
 
 
 def train_as(config: TrainingOptions, console: Console) -> Run | CrossValidation | None:
@@ -125,7 +144,8 @@ def _check(collection: Collection, console: Console) -> None:
     errors = [problem.message for problem in problems if problem.is_error]
     if errors:
         raise DataError(
-            f"{errors[0]} ({len(errors)} such problems; `adapterkit check` shows all of them.)"
+            f"{errors[0]} ({len(errors)} such problem{'s' * (len(errors) > 1)}; `adapterkit check` "
+            "shows all of them.)"
         )
     for problem in problems:
         console.print(f"note  {problem.message}", soft_wrap=True, markup=False)
@@ -162,11 +182,15 @@ def _experiment(
     structures = tuple(collection.structures.values())
     fitting = {"image_size": image_size, "structures": structures}
     by_name = "structures" in method.options
-    parts = method.parts(
-        view(base.sam),
-        **{name: value for name, value in fitting.items() if name in method.options},
-        **_options(config.options),
-    )
+    options = _options(config.options)
+    for option, instead in {"image_size": "--image-size", "structures": "--structures"}.items():
+        if option in options and option in method.options:
+            raise ValueError(
+                f"--set {option}={options[option]}: the training gives the method this one; give "
+                f"{instead}, or leave it out"
+            )
+    fitting = {name: value for name, value in fitting.items() if name in method.options}
+    parts = method.parts(view(base.sam), **fitting, **options)
     takes_clicks = not any(isinstance(part, ClassMasks) for part in parts)
     alone = any(isinstance(part, ClassMasks | PromptGenerator) for part in parts)
     prompts = config.prompts or ("class" if alone else "mixed" if by_name else "1")

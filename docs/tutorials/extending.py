@@ -21,7 +21,7 @@ from adapterkit.evaluation.plots import Case, segmentation_figure
 PATIENTS, EPOCHS = 24, 10
 
 echo = open_collection(write_phantom(Path("phantom"), patients=PATIENTS))
-Path("frames").mkdir()
+Path("frames").mkdir(exist_ok=True)
 for patient in echo.group_names:
     pairs = [record.read() for record in echo.of_groups([patient])]
     np.savez(
@@ -45,19 +45,19 @@ ak.inject(sam, [ak.parts.PARTS["ScaleShift"]()])
 print(ak.summary(sam))
 assert torch.equal(sam.image_encoder(image), before)  # it starts as the identity
 
-sam.image_encoder(image).square().mean().backward()
 trained = [parameter for parameter in sam.parameters() if parameter.requires_grad]
-assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained)
-
 with torch.no_grad():
     for parameter in trained:
         parameter.normal_()
-assert not torch.equal(sam.image_encoder(image), before)
+after = sam.image_encoder(image)
+assert not torch.equal(after, before)
+after.square().mean().backward()
+assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained)
 assert torch.equal(ak.eject(sam).image_encoder(image), before)  # it leaves nothing behind
 # --8<-- [end:prove]
 
 # --8<-- [start:train]
-run = ak.train("frames", method="scale_shift", prompts="class", epochs=EPOCHS, out="mine_run")
+run = ak.train("frames", method="scale_shift", prompts="class", epochs=EPOCHS)
 assert run is not None
 assert run.adapter is not None
 print((run.folder / "table.md").read_text())
@@ -67,7 +67,7 @@ print((run.folder / "table.md").read_text())
 frames = open_collection("frames")
 record = frames.of_groups(frames.divided().test)[0]
 native = record.read()
-Path("scans").mkdir()
+Path("scans").mkdir(exist_ok=True)
 Image.fromarray(native.image).save(f"scans/{record.name}.png")
 
 
@@ -76,24 +76,26 @@ def in_another_process(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-predict = ("predict", "scans", "--adapter", str(run.adapter), "--format", "png", "--out", "masks")
+masks = run.folder / "masks"
+predict = ("predict", "scans", "--adapter", str(run.adapter), "--format", "png")
+predict = (*predict, "--out", str(masks))
 print(in_another_process(*predict).stderr)
 done = in_another_process("--plugin", str(mine), *predict)
 print(done.stdout or done.stderr)
 # --8<-- [end:elsewhere]
 
 # --8<-- [start:look]
-found = read_label_map(f"masks/{record.name}.png").frames[0]
+found = read_label_map(masks / f"{record.name}.png").frames[0]
 predictor = ak.Predictor(ak.load_adapter(ak.mini_sam(), run.adapter))
 predictor.set_image(f"scans/{record.name}.png")
 assert np.array_equal(found, predictor.predict().label_map())  # both processes agree
 
 names = list(record.structures.values())
-truth, masks = (
+truth, by_name = (
     np.stack([labels == label for label in record.structures]) for labels in (native.labels, found)
 )
-dice = 2 * (masks & truth).sum((1, 2)) / (masks.sum((1, 2)) + truth.sum((1, 2)))
+dice = 2 * (by_name & truth).sum((1, 2)) / (by_name.sum((1, 2)) + truth.sum((1, 2)))
 clicks = np.empty((len(names), 0, 2))
-case = Case(f"{record.name}, by ScaleShift", native.image, truth, masks, clicks, names, [*dice])
+case = Case(f"{record.name}, by ScaleShift", native.image, truth, by_name, clicks, names, [*dice])
 segmentation_figure([case], Path("extending.png"))
 # --8<-- [end:look]

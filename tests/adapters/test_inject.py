@@ -316,6 +316,10 @@ class Failing:
         ([FeatureAdapter], r"the class FeatureAdapter; write FeatureAdapter\(\)"),
         ([Resize(100)], "multiple of the patch stride, 16; the nearest is 96"),
         ([Resize(256, patch_stride=17)], "expected 1 to the encoder's patch size, 16"),
+        (
+            [FeatureAdapter(blocks=3)],  # pyright: ignore[reportArgumentType]
+            r"blocks=3: expected 'all', .*, block indices, \(0, 3\) say",
+        ),
         ([FeatureAdapter(blocks=[6])], r"names \[6\], but this encoder has blocks 0 to 5"),
         ([FeatureAdapter(blocks=cast("Any", "none"))], "expected 'all', 'global', 'windowed'"),
         ([FeatureAdapter(blocks=())], "selects none"),

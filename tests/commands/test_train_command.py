@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,8 +81,8 @@ def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
     run = ak.train(
         data,
         method="samed",
-        options=("rank=2",),
-        structures=("1=disc", "2=disc"),
+        options={"rank": 2},
+        structures={1: "disc", 2: "disc"},
         epochs=1,
         image_size=64,
         batch_size=4,
@@ -97,12 +98,30 @@ def test_in_python_and_by_a_method_with_clicks(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("set", "; did you mean options?"),
+        ("epoch", "; did you mean epochs?"),
+        ("of_mine", ";"),
+    ],
+)
+def test_an_unknown_option_in_python_is_refused(option: str, meant: str):
+    with pytest.raises(
+        ValueError, match=re.escape(f"train has no option {option}{meant} `adapter")
+    ):
+        ak.train("discs", **{option: 1})
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--method", "samuss"), "method 'samuss': expected one of"),
         (("--method", "samed", "--prompts", "class"), "cannot be asked for a structure by name"),
         (("--set", "rank"), "--set rank: expected NAME=VALUE"),
         (("--set", "rank=2"), "method 'samus_plus' has no option 'rank'"),
+        (("--method", "samed", "--set", "rank=big"), "rank='big', expected int"),
+        (("--set", "image_size=64"), "--set image_size=64: the training gives the method this one"),
+        (("--set", "structures=disc"), "give --structures, or leave it out"),
         (("--structures", "nodule"), "--structures nodule: expected LABEL=NAME"),
         (("--group", "patient"), "--group 'patient' finds nothing in the name"),
         (("--patients", "99"), "99 groups are asked for: discs has 10"),

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 
 import adapterkit as ak
-from adapterkit.attach.attachment import Attachment
+from adapterkit.attach.attachment import Attachment, Part
 from adapterkit.methods import find_method, method_names, parts_of, register_method
 from adapterkit.methods.registry import _METHODS
 from adapterkit.parts import PARTS, FeatureAdapter, register_part
@@ -104,6 +105,55 @@ def test_an_unknown_method_or_option_is_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match="options rank are for a named method"):
         ak.inject(sam, [FeatureAdapter(at="mlp")], rank=8)
     assert ak.adapters_of(sam) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("samed", {"rank": "big"}, "method 'samed': rank='big', expected int"),
+        ("samed", {"rank": 4.0}, r"rank=4\.0, expected int"),
+        ("samed", {"rank": True}, "rank=True, expected int"),
+        ("samus_plus", {"patch_stride": "8"}, "patch_stride='8', expected int or None"),
+        ("samus_plus", {"structures": "disc"}, "structures='disc', expected a sequence of str"),
+        ("samus_plus", {"structures": (1, 2)}, "expected a sequence of str"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(method: str, options: dict[str, Any], message: str):
+    sam = ak.build_sam(TINY, seed=0)
+    with pytest.raises(ValueError, match=message):
+        ak.inject(sam, method, **options)
+    assert ak.adapters_of(sam) is None
+
+
+@pytest.mark.usefixtures("forgets")
+def test_an_option_of_a_type_that_is_not_plain_is_the_methods_own_matter():
+    def heard(
+        view: Any = None,
+        at: Literal["mlp", "tokens"] = "mlp",
+        sizes: tuple[int, float] = (1, 2.0),
+        blocks: Any = "all",
+    ) -> list[Part]:
+        return [FeatureAdapter(at=at)]
+
+    def unheard(view: Any = None, rank: int = 1, other: "Unheard" = 1):  # pyright: ignore[reportUndefinedVariable]
+        return []
+
+    register_method("heard")(heard)
+    register_method("unheard")(unheard)
+    parts = parts_of("heard", at="tokens", sizes=(1, 0.5), blocks=range(2))
+    assert parts == [FeatureAdapter(at="tokens")]
+    with pytest.raises(ValueError, match="at='block_out', expected one of 'mlp', 'tokens'"):
+        parts_of("heard", at="block_out")
+    assert parts_of("unheard", rank="of a file that cannot be read") == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda: [], lambda rank=2: [], lambda view, rank: [], lambda view, **options: []],
+)
+def test_a_method_takes_a_view_and_options_with_defaults(parts: Any):
+    with pytest.raises(ValueError, match="expected a function that takes the view of an encoder"):
+        register_method("of_mine")(parts)
 
 
 def test_a_published_checkpoint_needs_a_method_that_has_some():
@@ -218,6 +268,8 @@ def test_the_command_line_knows_a_method_and_a_part_of_ones_own(
     assert inspected.status == 0
     assert "Shift(at='tokens')" in inspected.output
     assert "--plugin: expected a Python file" in str(run("--plugin").status)
+    late = str(run("inspect", tmp_path / "shifted.safetensors", "--plugin", plugin).status)
+    assert "--plugin stands before the command: adapterkit --plugin FILE.py inspect" in late
 
 
 def test_a_plugin_that_is_none_is_refused(tmp_path: Path):
