@@ -35,6 +35,8 @@ class Options:
 
     images: tuple[int, ...] = (10, 20, 40)
     """On how many images is trained."""
+    images_of_a_patient: int = 4
+    """So many of each of their patients, at most 4: of 1, each image is of another heart."""
     test_patients: int = 6
     """Patients with four images each, on which clicks are counted."""
     targets: tuple[float, ...] = (0.8, 0.9)
@@ -334,12 +336,16 @@ def main(options: Options) -> None:
     from adapterkit.web.model import Model
 
     options.out.mkdir(parents=True, exist_ok=True)
-    patients = options.test_patients + -(-max(options.images) // 4)
+    of_a_patient = options.images_of_a_patient
+    patients = options.test_patients + -(-max(options.images) // of_a_patient)
     data = write_phantom(
         options.out / f"phantom_{patients}", patients, options.seed, options.image_size
     )
     records = open_collection(data).records
-    test, pool = records[: 4 * options.test_patients], records[4 * options.test_patients :]
+    test = records[: 4 * options.test_patients]
+    # Every patient has two views of two phases, in one order; of one image, these come in turn.
+    hearts = [records[k : k + 4] for k in range(len(test), len(records), 4)]
+    pool = [heart[(k + n) % 4] for k, heart in enumerate(hearts) for n in range(of_a_patient)]
     model = Model(ak.Predictor(ak.mini_sam()))
     counted = [[each] for each in count(model, None, 0, test, options)]
     for images in sorted(options.images):
