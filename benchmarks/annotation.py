@@ -335,6 +335,11 @@ def main(options: Options) -> None:
     from adapterkit.data.synthetic.phantom import write_phantom
     from adapterkit.web.model import Model
 
+    if not 1 <= options.images_of_a_patient <= 4:
+        raise ValueError(
+            f"--images-of-a-patient {options.images_of_a_patient}: expected 1 to 4: a patient has "
+            "two views of two phases"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     of_a_patient = options.images_of_a_patient
     patients = options.test_patients + -(-max(options.images) // of_a_patient)
